@@ -1,0 +1,17 @@
+"""Shape annotations: `Float[Tensor, "n m"]` is a floating-point tensor of n rows and m columns.
+
+The tests check them at every call (jaxtyping with beartype). A machine that has only torch and NumPy
+runs without them.
+"""
+
+try:
+    from jaxtyping import Float, Int, UInt8
+except ImportError:
+
+    class _Unchecked:
+        def __class_getitem__(cls, item: tuple) -> type:
+            return item[0]
+
+    Float = Int = UInt8 = _Unchecked
+
+__all__ = ["Float", "Int", "UInt8"]

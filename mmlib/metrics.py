@@ -1,0 +1,62 @@
+"""Metrics of embeddings and of predictions: pure functions of tensors."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlib.annotations import Float, Int
+
+
+def alignment(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> float:
+    """Mean squared distance over all distinct pairs of the same class, embeddings normalised first; lower is better.
+
+    Needs no loop over pairs: a class of k embeddings has Σ_{i<j} ‖u_i - u_j‖² = k Σ_i ‖u_i - ū‖².
+    NaN where no class has two embeddings.
+
+    Source: Wang & Isola (ICML 2020), with pairs of the same class as positives.
+
+    >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))
+    2.0
+    """
+    u = F.normalize(embeddings.double(), dim=1)
+    sizes = torch.bincount(labels).double()
+    means = u.new_zeros(len(sizes), u.shape[1]).index_add_(0, labels, u) / sizes.clamp(min=1).unsqueeze(1)
+    scatter = u.new_zeros(len(sizes)).index_add_(0, labels, (u - means[labels]).square().sum(1))
+    return float((sizes * scatter).sum() / (sizes * (sizes - 1) / 2).sum())
+
+
+def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> float:
+    """Logarithm of the mean Gaussian potential exp(-t ‖u - v‖²) over all distinct pairs; lower is better.
+
+    Embeddings are normalised first. Pairs are visited in blocks of rows, so memory grows with n, not n².
+
+    Source: Wang & Isola (ICML 2020), equation 5.
+
+    >>> uniformity(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    -4.0
+    """
+    u = F.normalize(embeddings, dim=1)
+    n, rows = len(u), 512
+    total = u.new_zeros((), dtype=torch.double)
+    for start in range(0, n, rows):
+        block = u[start : start + rows]
+        # ‖u - v‖² = 2 - 2 u·v on the sphere; of the pairs, those with the first index below the second.
+        potential = (block @ u[start:].T).mul_(2 * t).sub_(2 * t).exp_().triu_(diagonal=1)
+        total += potential.sum(dtype=torch.double)
+    return float((total / (n * (n - 1) / 2)).log())
+
+
+def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 1) -> float:
+    """Share of examples whose class is among the k most probable, in percent."""
+    return float((logits.topk(k, dim=1).indices == labels.unsqueeze(1)).any(dim=1).double().mean() * 100)
+
+
+def calibration_error(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int = 15) -> float:
+    """Expected calibration error: mean gap between confidence and accuracy over equal bins of confidence, in percent.
+
+    Source: Guo et al. (ICML 2017), equation 3.
+    """
+    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
+    gap = confidence - (prediction == labels).double()
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    return float(gap.new_zeros(bins).index_add_(0, bin_of, gap).abs().sum() / len(labels) * 100)
