@@ -60,3 +60,23 @@ def calibration_error(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], b
     gap = confidence - (prediction == labels).double()
     bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
     return float(gap.new_zeros(bins).index_add_(0, bin_of, gap).abs().sum() / len(labels) * 100)
+
+
+def confusion(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Int[Tensor, "c c"]:
+    """Entry [i, j] counts the images of class i that are taken for class j."""
+    c = logits.shape[1]
+    return torch.bincount(labels * c + logits.argmax(dim=1), minlength=c * c).view(c, c)
+
+
+def class_spread(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[float, float]:
+    """Variance within classes and between their means, embeddings normalised first; together their total variance.
+
+    >>> class_spread(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
+    (0.0, 0.5)
+    """
+    u = F.normalize(embeddings.double(), dim=1)
+    sizes = torch.bincount(labels).double().clamp(min=1)
+    means = u.new_zeros(len(sizes), u.shape[1]).index_add_(0, labels, u) / sizes.unsqueeze(1)
+    within = (u - means[labels]).square().sum(1).mean()
+    between = (means[labels] - u.mean(0)).square().sum(1).mean()
+    return float(within), float(between)

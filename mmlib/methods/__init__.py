@@ -1,0 +1,32 @@
+"""Training objectives: a method is a module around the classifier.
+
+objective = METHODS[name](classifier, seed=0, **options)
+loss = objective(images, labels)
+objective.after_step()
+"""
+
+from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
+from mmlib.methods.mixup import ERM, Mixup
+from mmlib.methods.multimix import DenseMultiMix, MultiMix
+from mmlib.methods.objective import Objective, option_names
+
+METHODS: dict[str, type[Objective]] = {
+    "erm": ERM,
+    "mixup": Mixup,
+    "multimix": MultiMix,
+    "dense_multimix": DenseMultiMix,
+    "multimix_distill": MultiMixDistill,
+    "dense_multimix_distill": DenseMultiMixDistill,
+}
+
+__all__ = [
+    "ERM",
+    "METHODS",
+    "DenseMultiMix",
+    "DenseMultiMixDistill",
+    "Mixup",
+    "MultiMix",
+    "MultiMixDistill",
+    "Objective",
+    "option_names",
+]

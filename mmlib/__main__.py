@@ -1,0 +1,56 @@
+"""One run from the command line, with torch and NumPy alone: train, evaluate, write the run folder.
+
+python -m mmlib folder=runs/try dataset=digits method=multimix "options={'n': 100}" seed=0
+"""
+
+import ast
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from mmlib import data, records
+from mmlib.evaluate import evaluate
+from mmlib.parameters import check_type
+from mmlib.train import Config
+
+PLACES = {"folder": str, "device": str, "threads": int, "root": str}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the cell that `name=value` arguments describe: the fields of `Config`, and folder, device, threads, root."""
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = {field.name for field in dataclasses.fields(Config)} | PLACES.keys()
+    for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
+        raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
+    values = {name: _literal(value) for name, value in values.items()}
+    places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data"}
+    places |= {name: values.pop(name) for name in PLACES if name in values}
+    if "folder" not in places:
+        raise ValueError("folder is missing; it takes the place of the run folder")
+    for name, value in places.items():
+        check_type(name, value, PLACES[name])
+    config, folder = Config(**values), Path(places["folder"])
+    torch.set_num_threads(places["threads"])
+    dataset = data.load(
+        config.dataset, root=places["root"], labelled_per_class=config.labelled_per_class, seed=config.seed
+    )
+    run = records.load_or_train(config, dataset, folder, device=places["device"])
+    metrics, predictions = evaluate(run.classifier, dataset)
+    records.write(folder, run, metrics, predictions)
+    print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(run.history)} epochs")
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"mmlib: {error}")

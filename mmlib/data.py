@@ -1,0 +1,437 @@
+"""Data sets and mini-batches, drawn and augmented on the device: the only place with paths and downloads."""
+
+import dataclasses
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlib.annotations import Float, Int, UInt8
+from mmlib.shapes import SHAPES, draw_shapes
+
+__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load"]
+
+TAKES = "digits, shapes, cifar10, cifar100, a .npz file or a folder of class folders"
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+# What never depends on the caller's seed: runs of different seeds are compared on the same held-out images.
+FIXED_SEED = 20231
+DIGITS_TEST_PER_CLASS = 87  # half of the smallest class, 174
+SHAPES_VALIDATION, SHAPES_TEST = 1000, 2000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as bytes, their classes and, where the shape was drawn by us, its box.
+
+    Args:
+        images: 0..255; loaded ones are NHWC in memory, so that a mini-batch comes out channels-last for free.
+        labels: class indices.
+        boxes: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
+
+    Raises:
+        ValueError: images that are not bytes, or another number of labels or boxes than of images.
+    """
+
+    images: UInt8[Tensor, "n channels h w"]
+    labels: Int[Tensor, " n"]
+    boxes: Float[Tensor, "n 4"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            got = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
+            raise ValueError(f"images are {got}; they must be uint8 of shape (n, channels, h, w)")
+        for name in ("labels", "boxes"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.images):
+                raise ValueError(f"{name} hold {len(value)} rows; {len(self.images)} images take as many")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | Tensor) -> "Split":
+        """The examples at `index`, as a split."""
+        return Split(*(None if value is None else value[index] for value in (self.images, self.labels, self.boxes)))
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on `device`."""
+        return Split(*(None if value is None else value.to(device) for value in (self.images, self.labels, self.boxes)))
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any pixel, label or box, and not with device or memory layout."""
+        digest = hashlib.sha256()
+        for array in (self.images.permute(0, 2, 3, 1), self.labels.long(), self.boxes):
+            if array is not None:
+                digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+                digest.update(array.cpu().contiguous().numpy())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation and test splits, with the mini-batch size and the augmentation to train with.
+
+    Args:
+        name: a word without a path, fit for a folder's name.
+        validation: None where the whole train set is trained on.
+        batch_size, padding, flip: as in `Batches`.
+
+    Raises:
+        ValueError: an empty split, images that are not square or differ in shape between splits, or labels
+            without a class name.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+    batch_size: int
+    padding: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.train.images.shape[1:]
+        if height != width:
+            raise ValueError(f"{self.name}: images are {height} x {width} pixels; they must be square")
+        for split_name, split in self.splits().items():
+            if not len(split):
+                raise ValueError(f"{self.name}: the {split_name} split has no images")
+            if split.images.shape[1:] != (channels, height, width):
+                got, takes = tuple(split.images.shape[1:]), (channels, height, width)
+                raise ValueError(f"{self.name}: {split_name} images have shape {got}; those of train have {takes}")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= self.classes:
+                takes = f"{self.classes} class names take 0 to {self.classes - 1}"
+                raise ValueError(f"{self.name}: {split_name} labels hold classes {low} to {high}; {takes}")
+
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, c."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.train.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Pixels on a side."""
+        return self.train.images.shape[2]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the train images' pixels in [0, 1], per channel."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the train images' pixels in [0, 1], per channel."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        # Sums of integers are exact, so every machine gets the same digits; in blocks, since int32 takes four times
+        # the memory of the images.
+        images = self.train.images
+        blocks = [block.int() for block in images.split(4096)]
+        total = sum(block.sum(dim=(0, 2, 3), dtype=torch.long) for block in blocks)
+        squares = sum(block.square().sum(dim=(0, 2, 3), dtype=torch.long) for block in blocks)
+        count = images.numel() // self.channels
+        mean = total.double() / count
+        std = (squares.double() / count - mean.square()).clamp(min=0).sqrt()
+        return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of all splits' arrays: two runs with the same ones saw the same data."""
+        parts = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+class Batches:
+    """Mini-batches of a split that lives on its device as bytes; every iteration is one shuffled epoch.
+
+    An image is shifted and mirrored by its own draws, all images of a mini-batch at once and on the device.
+    The last, incomplete mini-batch is dropped, so that m is constant. Models normalise; this does not.
+
+    Args:
+        batch_size: m, reduced to the split's size where that is smaller.
+        padding: black pixels added to each side before a crop of the original size at a random place.
+        flip: mirror an image left to right with probability 1/2.
+        generator: the only source of randomness; on the split's device. None uses torch's global one. An epoch
+            takes all its draws when it starts, so the state of that moment gives the same epoch again.
+        dtype: of the images.
+
+    Yields:
+        Images in [0, 1], (m, channels, h, w), channels-last in memory, and labels, (m,).
+
+    >>> split = Split(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
+    >>> [images.shape for images, labels in Batches(split, 4, padding=1, flip=True)]
+    [torch.Size([4, 3, 8, 8]), torch.Size([4, 3, 8, 8])]
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        padding: int = 0,
+        flip: bool = False,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        for name, value, least in (("batch_size", batch_size, 1), ("padding", padding, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+        if not len(split):
+            raise ValueError("split has no images; batches take at least one")
+        self.split, self.batch_size = split, min(batch_size, len(split))
+        self.padding, self.flip, self.generator, self.dtype = padding, flip, generator, dtype
+
+    def __len__(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        pixels = self.split.images.permute(0, 2, 3, 1)
+        like = {"generator": self.generator, "device": pixels.device}
+        order = torch.randperm(len(pixels), **like)
+        top, left = torch.randint(2 * self.padding + 1, (2, len(pixels)), **like)
+        mirrored = torch.randint(2, (len(pixels),), **like).bool() & self.flip
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            draws = slice(start, start + self.batch_size)
+            batch = pixels.index_select(0, order[draws])
+            if self.padding or self.flip:
+                batch = crop(batch, self.padding, top[draws], left[draws], mirrored[draws])
+            images = batch.permute(0, 3, 1, 2).to(self.dtype).div_(255)
+            yield images, self.split.labels[order[draws]]
+
+
+def crop(
+    pixels: UInt8[Tensor, "m h w channels"],
+    padding: int,
+    top: Int[Tensor, " m"],
+    left: Int[Tensor, " m"],
+    mirrored: Tensor,
+) -> UInt8[Tensor, "m h w channels"]:
+    """Crop every zero-padded image at its own (top, left) to its original size, then mirror it where asked.
+
+    Offsets run from 0 to 2 * padding. All images in one gather of whole pixels.
+    """
+    m, h, w, channels = pixels.shape
+    padded = F.pad(pixels, (0, 0, padding, padding, padding, padding))
+    columns = torch.arange(w, device=pixels.device)
+    columns = left[:, None] + torch.where(mirrored[:, None], w - 1 - columns, columns)
+    rows = top[:, None] + torch.arange(h, device=pixels.device)
+    rows += torch.arange(m, device=pixels.device)[:, None] * padded.shape[1]
+    places = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
+    return padded.view(-1, channels).index_select(0, places.view(-1)).view(m, h, w, channels)
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path = "data",
+    labelled_per_class: int | None = None,
+    holdout_per_class: int = 0,
+    seed: int = 0,
+) -> Dataset:
+    """A data set by its name, or from a path.
+
+    ==================  ===========================================================================================
+    digits              scikit-learn's 1,797 digits of 8×8 pixels; by default 10 a class to train on
+    shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 50 a class to train on
+    cifar10, cifar100   through torchvision, downloaded into `root` where it is not there yet
+    path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images,
+                        val_labels and class_names where there are any
+    path/to/folder      train/<class>/*.png and test/<class>/*.png; val/<class>/*.png where there is one
+    ==================  ===========================================================================================
+
+    The test split depends on neither `seed` nor the numbers below, and of `shapes` the validation split neither.
+
+    Args:
+        root: where downloads are kept.
+        labelled_per_class: images of each class to train on, chosen by `seed` (of the same seed, more contain
+            fewer; `shapes` draws others); None takes all, or the default above.
+        holdout_per_class: images of each class taken from train as the validation split, the same for every seed;
+            for data sets that come without one.
+
+    Raises:
+        ValueError: an unknown name, a number that the classes do not have, or arrays that are no data set.
+        FileNotFoundError: a path or an archive that is not there.
+
+    >>> digits = load("digits")
+    >>> len(digits.train), digits.size, digits.classes
+    (100, 8, 10)
+    """
+    if labelled_per_class is not None and (not isinstance(labelled_per_class, int) or labelled_per_class < 1):
+        raise ValueError(
+            f"labelled_per_class is {labelled_per_class!r}; it takes a whole number of at least 1, or None"
+        )
+    if not isinstance(holdout_per_class, int) or holdout_per_class < 0:
+        raise ValueError(f"holdout_per_class is {holdout_per_class!r}; it takes a whole number of at least 0")
+    path = Path(name).expanduser()
+    if name in ("digits", "shapes"):
+        if holdout_per_class:
+            raise ValueError(f"holdout_per_class is {holdout_per_class}; {name} takes 0: it has a validation split")
+        return (_digits if name == "digits" else _shapes)(labelled_per_class, seed)
+    if name in ("cifar10", "cifar100"):
+        dataset = _cifar(name, Path(root))
+    elif path.suffix == ".npz":
+        dataset = _npz(path)
+    elif path.is_dir():
+        dataset = _folder(path)
+    elif len(path.parts) > 1:
+        raise FileNotFoundError(f"dataset is {name!r}, which is not there; it takes {TAKES}")
+    else:
+        raise ValueError(f"dataset is {name!r}; it takes {TAKES}")
+    return _choose(dataset, labelled_per_class, holdout_per_class, seed)
+
+
+def _choose(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:
+    train, validation = dataset.train, dataset.validation
+    if holdout_per_class:
+        if validation is not None:
+            got = f"holdout_per_class is {holdout_per_class}"
+            raise ValueError(f"{got}; {dataset.name} takes 0: it has a validation split")
+        validation, train = _divide(train, holdout_per_class, FIXED_SEED, "holdout_per_class", dataset.class_names)
+    if labelled_per_class is not None:
+        train, _ = _divide(train, labelled_per_class, seed, "labelled_per_class", dataset.class_names)
+    return dataclasses.replace(dataset, train=train, validation=validation)
+
+
+def _divide(split: Split, per_class: int, seed: int, parameter: str, names: tuple[str, ...]) -> tuple[Split, Split]:
+    """The images chosen, `per_class` of each class, and the others; both in the split's order."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(split)))
+    chosen = torch.zeros(len(split), dtype=torch.bool)
+    for label, name in enumerate(names):
+        members = order[split.labels[order] == label]
+        if len(members) < per_class:
+            raise ValueError(f"{parameter} is {per_class}; class {name!r} has {len(members)} images to choose from")
+        chosen[members[:per_class]] = True
+    return split[chosen], split[~chosen]
+
+
+def _digits(labelled_per_class: int | None, seed: int) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)  # sixteen steps of grey
+    names = tuple(str(name) for name in bunch.target_names)
+    test, pool = _divide(_split(images, bunch.target), DIGITS_TEST_PER_CLASS, FIXED_SEED, "test", names)
+    train, validation = _divide(pool, labelled_per_class or 10, seed, "labelled_per_class", names)
+    return Dataset("digits", train, validation, test, names, batch_size=50, padding=1, flip=False)
+
+
+def _shapes(labelled_per_class: int | None, seed: int) -> Dataset:
+    train = Split(*draw_shapes((labelled_per_class or 50) * len(SHAPES), seed=(0, seed)))
+    validation = Split(*draw_shapes(SHAPES_VALIDATION, seed=(1, FIXED_SEED)))
+    test = Split(*draw_shapes(SHAPES_TEST, seed=(2, FIXED_SEED)))
+    return Dataset("shapes", train, validation, test, tuple(SHAPES), batch_size=50, padding=2, flip=True)
+
+
+def _cifar(name: str, root: Path) -> Dataset:
+    from torchvision import datasets
+
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    with warnings.catch_warnings():
+        # The archives were pickled by a NumPy that wrote align=0 for False; NumPy 2.4 and later warn of it.
+        warnings.filterwarnings("ignore", message=".*align should be passed as")
+        try:
+            train, test = (source(root, train=train, download=True) for train in (True, False))
+        except OSError as error:
+            raise FileNotFoundError(f"{name} is not in root {str(root)!r} and cannot be downloaded: {error}") from error
+    splits = (_split(part.data, part.targets) for part in (train, test))
+    return Dataset(name, next(splits), None, next(splits), tuple(train.classes), batch_size=128, padding=4, flip=True)
+
+
+def _npz(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no .npz archive")
+    with np.load(path) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
+    splits = {}
+    for part in parts:
+        for key in (f"{part}_images", f"{part}_labels"):
+            if key not in arrays:
+                raise ValueError(f"{path} has no {key}; it holds {', '.join(arrays) or 'nothing'}")
+        try:
+            splits[part] = _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {part}_{error}") from None
+    classes = 1 + max(int(split.labels.max()) for split in splits.values() if len(split))
+    names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
+    return _from_path(path.stem, splits, names)
+
+
+def _folder(path: Path) -> Dataset:
+    parts = [part for part in ("train", "val", "test") if part != "val" or (path / part).is_dir()]
+    for part in parts:
+        if not (path / part).is_dir():
+            raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
+    names = {part: tuple(sorted(item.name for item in (path / part).iterdir() if item.is_dir())) for part in parts}
+    for part in parts:
+        if not names[part]:
+            raise FileNotFoundError(f"{path / part} has no class folders")
+        if names[part] != names["train"]:
+            differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
+            raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
+    splits = {part: _read(path / part, names["train"]) for part in parts}
+    return _from_path(path.name, splits, names["train"])
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> Split:
+    """The images of one folder of class folders, in colour; classes in alphabetical order, and images within them."""
+    from PIL import Image
+
+    images, labels, first = [], [], None
+    for label, name in enumerate(names):
+        files = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise FileNotFoundError(f"{folder / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        for file in files:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            first = first or (file, pixels.shape)
+            if pixels.shape != first[1]:
+                sizes = f"{pixels.shape[1]} x {pixels.shape[0]} pixels; {first[0]} has {first[1][1]} x {first[1][0]}"
+                raise ValueError(f"{file} has {sizes}, and all images take one size")
+            images.append(pixels)
+            labels.append(label)
+    return _split(np.stack(images), np.array(labels))
+
+
+def _from_path(name: str, splits: dict[str, Split], class_names: tuple[str, ...]) -> Dataset:
+    train, validation, test = splits["train"], splits.get("val"), splits["test"]
+    padding = train.images.shape[2] // 8  # CIFAR's 4 of 32
+    return Dataset(name, train, validation, test, class_names, batch_size=128, padding=padding, flip=True)
+
+
+def _split(images: np.ndarray, labels: np.ndarray | list) -> Split:
+    """Arrays (n, h, w) or (n, h, w, 1 or 3) and (n,) or (n, 1), checked, as a split."""
+    labels = np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise ValueError(
+            f"images are {images.dtype} of shape {images.shape}; they must be uint8, (n, h, w) or (n, h, w, 3)"
+        )
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; they must be integers, (n,) or (n, 1)")
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).reshape(*images.shape[:3], -1)
+    return Split(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64).reshape(-1)))

@@ -1,0 +1,45 @@
+"""ERM, which mixes nothing, and input mixup, which mixes pairs of images."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.annotations import Float, Int
+from mmlib.methods.objective import Objective
+from mmlib.mixing import check_mixture, sample_weights
+
+
+class ERM(Objective):
+    """Empirical risk minimisation: cross-entropy of the examples as they are."""
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        return F.cross_entropy(self.classifier(images), labels)
+
+
+class Mixup(Objective):
+    """Input mixup: every image is mixed with another of the mini-batch, one λ ~ Beta(α, α) for all.
+
+    Source: Zhang et al. (ICLR 2018).
+    """
+
+    def __init__(self, classifier: nn.Module, *, alpha: float = 1.0, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        check_mixture(1, 2, alpha)
+        self.alpha = alpha
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        return mixup_loss(self, images, self.one_hot(labels), self.alpha)
+
+
+def mixup_loss(
+    objective: Objective,
+    images: Float[Tensor, "m channels size size"],
+    targets: Float[Tensor, "m c"],
+    alpha: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of λ x + (1 - λ) x' against λ y + (1 - λ) y', x' a permutation of x."""
+    # Beta(α, α) is the Dirichlet distribution of two examples.
+    λ = sample_weights(1, 2, alpha, generator=objective.host_generator, dtype=torch.double)[0, 0].item()
+    permutation = torch.randperm(len(images), generator=objective.generator, device=images.device)
+    mixed = torch.lerp(images[permutation], images, λ)
+    return F.cross_entropy(objective.classifier(mixed), torch.lerp(targets[permutation], targets, λ))

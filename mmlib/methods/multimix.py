@@ -1,0 +1,79 @@
+"""MultiMix and Dense MultiMix: interpolation of a whole mini-batch's embeddings."""
+
+from torch import Tensor, nn
+
+from mmlib import losses
+from mmlib.annotations import Float, Int
+from mmlib.methods.mixup import mixup_loss
+from mmlib.methods.objective import Objective, check_probability
+from mmlib.mixing import check_mixture
+
+
+class MultiMix(Objective):
+    """Half of the mini-batches get n mixtures of all m embeddings, the other half input mixup; never clean examples.
+
+    Args:
+        n: mixtures per mini-batch (published recipe).
+        alpha: the Dirichlet's concentration; a pair is drawn from afresh for every mixture (our choice).
+        probability: of interpolating embeddings rather than inputs (published recipe).
+        mixup_alpha: of the input mixup on the other mini-batches (our choice).
+
+    Source: MultiMix (NeurIPS 2023), section 3.
+
+    >>> from mmlib.models import Classifier, preact_resnet
+    >>> classifier = Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=10, mean=(0.3,), std=(0.3,))
+    >>> loss = MultiMix(classifier, n=100)(torch.rand(8, 1, 8, 8), torch.randint(10, (8,)))
+    """
+
+    criterion_type: type[losses.MultiMix] = losses.MultiMix
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        *,
+        n: int = 1000,
+        alpha: float | tuple[float, float] = (0.5, 2.0),
+        probability: float = 0.5,
+        mixup_alpha: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        check_mixture(n, 2, alpha)
+        check_mixture(1, 2, mixup_alpha)
+        check_probability("probability", probability)
+        self.probability, self.mixup_alpha = probability, mixup_alpha
+        self.criterion = self.criterion_type(n, alpha, self.generator)
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        if self.chance(self.probability):
+            return self.interpolate(images, labels)
+        return mixup_loss(self, images, self.targets(images, labels), self.mixup_alpha)
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose embeddings are mixed; its logits are, which is the same and cheaper."""
+        return self.criterion(self.classifier(images), self.targets(images, labels))
+
+    def targets(self, images: Tensor, labels: Int[Tensor, " m"]) -> Float[Tensor, "m c"]:
+        """What the examples' predictions are held against, before mixing."""
+        return self.one_hot(labels)
+
+
+class DenseMultiMix(MultiMix):
+    """MultiMix at every position of the feature map, each example weighted by its attention there."""
+
+    criterion_type = losses.DenseMultiMix
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose features are mixed at every position."""
+        targets = self.position_targets(images, labels)
+        return self.criterion(self.classifier.features(images), self.classifier.head, targets)
+
+    def position_targets(
+        self, images: Tensor, labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, "m c"] | Float[Tensor, "m r c"]:
+        """Every position inherits its image's label."""
+        return self.targets(images, labels)

@@ -1,0 +1,72 @@
+"""What every method is: a module that holds the classifier and its random generators, and returns a loss."""
+
+import inspect
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.annotations import Float, Int
+
+
+class Objective(nn.Module):
+    """A loss around a classifier; the optimiser takes `classifier.parameters()`.
+
+    Generators are part of its state, so that a run resumed from a checkpoint draws what it would have drawn.
+
+    Args:
+        classifier: already on the device where it is trained.
+        seed: of everything the method draws.
+    """
+
+    def __init__(self, classifier: nn.Module, *, seed: int = 0) -> None:
+        super().__init__()
+        self.classifier = classifier
+        # What decides the course of a step (which method, which λ) is drawn on the host: no waiting for the device.
+        self.host_generator = torch.Generator().manual_seed(seed)
+        device = next(classifier.parameters()).device
+        self.generator = torch.Generator(device).manual_seed(self._host_integer())
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        """The loss of one mini-batch."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """What follows the optimiser's step; a teacher moves here."""
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return torch.rand((), generator=self.host_generator).item() < probability
+
+    def one_hot(self, labels: Int[Tensor, " m"]) -> Float[Tensor, "m c"]:
+        """Labels as distributions over classes."""
+        head = self.classifier.head
+        return F.one_hot(labels, head.out_features).to(head.weight.dtype)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return {"host_generator": self.host_generator.get_state(), "generator": self.generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        self.host_generator.set_state(state["host_generator"].cpu())
+        self.generator.set_state(state["generator"].cpu())
+
+    def _host_integer(self) -> int:
+        return int(torch.randint(2**62, (), generator=self.host_generator))
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is not a share of one."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r}; it takes a number from 0 to 1")
+
+
+def option_names(method: type[Objective]) -> set[str]:
+    """The keyword arguments that a method takes, the seed excepted.
+
+    >>> from mmlib.methods import METHODS
+    >>> sorted(option_names(METHODS["mixup"]))
+    ['alpha']
+    """
+    signatures = [inspect.signature(parent.__init__) for parent in method.__mro__ if issubclass(parent, Objective)]
+    parameters = [p for signature in signatures for p in signature.parameters.values()]
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"seed"}

@@ -1,0 +1,140 @@
+"""Networks: images -> encoder -> feature map (m, d, h, w) -> mean over positions -> embedding (m, d) -> head -> logits."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmlib.annotations import Float
+from mmlib.data import Dataset, Split
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear head, with the data's normalisation inside: images are pixels in [0, 1].
+
+    Args:
+        encoder: a sequence of stages, images to feature map.
+        embedding_size: d, the channels of the feature map.
+        classes: c.
+        mean, std: the training images' statistics per channel.
+
+    >>> classifier = Classifier(preact_resnet(3, 16, (1, 1, 1, 1)), 128, classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> classifier(torch.rand(8, 3, 32, 32)).shape, classifier.features(torch.rand(8, 3, 32, 32)).shape
+    (torch.Size([8, 10]), torch.Size([8, 128, 4, 4]))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, encoder: nn.Sequential, embedding_size: int, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(embedding_size, classes)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def features(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d h w"]:
+        """The feature map that dense interpolation works on."""
+        return self.encoder((images - self.mean) / self.std)
+
+    def embed(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d"]:
+        """The embedding: the feature map's mean over positions, the last layer before the head."""
+        return self.features(images).mean(dim=(2, 3))
+
+    def forward(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m c"]:
+        """Logits."""
+        return self.head(self.embed(images))
+
+
+class PreActBlock(nn.Module):
+    """Two 3x3 convolutions, each after its batch normalisation and ReLU, around a shortcut.
+
+    Source: He et al. (ECCV 2016), full pre-activation.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Float[Tensor, "m inputs h w"]) -> Float[Tensor, "m outputs h2 w2"]:
+        activated = self.norm1(x).relu()
+        residual = self.conv2(self.norm2(self.conv1(activated)).relu())
+        return residual + (x if self.shortcut is None else self.shortcut(activated))
+
+
+def preact_resnet(channels: int, width: int, blocks: tuple[int, ...], *, stem: int | None = None) -> nn.Sequential:
+    """Encoder of pre-activation blocks; every stage after the first halves the map and doubles the width.
+
+    It ends without batch normalisation and ReLU, as the authors' PreActResNet does, so features can be negative.
+
+    Args:
+        channels: of the images.
+        width: channels of the first stage.
+        blocks: blocks in each stage; four stages turn 32x32 into 4x4.
+        stem: channels of the first convolution; by default `width`.
+    """
+    inputs = stem or width
+    stages = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]
+    for stage, count in enumerate(blocks):
+        outputs = width * 2**stage
+        strides = [1 if stage == 0 else 2] + [1] * (count - 1)
+        stages.append(
+            nn.Sequential(*(PreActBlock(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides)))
+        )
+        inputs = outputs
+    return nn.Sequential(*stages)
+
+
+def preactresnet_small(channels: int, size: int) -> tuple[nn.Sequential, int]:
+    """Width 16, one block a stage, as many stages as turn the images into a 4x4 map (8x8: two, 32x32: four)."""
+    stages = max(1, (size // 4).bit_length())
+    return preact_resnet(channels, 16, (1,) * stages), 16 * 2 ** (stages - 1)
+
+
+def preactresnet18(channels: int, size: int) -> tuple[nn.Sequential, int]:
+    """PreActResNet-18: 512x4x4 on 32x32 images (He et al., ECCV 2016)."""
+    return preact_resnet(channels, 64, (2, 2, 2, 2)), 512
+
+
+def wrn16_8(channels: int, size: int) -> tuple[nn.Sequential, int]:
+    """Wide ResNet of depth 16 and widening factor 8: 512x8x8 on 32x32 images (Zagoruyko & Komodakis, BMVC 2016)."""
+    encoder = preact_resnet(channels, 128, (2, 2, 2), stem=16)
+    return encoder.extend([nn.BatchNorm2d(512), nn.ReLU()]), 512
+
+
+MODELS = {"preactresnet-small": preactresnet_small, "preactresnet18": preactresnet18, "wrn16-8": wrn16_8}
+
+
+def build(name: str, dataset: Dataset) -> Classifier:
+    """A freshly initialised classifier for the data set's images; `name` is one of `MODELS`."""
+    encoder, embedding_size = MODELS[name](dataset.channels, dataset.size)
+    return Classifier(encoder, embedding_size, dataset.classes, dataset.mean, dataset.std)
+
+
+class Predictions(NamedTuple):
+    """What a classifier makes of a split."""
+
+    embeddings: Float[Tensor, "n d"]
+    logits: Float[Tensor, "n c"]
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, split: Split, batch_size: int = 500) -> Predictions:
+    """Embeddings and logits of every image of a split, in evaluation mode, on the CPU."""
+    training, parameter = classifier.training, next(classifier.parameters())
+    classifier.eval()
+    embeddings = [
+        classifier.embed(images.to(parameter.device).to(parameter.dtype) / 255)
+        for images in split.images.split(batch_size)
+    ]
+    embeddings = torch.cat(embeddings)
+    logits = classifier.head(embeddings)
+    classifier.train(training)
+    return Predictions(embeddings.cpu(), logits.cpu())

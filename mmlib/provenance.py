@@ -1,0 +1,59 @@
+"""Which code and which machine made a run."""
+
+import ast
+import hashlib
+import json
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PACKAGE = Path(__file__).parent
+# What only looks at runs does not decide them.
+ONLY_LOOKING = {"plots.py", "records.py", "provenance.py", "__main__.py"}
+
+
+@cache
+def code_digest(*notebooks: Path) -> str:
+    """Sixteen hexadecimal digits that change with what mmlib and the notebooks' code cells do.
+
+    Comments, docstrings, formatting, prose and stored outputs do not count.
+    """
+    modules = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ONLY_LOOKING)
+    parts = [_meaning(path.read_text()) for path in modules] + [_code_cells(path) for path in notebooks]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def _code_cells(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return "\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def environment(device: str = "cpu") -> dict[str, str | int | None]:
+    """Versions, device, threads and commit; the commit is None outside a clone."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PACKAGE, capture_output=True, text=True, check=False)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "commit": git.stdout.strip() or None,
+    }

@@ -1,0 +1,180 @@
+"""Pictures of coloured shapes with known boxes: a data set that needs no download, drawn with NumPy alone."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmlib.annotations import Float, Int, UInt8
+
+SIZE = 32  # pixels on a side
+RADIUS = (4.5, 11.0)  # of the circle around a shape, in pixels
+DISTRACTORS = 6  # short strokes behind the shape
+BLOCK = 256  # images drawn at once: float64 planes that stay small
+
+# A signed distance: negative inside the shape, in units of the radius of the circle around it. x and y are the points'
+# coordinates, y down. float64 throughout, so that machines whose sines differ in the last bit round to the same bytes.
+Plane = NDArray[np.float64]
+Distance = Callable[[Plane, Plane], Plane]
+
+
+def disc(x: Plane, y: Plane, *, at: tuple[float, float] = (0.0, 0.0), radius: float = 0.9) -> Plane:
+    """Signed distance to a disc."""
+    return np.hypot(x - at[0], y - at[1]) - radius
+
+
+def polygon(*vertices: tuple[float, float]) -> Distance:
+    """Signed distance to a simple polygon: to the nearest edge, negative where a ray meets edges an odd number of times.
+
+    Source: Inigo Quilez, 2D distance functions.
+    """
+
+    def distance(x: Plane, y: Plane) -> Plane:
+        nearest, inside = np.full_like(x, np.inf), np.zeros(x.shape, dtype=bool)
+        for (ax, ay), (bx, by) in zip(vertices, vertices[1:] + vertices[:1]):
+            ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
+            along = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
+            np.minimum(nearest, (px - ex * along) ** 2 + (py - ey * along) ** 2, out=nearest)
+            if ey != 0:
+                inside ^= ((ay <= y) != (by <= y)) & (px < py * (ex / ey))
+        return np.sqrt(nearest) * np.where(inside, -1, 1)
+
+    return distance
+
+
+def star(points: int, inner: float) -> Distance:
+    """A star whose corners alternate between radius 1 and `inner`; inner = cos(π/points) is a regular polygon."""
+    angles = np.arange(2 * points) * np.pi / points - np.pi / 2
+    radii = np.where(np.arange(2 * points) % 2, inner, 1)
+    return polygon(*zip((radii * np.cos(angles)).tolist(), (radii * np.sin(angles)).tolist()))
+
+
+def ring(x: Plane, y: Plane) -> Plane:
+    """A circle's outline."""
+    return np.abs(disc(x, y, radius=0.7)) - 0.22
+
+
+def crescent(x: Plane, y: Plane) -> Plane:
+    """A disc without another."""
+    return np.maximum(disc(x, y, radius=0.95), -disc(x, y, at=(0.45, 0.0), radius=0.72))
+
+
+def heart(x: Plane, y: Plane) -> Plane:
+    """A square on its corner, and a disc on each of its upper sides."""
+    lobes = np.minimum(disc(x, y, at=(-0.42, -0.22), radius=0.5), disc(x, y, at=(0.42, -0.22), radius=0.5))
+    return np.minimum(lobes, polygon((0.0, -0.64), (0.77, 0.135), (0.0, 0.91), (-0.77, 0.135))(x, y))
+
+
+def cross(x: Plane, y: Plane) -> Plane:
+    """Two bars."""
+    x, y = np.abs(x), np.abs(y)
+    return np.minimum(np.maximum(x - 0.9, y - 0.3), np.maximum(x - 0.3, y - 0.9))
+
+
+# No two are one another's rotation, mirror image or scaling.
+SHAPES: dict[str, Distance] = {
+    "arrow": polygon((0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 0.9), (-0.28, 0.9), (-0.28, -0.1), (-0.75, -0.1)),
+    "crescent": crescent,
+    "cross": cross,
+    "disc": disc,
+    "heart": heart,
+    "hexagon": star(3, 1.0),
+    "ring": ring,
+    "square": star(2, 1.0),
+    "star": star(5, 0.45),
+    "triangle": star(3, 0.5),
+}
+
+
+def draw_shapes(
+    count: int, seed: int | Sequence[int]
+) -> tuple[UInt8[Tensor, "n 3 32 32"], Int[Tensor, " n"], Float[Tensor, "n 4"]]:
+    """Draw one shape an image, at a random place, size, rotation and colour, over a texture with strokes in it.
+
+    Args:
+        count: n; classes differ by one image at most, in random order.
+        seed: the only source of randomness; a sequence of integers is one too.
+
+    Returns:
+        Images, labels (indices into `SHAPES`), and boxes x0, y0, x1, y1 in pixels, x1 and y1 exclusive: the
+        tightest with every pixel that the shape covers in part.
+
+    >>> images, labels, boxes = draw_shapes(10, seed=0)
+    """
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"count is {count!r}; it takes a whole number of at least 1")
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % len(SHAPES))
+    blocks = [_draw(labels[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]
+    images, boxes = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*blocks))
+    return images.permute(0, 3, 1, 2), torch.from_numpy(labels), boxes
+
+
+def _draw(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Images (n, h, w, 3) and boxes (n, 4)."""
+    n = len(labels)
+    # Of some colours for the shape, the one farthest from the ground's.
+    ground, colours = rng.uniform(0.2, 0.8, (n, 3)), rng.uniform(0.05, 0.95, (3, n, 3))
+    farthest = np.square(colours - ground).sum(axis=2).argmax(axis=0)
+    colour = colours[farthest, np.arange(n)]
+
+    image = _texture(ground, 0.12, rng)
+    for _ in range(DISTRACTORS):
+        image = _blend(image, _stroke(n, rng), rng.random((n, 3))[:, :, None, None])
+    covered = _coverage(labels, rng)
+    image = _blend(image, covered, _texture(colour, 0.06, rng))
+    image += rng.uniform(-0.05, 0.05, image.shape)
+    pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), _boxes(covered > 0)
+
+
+def _coverage(labels: NDArray[np.int64], rng: np.random.Generator) -> Plane:
+    """Share of every pixel that the shape covers, (n, h, w): a ramp one pixel wide along its edge."""
+    n = len(labels)
+    radius, angle = rng.uniform(*RADIUS, (n, 1, 1)), rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    # Half a pixel's ramp outside the circle still lies within the image.
+    x, y = _from(rng.uniform(radius + 0.5, SIZE - radius - 0.5, (2, *radius.shape)), angle)
+    covered = np.empty((n, SIZE, SIZE))
+    for label, distance in enumerate(SHAPES.values()):
+        of = labels == label
+        covered[of] = radius[of] * distance(x[of] / radius[of], y[of] / radius[of])
+    return (0.5 - covered).clip(0, 1)
+
+
+def _stroke(n: int, rng: np.random.Generator) -> Plane:
+    """Coverage of one straight stroke with round ends an image, (n, h, w)."""
+    shape = (n, 1, 1)
+    x, y = _from(rng.uniform(0, SIZE, (2, *shape)), rng.uniform(0, np.pi, shape))
+    half, width = rng.uniform(0, 5, shape), rng.uniform(0.5, 1.5, shape)
+    return (0.5 - (np.hypot(x - x.clip(-half, half), y) - width)).clip(0, 1)
+
+
+def _texture(colour: Plane, contrast: float, rng: np.random.Generator) -> Plane:
+    """Three waves of random colour, direction and length over a colour an image, (n, 3, h, w)."""
+    n = len(colour)
+    image = np.tile(colour[:, :, None, None], (1, 1, SIZE, SIZE))
+    for longest in (SIZE, SIZE / 2, SIZE / 5):
+        x, _ = _from(rng.uniform(0, SIZE, (2, n, 1, 1)), rng.uniform(0, np.pi, (n, 1, 1)))
+        wave = np.sin(x * (2 * np.pi / rng.uniform(longest / 2, longest, (n, 1, 1))))
+        image += rng.uniform(-contrast, contrast, (n, 3, 1, 1)) * wave[:, None]
+    return image
+
+
+def _from(centre: Plane, angle: Plane) -> tuple[Plane, Plane]:
+    """Coordinates of all pixels' centres around `centre`, on axes turned by `angle`: two of (n, h, w)."""
+    x, y = np.arange(SIZE) + 0.5 - centre[0], (np.arange(SIZE) + 0.5)[:, None] - centre[1]
+    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+
+
+def _blend(image: Plane, covered: Plane, colour: Plane) -> Plane:
+    return image + covered[:, None] * (colour - image)
+
+
+def _boxes(covered: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The tightest box around the pixels of every mask, (n, 4)."""
+    columns, rows = covered.any(axis=1), covered.any(axis=2)
+    low = [mask.argmax(axis=1) for mask in (columns, rows)]
+    high = [SIZE - mask[:, ::-1].argmax(axis=1) for mask in (columns, rows)]
+    return np.stack([*low, *high], axis=1).astype(np.float32)

@@ -1,0 +1,240 @@
+"""One run: its configuration, the loop, checkpoints."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmlib import data, models
+from mmlib.methods import METHODS, Objective, option_names
+from mmlib.metrics import accuracy
+from mmlib.parameters import check_type
+from mmlib.provenance import code_digest
+
+try:
+    from tqdm import tqdm
+except ImportError:  # a machine with torch and NumPy only trains without a progress bar
+
+    def tqdm(iterable, **options):
+        """No bar."""
+        return iterable
+
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+SCHEDULES = ("cosine", "steps")
+LOOKS = 10  # times that a run looks at the validation set and saves a checkpoint
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the result of a run; where and how fast it runs is said elsewhere.
+
+    Args:
+        dataset: `digits`, `shapes`, `cifar10`, `cifar100`, a `.npz` file or a folder of class folders.
+        model: a name in `models.MODELS`.
+        method: a name in `methods.METHODS`.
+        options: of the method, such as {"n": 100}.
+        seed: of the split, the initial weights, the order of the data and all that the method draws.
+        labelled_per_class: training images a class; None takes the data set's default.
+        epochs: whole passes over the training images; the last one is evaluated.
+        batch_size: m; None takes the data set's default.
+        lr, momentum, weight_decay: of SGD.
+        schedule: `cosine` to zero, or `steps` (the papers'): a tenth after each quarter of the epochs.
+        precision: `float32`, `float64`, or `bfloat16` for autocast with float32 weights.
+
+    Raises:
+        ValueError: a value that cannot be, with the name of the parameter and what it takes.
+
+    >>> Config(dataset="digits", method="multimix", options={"n": 100}).options
+    {'n': 100}
+    """
+
+    dataset: str = "digits"
+    model: str = "preactresnet-small"
+    method: str = "multimix"
+    options: dict = field(default_factory=dict)
+    seed: int = 0
+    labelled_per_class: int | None = None
+    epochs: int = 100
+    batch_size: int | None = None
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            check_type(f.name, getattr(self, f.name), f.type)
+        for name, choices in (
+            ("model", models.MODELS),
+            ("method", METHODS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(choices)}")
+        for name in ("labelled_per_class", "epochs", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it takes a whole number of at least 1")
+        for name in ("seed", "lr", "momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")
+        takes = option_names(METHODS[self.method])
+        for name in self.options.keys() - takes:
+            raise ValueError(f"options has {name!r}; {self.method} takes {', '.join(sorted(takes)) or 'none'}")
+        # The method checks its options' values itself: on an empty network, before anything is made.
+        METHODS[self.method](nn.Sequential(nn.Linear(1, 1)), **self.options)
+
+
+def learning_rate(config: Config, progress: float) -> float:
+    """The learning rate once `progress`, from 0 to 1, of the training is done.
+
+    >>> [round(learning_rate(Config(lr=0.1, schedule="steps"), p), 6) for p in (0, 0.25, 0.5, 0.75)]
+    [0.1, 0.01, 0.001, 0.0001]
+    """
+    if config.schedule == "steps":
+        return config.lr * 0.1 ** int(4 * progress)
+    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Training:
+    """A run under way: what its checkpoint saves, so that it goes on as if it had never stopped.
+
+    Args:
+        config: of the run.
+        dataset: as `data.load(config.dataset, ...)` gives it.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, config: Config, dataset: data.Dataset, device: str = "cpu") -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            classifier = models.build(config.model, dataset)
+        self.classifier = classifier.to(device, dtype).to(memory_format=torch.channels_last)
+        self.objective: Objective = METHODS[config.method](self.classifier, seed=config.seed, **config.options)
+        self.optimizer = torch.optim.SGD(
+            self.classifier.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.batches = data.Batches(
+            dataset.train.to(device),
+            config.batch_size or dataset.batch_size,
+            padding=dataset.padding,
+            flip=dataset.flip,
+            generator=self.generator,
+            dtype=dtype,
+        )
+        self.history: list[dict[str, float | None]] = []
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint whole: a run that is killed meanwhile keeps the one before."""
+        state = {
+            "made_by": made_by(self.config, self.dataset),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": self.history,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it was made by other code, from other data or with another configuration.
+        """
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for name, value in made_by(self.config, self.dataset).items():
+            if state["made_by"][name] != value:
+                raise ValueError(f"{name} is {value!r}; checkpoint {path} was made with {state['made_by'][name]!r}")
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.history = state["history"]
+
+
+def made_by(config: Config, dataset: data.Dataset) -> dict:
+    """What a checkpoint depends on: the configuration, the data and the code."""
+    return {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint, "code": code_digest()}
+
+
+def fits(checkpoint: Path, config: Config, dataset: data.Dataset) -> bool:
+    """Whether a run of this configuration can go on from the checkpoint."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["made_by"] == made_by(config, dataset)
+
+
+def train(config: Config, dataset: data.Dataset, *, device: str = "cpu", checkpoint: Path | None = None) -> Training:
+    """Train for the whole schedule, or go on from `checkpoint` if that file is there.
+
+    Returns:
+        The finished run: its classifier of the last epoch and its history, one row an epoch.
+
+    Raises:
+        FloatingPointError: a loss that is not finite, with its step, method and seed.
+
+    >>> run = train(Config(dataset="digits", method="erm", epochs=1), data.load("digits"))
+    >>> sorted(run.history[0])
+    ['epoch', 'loss', 'lr', 'seconds', 'validation_accuracy']
+    """
+    run = Training(config, dataset, device)
+    if checkpoint and checkpoint.exists():
+        run.load(checkpoint)
+    for epoch in tqdm(range(len(run.history), config.epochs), desc=config.method, unit="epoch"):
+        start = time.perf_counter()
+        losses = train_epoch(run, epoch).tolist()
+        seconds = time.perf_counter() - start
+        for step, loss in enumerate(losses, start=epoch * len(losses)):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {step} of {config.method}, seed {config.seed}; a lower lr may help"
+                )
+        look = (epoch + 1) % max(1, config.epochs // LOOKS) == 0 or epoch + 1 == config.epochs
+        run.history.append(
+            {
+                "epoch": epoch + 1,
+                "lr": run.optimizer.param_groups[0]["lr"],
+                "loss": sum(losses) / len(losses),
+                "seconds": seconds,
+                "validation_accuracy": _validate(run) if look else None,
+            }
+        )
+        if checkpoint and look:
+            run.save(checkpoint)
+    run.classifier.eval()
+    return run
+
+
+def train_epoch(run: Training, epoch: int) -> Tensor:
+    """One pass over the training images; the losses of its steps, left on the device."""
+    config, objective, optimizer = run.config, run.objective.train(), run.optimizer
+    losses = torch.empty(len(run.batches), dtype=torch.float64, device=run.device)
+    for step, (images, labels) in enumerate(run.batches):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, (epoch + step / len(run.batches)) / config.epochs)
+        with torch.autocast(torch.device(run.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = objective(images, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.after_step()
+        losses[step] = loss.detach()
+    return losses
+
+
+def _validate(run: Training) -> float | None:
+    split = run.dataset.validation
+    return split and accuracy(models.predict(run.classifier, split).logits, split.labels)
