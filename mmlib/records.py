@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,9 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
 
 
 def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) -> None:
-    """Write a finished run; `metrics.json` comes last and marks it finished."""
+    """Write a finished run, `metrics.json` last, which marks it finished; one that is there already is left as it is."""
+    if (folder / "metrics.json").exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     described = describe(run.config, run.dataset)
     _write_json(folder / "config.json", described | {"digest": digest(run.config, run.dataset)})
@@ -69,41 +71,92 @@ def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) 
     _write_json(folder / "metrics.json", metrics)
 
 
-def read(folder: Path) -> dict:
-    """A finished run's configuration, metrics, history and environment."""
+@dataclass(frozen=True)
+class Record:
+    """A finished run as tables and pictures see it: where it stands in the grid, and what it left behind."""
+
+    dataset: str
+    model: str
+    variant: str
+    seed: int
+    config: dict
+    metrics: dict
+    history: list[dict]
+    environment: dict
+    embeddings_path: Path
+
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Test embeddings of up to ten classes, their labels, and the indices of their images in the test set."""
+        with np.load(self.embeddings_path) as arrays:
+            return dict(arrays)
+
+
+def read(folder: Path) -> Record:
+    """The record of a finished run's folder."""
+    dataset, model, variant, seed = folder.absolute().parts[-4:]
     parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "metrics", "environment")}
     with (folder / "history.csv").open() as file:
-        parts["history"] = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    return parts
+        history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    return Record(
+        dataset, model, variant, int(seed[4:]), **parts, history=history, embeddings_path=folder / "embeddings.npz"
+    )
 
 
-def read_embeddings(folder: Path) -> dict[str, np.ndarray]:
-    """Test embeddings of up to ten classes, their labels, and the indices of their images in the test set."""
-    with np.load(folder / "embeddings.npz") as arrays:
-        return dict(arrays)
+def read_ledger(path: Path) -> Record:
+    """The record of a file in the ledger, `<dataset>/<model>/<variant>/seed<k>.json`.
+
+    Raises:
+        ValueError: its content does not fit its checksum: it was edited by hand.
+    """
+    content = json.loads(path.read_text())
+    if content.pop("checksum") != _checksum(content):
+        raise ValueError(f"{path} does not fit its checksum: it was edited by hand")
+    dataset, model, variant = path.absolute().parts[-4:-1]
+    return Record(dataset, model, variant, int(path.stem[4:]), **content, embeddings_path=path.with_suffix(".npz"))
 
 
-def finished(root: Path) -> Iterator[Path]:
-    """The folders of all finished runs below `root`, in order."""
-    return (path.parent for path in sorted(Path(root).rglob("metrics.json")))
+def collect(root: Path | str) -> list[Record]:
+    """The records of all finished runs below `root`, run folders and ledger files alike, in order of their paths.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = [read(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
+    found += [read_ledger(path) for path in sorted(Path(root).rglob("seed*.json"))]
+    if not found:
+        raise FileNotFoundError(f"results is {str(root)!r}, which holds no finished run; `make book` makes some")
+    return found
 
 
-def table(root: Path) -> list[dict]:
-    """One row for every finished run below `root`: where it stands in the grid, and its numbers.
+def table(found: list[Record]) -> list[dict]:
+    """One row a record: where it stands in the grid, and its numbers.
 
-    >>> table(Path("no such folder"))
+    >>> table([])
     []
     """
-    rows = []
-    for folder in finished(root):
-        dataset, model, variant, seed = folder.parts[-4:]
-        numbers = {k: v for k, v in read(folder)["metrics"].items() if not isinstance(v, list)}
-        rows.append({"dataset": dataset, "model": model, "variant": variant, "seed": int(seed[4:]), **numbers})
-    return rows
+    return [
+        {"dataset": r.dataset, "model": r.model, "variant": r.variant, "seed": r.seed}
+        | {name: value for name, value in r.metrics.items() if not isinstance(value, list)}
+        for r in found
+    ]
+
+
+def enter(record: Record, ledger: Path) -> None:
+    """Write a record into the ledger; of seed 0 the embeddings too."""
+    place = ledger / record.dataset / record.model / record.variant
+    place.mkdir(parents=True, exist_ok=True)
+    content = {name: getattr(record, name) for name in ("config", "metrics", "history", "environment")}
+    _write_json(place / f"seed{record.seed}.json", content | {"checksum": _checksum(content)})
+    if record.seed == 0:
+        _write_whole(place / "seed0.npz", record.embeddings_path.read_bytes())
+
+
+def _checksum(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write_json(path: Path, content: dict) -> None:
-    _write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    _write_whole(path, (json.dumps(content) + "\n").encode())
 
 
 def _write_whole(path: Path, content: bytes) -> None:

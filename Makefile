@@ -1,0 +1,35 @@
+# Every target makes the environment first, in .venv, from requirements.lock.
+PYTHON ?= python3
+CORES ?= all
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: book test lint bench results links lock environment
+
+book: environment            ## run the embedded grid and the chapters, build the site
+	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
+	@echo "Open $(CURDIR)/build/site/_build/html/index.html"
+
+test: lint                   ## style, unit tests, and every notebook against its stored outputs
+	OMP_NUM_THREADS=1 pytest
+	OMP_NUM_THREADS=1 pytest --nbval notebooks
+
+lint: environment
+	ruff check .
+	ruff format --check .
+
+results: environment         ## enter finished embedded runs into book/results, and README's table from them
+	python -m tools.results runs/embedded book/results/embedded
+
+links: environment           ## write badges, launch buttons and Colab cells from project.urls in pyproject.toml
+	python -m tools.links
+
+lock:                        ## pin the newest versions that pyproject.toml allows; needs uv
+	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --extra test -o requirements.lock pyproject.toml
+
+environment: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@

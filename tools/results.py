@@ -1,0 +1,61 @@
+"""The results table, from records alone.
+
+python -m tools.results RUNS LEDGER    enters finished runs into the ledger and writes README's table from it
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from mmlib import records
+
+COLUMNS = {
+    "accuracy": ("test accuracy (%)", 2),
+    "calibration_error": ("calibration error (%)", 2),
+    "alignment": ("alignment", 3),
+    "uniformity": ("uniformity", 3),
+}
+MARKS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
+
+
+def results_table(found: list[records.Record]) -> str:
+    """Mean ± standard deviation over seeds of every data set and variant, best mean of a data set in bold; markdown."""
+    rows = pd.DataFrame(records.table(found))
+    lines = ["| data | variant | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
+    lines.append("|---|---|" + "---:|" * (1 + len(COLUMNS)))
+    for dataset, of_dataset in rows.groupby("dataset", sort=False):
+        groups = of_dataset.groupby("variant", sort=False)
+        means, spreads = groups[list(COLUMNS)].mean(), groups[list(COLUMNS)].std()
+        best = {name: means[name].max() if name == "accuracy" else means[name].min() for name in COLUMNS}
+        for variant, count in groups.size().items():
+            cells = [
+                _cell(means.loc[variant, name], spreads.loc[variant, name], digits, best[name])
+                for name, (_, digits) in COLUMNS.items()
+            ]
+            lines.append(f"| {dataset} | {variant} | {count} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(mean: float, spread: float, digits: int, best: float) -> str:
+    text = f"{mean:.{digits}f}"
+    text = f"**{text}**" if mean == best else text
+    return text if pd.isna(spread) else f"{text} ± {spread:.{digits}f}"
+
+
+def main() -> None:
+    """Enter, then rewrite the table between README's marks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("ledger", type=Path)
+    arguments = parser.parse_args()
+    for record in records.collect(arguments.runs):
+        records.enter(record, arguments.ledger)
+    readme = Path("README.md")
+    table = results_table(records.collect(arguments.ledger))
+    readme.write_text(MARKS.sub(lambda _: table, readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()

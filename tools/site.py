@@ -1,0 +1,54 @@
+"""Stage the executed notebooks beside the prose, then build the site with warnings as errors.
+
+python -m tools.site build/site --notebooks build/notebooks --results runs/embedded
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmlib import records
+from tools.results import results_table
+
+MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2")
+
+
+def stage(site: Path, notebooks: Path, results: Path) -> None:
+    """Lay prose, notebooks, generated tables and MathJax under `site`, by the paths they have in the repository."""
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.copytree("book", site / "book", ignore=shutil.ignore_patterns("results"))
+    shutil.copytree(notebooks, site / "notebooks")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(name, site)
+    generated = site / "book" / "generated"
+    generated.mkdir()
+    (generated / "results.md").write_text(results_table(records.collect(results)))
+    # MathJax lies in the site itself, so that its pages ask nothing of other hosts.
+    package = Path(find_spec("mathjax").submodule_search_locations[0]) / "static" / "mathjax"
+    for name in MATHJAX:
+        target = site / "static" / "mathjax" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (package / name).is_dir() else shutil.copy
+        copy(package / name, target)
+
+
+def main() -> int:
+    """Stage, build, and show the builder's output only if it fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("site", type=Path)
+    parser.add_argument("--notebooks", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    arguments = parser.parse_args()
+    stage(arguments.site, arguments.notebooks, arguments.results)
+    build = [sys.executable, "-m", "jupyter_book", "build", "-W", "-n", "--keep-going", str(arguments.site)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout, done.stderr, file=sys.stderr)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
