@@ -44,7 +44,7 @@ def mixed_cross_entropy(
     >>> mixed_cross_entropy(logits, torch.randint(3, (8,)), n=1000).backward()
     """
     weights = _weights(logits, weights, n, alpha, generator)
-    targets = distributions(targets, logits.shape)
+    targets = distributions(targets, logits.shape).to(logits.dtype)
     return F.cross_entropy(mix(weights, logits), mix(weights, targets))
 
 
@@ -78,11 +78,11 @@ def dense_mixed_cross_entropy(
     >>> attention = torch.full((8, 16), 1 / 16)
     >>> dense_mixed_cross_entropy(logits, torch.randint(3, (8,)), attention, n=1000).backward()
     """
-    m, r, c = logits.shape
+    m, r, _ = logits.shape
     if attention.shape != (m, r):
         raise ValueError(f"attention has shape {tuple(attention.shape)}; logits {tuple(logits.shape)} take {(m, r)}")
     weights = _weights(logits, weights, n, alpha, generator)
-    targets = distributions(targets, logits.shape)
+    targets = distributions(targets, logits.shape).to(logits.dtype)
     attention = (attention + NO_ATTENTION).unsqueeze(2)
     total = mix(weights, attention)
     mixed_logits = mix(weights, attention * logits) / total
@@ -141,9 +141,11 @@ class MultiMix(nn.Module):
     def forward(
         self, logits: Float[Tensor, "m c"], targets: Float[Tensor, "m c"] | Int[Tensor, " m"]
     ) -> Float[Tensor, ""]:
+        """The loss of one mini-batch."""
         return mixed_cross_entropy(logits, targets, n=self.n, alpha=self.alpha, generator=self.generator)
 
     def extra_repr(self) -> str:
+        """What `print` shows of it."""
         return f"n={self.n}, alpha={self.alpha}"
 
 
@@ -164,6 +166,7 @@ class DenseMultiMix(MultiMix):
         head: Callable[[Tensor], Tensor],
         targets: Float[Tensor, "m c"] | Float[Tensor, "m r c"] | Int[Tensor, " m"],
     ) -> Float[Tensor, ""]:
+        """The loss of one mini-batch: features before pooling, the head, targets."""
         features = features.flatten(2)
         attention = attention_map(features.detach(), features.detach().mean(dim=2))
         logits = head(features.mT)

@@ -1,0 +1,268 @@
+"""The losses against the formulas as they read, value and gradient, on embeddings that are mixed one by one."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import mixtures
+from torch import nn
+
+from mmlib import DenseMultiMix, MultiMix, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+
+M, R, D, C, N = 6, 4, 5, 3, 9
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
+
+
+def leaf(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().clone().requires_grad_()
+
+
+def affine_head() -> nn.Linear:
+    head = nn.Linear(D, C, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(randn(C, D, seed=10))
+        head.bias.copy_(randn(C, seed=11))
+    return head
+
+
+def make_weights(n: int = N, m: int = M) -> torch.Tensor:
+    return sample_weights(n, m, generator=generator(1), dtype=torch.float64)
+
+
+def make_targets(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets as the loss takes them, and as a distribution for every example and position, (m, r, c)."""
+    if kind == "integers":
+        classes = torch.arange(M) % C
+        return classes, F.one_hot(classes, C).double()[:, None].expand(M, R, C)
+    soft = randn(M, C, seed=2).softmax(-1) if kind == "soft" else randn(M, R, C, seed=3).softmax(-1)
+    return soft, soft[:, None].expand(M, R, C) if kind == "soft" else soft
+
+
+def make_attention(kind: str) -> torch.Tensor:
+    attention = randn(M, R, seed=4).abs()
+    if kind == "holes":
+        attention[1] = 0  # an example that attends to nothing
+        attention[:, 2] = 0  # a position that nobody attends to
+        attention[0, 1] = 0
+    return attention
+
+
+def make_sparse_weights() -> torch.Tensor:
+    """Pairs, as in mixup: some share no attended example with some positions."""
+    weights = torch.zeros(N, M, dtype=torch.float64)
+    for k in range(N):
+        weights[k, k % M], weights[k, (k + 1) % M] = 0.3, 0.7
+    return weights
+
+
+@pytest.fixture(params=["integers", "soft"])
+def targets(request):
+    given, full = make_targets(request.param)
+    return given, full[:, 0]
+
+
+@pytest.fixture(params=["integers", "soft", "per position"])
+def dense_targets(request):
+    return make_targets(request.param)
+
+
+def test_value_and_gradient_on_logits(targets):
+    weights, logits, expected_logits = make_weights(), leaf(randn(M, C)), leaf(randn(M, C))
+    loss = mixed_cross_entropy(logits, targets[0], weights)
+    expected = mixtures.multimix(expected_logits, lambda z: z, targets[1], weights)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    (loss * 3).backward()
+    (expected * 3).backward()
+    torch.testing.assert_close(logits.grad, expected_logits.grad, **EXACT)
+
+
+def test_gradients_reach_embeddings_and_head(targets):
+    weights, head, expected_head = make_weights(), affine_head(), affine_head()
+    embeddings, expected_embeddings = leaf(randn(M, D)), leaf(randn(M, D))
+    mixed_cross_entropy(head(embeddings), targets[0], weights).backward()
+    mixtures.multimix(expected_embeddings, expected_head, targets[1], weights).backward()
+    torch.testing.assert_close(embeddings.grad, expected_embeddings.grad, **EXACT)
+    torch.testing.assert_close(head.weight.grad, expected_head.weight.grad, **EXACT)
+    torch.testing.assert_close(head.bias.grad, expected_head.bias.grad, **EXACT)
+
+
+@pytest.mark.parametrize("wanted", ["targets", "weights", "targets weights", "logits targets weights"])
+def test_gradients_of_targets_and_weights(wanted):
+    def inputs():
+        values = {"logits": randn(M, C), "targets": make_targets("soft")[0], "weights": make_weights()}
+        return {name: leaf(value) if name in wanted.split() else value for name, value in values.items()}
+
+    ours, theirs = inputs(), inputs()
+    (mixed_cross_entropy(**ours) * 3).backward()
+    (mixtures.multimix(theirs["logits"], lambda z: z, theirs["targets"], theirs["weights"]) * 3).backward()
+    for name in ours:
+        assert (ours[name].grad is not None) == (name in wanted.split())
+        if ours[name].grad is not None:
+            torch.testing.assert_close(ours[name].grad, theirs[name].grad, **EXACT)
+
+
+@pytest.mark.parametrize("weights", [make_weights(), make_sparse_weights()], ids=["dirichlet", "pairs"])
+@pytest.mark.parametrize("attention", ["everywhere", "holes"])
+def test_dense_value_and_gradient_on_logits(dense_targets, attention, weights):
+    attention = make_attention(attention)
+    logits, expected_logits = leaf(randn(M, R, C)), leaf(randn(M, R, C))
+    loss = dense_mixed_cross_entropy(logits, dense_targets[0], attention, weights)
+    expected = mixtures.dense_multimix(expected_logits.mT, lambda z: z, dense_targets[1], attention, weights)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    (loss * 3).backward()
+    (expected * 3).backward()
+    torch.testing.assert_close(logits.grad, expected_logits.grad, **EXACT)
+
+
+def test_dense_gradients_reach_features_and_head(dense_targets):
+    weights, attention, head, expected_head = make_weights(), make_attention("holes"), affine_head(), affine_head()
+    features, expected_features = leaf(randn(M, D, R)), leaf(randn(M, D, R))
+    dense_mixed_cross_entropy(head(features.mT), dense_targets[0], attention, weights).backward()
+    mixtures.dense_multimix(expected_features, expected_head, dense_targets[1], attention, weights).backward()
+    torch.testing.assert_close(features.grad, expected_features.grad, **EXACT)
+    torch.testing.assert_close(head.weight.grad, expected_head.weight.grad, **EXACT)
+    torch.testing.assert_close(head.bias.grad, expected_head.bias.grad, **EXACT)
+
+
+@pytest.mark.parametrize("per", ["soft", "per position"])
+@pytest.mark.parametrize(
+    "wanted", ["attention", "targets", "weights", "logits attention", "logits targets attention weights"]
+)
+def test_dense_gradients_of_everything(wanted, per):
+    def inputs():
+        values = {
+            "logits": randn(M, R, C),
+            "targets": make_targets(per)[0],
+            "attention": make_attention("everywhere"),
+            "weights": make_weights(),
+        }
+        return {name: leaf(value) if name in wanted.split() else value for name, value in values.items()}
+
+    ours, theirs = inputs(), inputs()
+    (dense_mixed_cross_entropy(**ours) * 3).backward()
+    full = theirs["targets"][:, None].expand(M, R, C) if per == "soft" else theirs["targets"]
+    expected = mixtures.dense_multimix(theirs["logits"].mT, lambda z: z, full, theirs["attention"], theirs["weights"])
+    (expected * 3).backward()
+    for name in ours:
+        assert (ours[name].grad is not None) == (name in wanted.split())
+        if ours[name].grad is not None:
+            torch.testing.assert_close(ours[name].grad, theirs[name].grad, **EXACT)
+
+
+def test_attention_nowhere_keeps_the_mixtures_own_weights():
+    logits, classes, weights = randn(M, R, C), make_targets("integers")[0], make_weights()
+    dense = dense_mixed_cross_entropy(logits, classes, torch.zeros(M, R, dtype=torch.float64), weights)
+    plain = [mixed_cross_entropy(logits[:, j], classes, weights) for j in range(R)]
+    torch.testing.assert_close(dense, torch.stack(plain).mean(), **EXACT)
+
+
+def test_dense_with_one_position_is_plain():
+    logits, classes, weights = randn(M, 1, C), make_targets("integers")[0], make_weights()
+    dense = dense_mixed_cross_entropy(logits, classes, torch.ones(M, 1, dtype=torch.float64), weights)
+    torch.testing.assert_close(dense, mixed_cross_entropy(logits[:, 0], classes, weights), **EXACT)
+
+
+@pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
+def test_drawn_weights_are_those_of_sample_weights(alpha):
+    """... and the same Λ serves every position."""
+    logits, (classes, full) = randn(M, R, C), make_targets("integers")
+    attention = make_attention("holes")
+    weights = sample_weights(N, M, alpha, generator=generator(5), dtype=torch.float64)
+    ours = mixed_cross_entropy(logits[:, 0], classes, n=N, alpha=alpha, generator=generator(5))
+    expected = mixtures.multimix(logits[:, 0], lambda z: z, full[:, 0], weights)
+    torch.testing.assert_close(ours, expected, **EXACT)
+    ours = dense_mixed_cross_entropy(logits, classes, attention, n=N, alpha=alpha, generator=generator(5))
+    expected = mixtures.dense_multimix(logits.mT, lambda z: z, full, attention, weights)
+    torch.testing.assert_close(ours, expected, **EXACT)
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    before, source = torch.get_rng_state(), generator(5)
+    first, second = (mixed_cross_entropy(randn(M, C), torch.arange(M) % C, n=N, generator=source) for _ in "ab")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert float(first) != float(second)
+
+
+@pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
+def test_criterion(alpha):
+    logits, expected_logits, classes = leaf(randn(M, C)), leaf(randn(M, C)), torch.arange(M) % C
+    weights = sample_weights(N, M, alpha, generator=generator(6), dtype=torch.float64)
+    loss = MultiMix(N, alpha, generator(6))(logits, classes)
+    expected = mixtures.multimix(expected_logits, lambda z: z, make_targets("integers")[1][:, 0], weights)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(logits.grad, expected_logits.grad, **EXACT)
+
+
+@pytest.mark.parametrize("spatial", [(R,), (2, R // 2)])
+def test_dense_criterion_detaches_attention(dense_targets, spatial):
+    head, weights = affine_head(), sample_weights(N, M, generator=generator(6), dtype=torch.float64)
+    features = randn(M, D, R)
+    features[0] = 0
+    ours, detached, attached = leaf(features), leaf(features), leaf(features)
+    loss = DenseMultiMix(N, generator=generator(6))(ours.unflatten(2, spatial), head, dense_targets[0])
+    attention = mixtures.gap_attention(features)
+    expected = mixtures.dense_multimix(detached, head, dense_targets[1], attention, weights)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, detached.grad, **EXACT)
+    mixtures.dense_multimix(attached, head, dense_targets[1], mixtures.gap_attention(attached), weights).backward()
+    assert not torch.allclose(ours.grad, attached.grad, rtol=1e-3)
+
+
+def test_criteria_say_what_they_are():
+    assert str(MultiMix(10, 1.0)) == "MultiMix(n=10, alpha=1.0)"
+    with pytest.raises(ValueError, match="n is 0"):
+        MultiMix(0)
+    with pytest.raises(ValueError, match="alpha is -1"):
+        DenseMultiMix(10, alpha=-1.0)
+
+
+CLASSES = torch.arange(M) % C
+PLAIN_ERRORS = [
+    ({}, "weights and n are both missing"),
+    ({"weights": make_weights(), "n": 3}, "weights and n are both given"),
+    ({"weights": make_weights(m=M + 1)}, r"weights have shape \(9, 7\).* \(6, 3\) take \(n, 6\)"),
+    ({"weights": make_weights()[0]}, r"weights have shape \(6,\)"),
+    ({"weights": make_weights() * 2}, "rows that do not sum to 1"),
+    ({"weights": make_weights() * torch.nan}, "rows that do not sum to 1"),
+    ({"targets": CLASSES[1:], "n": 3}, r"targets have shape \(5,\); logits \(6, 3\) take \(6,\) integers or \(6, 3\)"),
+    ({"targets": CLASSES.double(), "n": 3}, r"targets have shape \(6,\)"),
+    ({"targets": randn(M, C + 1), "n": 3}, r"targets have shape \(6, 4\)"),
+    ({"targets": CLASSES + 1, "n": 3}, r"classes 1 to 3; .* take classes 0 to 2"),
+    ({"targets": CLASSES - 1, "n": 3}, r"classes -1 to 1; .* take classes 0 to 2"),
+    ({"n": 0}, "n is 0"),
+    ({"n": 3, "alpha": (2.0, 1.0)}, r"alpha is \(2.0, 1.0\)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), PLAIN_ERRORS)
+def test_what_does_not_fit_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        inspect.unwrap(mixed_cross_entropy)(**{"logits": randn(M, C), "targets": CLASSES} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"attention": make_attention("holes").T}, r"attention has shape \(4, 6\); logits \(6, 4, 3\) take \(6, 4\)"),
+        ({"weights": make_weights(m=M + 1), "n": None}, r"weights have shape \(9, 7\).* \(6, 4, 3\) take \(n, 6\)"),
+        ({"targets": randn(M, R + 1, C)}, r"\(6, 5, 3\); .* take \(6,\) integers or \(6, 3\) or \(6, 4, 3\)"),
+        ({"targets": CLASSES + 1}, r"classes 1 to 3; .* take classes 0 to 2"),
+    ],
+)
+def test_what_does_not_fit_densely_is_refused(arguments, words):
+    fitting = {"logits": randn(M, R, C), "targets": CLASSES, "attention": make_attention("holes"), "n": 3}
+    with pytest.raises(ValueError, match=words):
+        inspect.unwrap(dense_mixed_cross_entropy)(**fitting | arguments)

@@ -1,0 +1,188 @@
+"""Weights on the simplex against the Dirichlet's own formulas; interpolation and attention against loops."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from reference import mixtures
+from scipy import stats
+
+import mmlib.mixing
+from mmlib import attention_map, mix, sample_weights
+
+DTYPES = [torch.float32, torch.float64]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def uniform_of(values: torch.Tensor, marginal) -> np.ndarray:
+    """`values` through their supposed distribution function: uniform if the supposition is right.
+
+    Floats cannot tell a weight below the smallest number from 0, nor one close to 1 from 1: there, a uniform
+    draw within the share of the distribution that rounds to that value.
+    """
+    lowest, highest = torch.finfo(values.dtype).tiny, 1 - 64 * torch.finfo(values.dtype).eps
+    below, above = marginal.cdf(lowest), marginal.cdf(highest)
+    values, noise = values.double().numpy(), np.random.default_rng(1).random(len(values))
+    inside = marginal.cdf(values)
+    return np.where(values < lowest, noise * below, np.where(values > highest, above + noise * (1 - above), inside))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [1e-3, 0.02, 0.3, (0.5, 2.0), 50.0, 1e3])
+def test_weights_are_on_the_simplex(alpha, dtype):
+    weights = sample_weights(700, 33, alpha, generator=generator(), dtype=dtype)
+    assert weights.shape == (700, 33)
+    assert weights.dtype == dtype
+    assert bool((weights >= 0).all())
+    torch.testing.assert_close(weights.sum(1), torch.ones(700, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [2, 5])
+@pytest.mark.parametrize("alpha", [1e-3, 0.01, 0.05, 0.11, 0.5, 1.0, 2.0, 30.0, 1e3])
+def test_marginals_are_beta(alpha, m, dtype):
+    weights = sample_weights(20000, m, alpha, generator=generator(3), dtype=dtype)
+    marginal = stats.beta(alpha, (m - 1) * alpha)
+    for column in (0, m - 1):
+        assert stats.kstest(uniform_of(weights[:, column], marginal), "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [1e-3, 0.01])
+def test_small_weights_have_the_right_logarithms(alpha, dtype):
+    """Near zero a weight is U^(1/α) times a constant: few of them are zero, and their logarithms are exponential."""
+    weights = sample_weights(20000, 3, alpha, generator=generator(4), dtype=dtype)[:, 0].double()
+    tiny, low = torch.finfo(dtype).tiny, 1e-3
+    logs = weights[(weights > tiny) & (weights < low)].log()
+    share = stats.truncexpon(b=alpha * np.log(low / tiny), scale=1 / alpha)
+    assert stats.kstest((np.log(low) - logs).numpy(), share.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0, 8.0])
+def test_moments(alpha):
+    n, m = 40000, 6
+    weights = sample_weights(n, m, alpha, generator=generator(1), dtype=torch.float64)
+    torch.testing.assert_close(weights.mean(0), torch.full((m,), 1 / m, dtype=torch.float64), atol=0.01, rtol=0)
+    covariance = (torch.eye(m, dtype=torch.float64) - 1 / m) / (m * (m * alpha + 1))
+    torch.testing.assert_close(weights.T.cov(), covariance, atol=0.03 * float(covariance[0, 0]), rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interval", [(0.5, 2.0), (0.01, 0.2), (0.05, 5.0), (3.0, 200.0)])
+def test_a_pair_draws_every_row_its_own_concentration(interval, dtype):
+    n, m = 20000, 16
+    weights = sample_weights(n, m, interval, generator=generator(5), dtype=dtype)
+    random = np.random.default_rng(6)
+    gamma = random.standard_gamma(np.broadcast_to(random.uniform(*interval, (n, 1)), (n, m)))
+    expected = gamma / gamma.sum(1, keepdims=True)
+    for statistic in (lambda x: (x**2).sum(1), lambda x: x.max(1), lambda x: x[:, 3]):
+        assert stats.ks_2samp(statistic(weights.double().numpy()), statistic(expected)).pvalue > 1e-4
+
+
+def test_rows_and_columns_are_independent_draws():
+    weights = sample_weights(4096, 64, generator=generator(2), dtype=torch.float64)
+    assert len(weights[:, 0].unique()) == 4096
+    centred = weights - weights.mean(0)
+    for shift in (1, 2, 64, 512, 1024):
+        pairs = centred * centred.roll(shift, 0)
+        assert abs(float(pairs.mean() / centred.square().mean())) < 5 / pairs.numel() ** 0.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
+def test_a_generator_decides_the_weights(alpha, dtype):
+    def draw(source):
+        return sample_weights(300, 17, alpha, generator=source, dtype=dtype)
+
+    source = generator(7)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, state = draw(source), source.get_state()
+    second = draw(source)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(draw(generator(7)), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(draw(generator().set_state(state)), second)
+    assert not torch.equal(draw(generator(8)), first)
+
+
+def test_without_a_generator_the_global_one_decides():
+    torch.manual_seed(9)
+    first, second = sample_weights(50, 5), sample_weights(50, 5)
+    torch.manual_seed(9)
+    assert torch.equal(sample_weights(50, 5), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(sample_weights(50, 5, generator=generator(9)), first)
+
+
+def test_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert sample_weights(2, 3).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_one_example_has_all_the_weight():
+    assert torch.equal(sample_weights(7, 1), torch.ones(7, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"n": 0, "m": 3}, "n is 0"),
+        ({"n": 2, "m": 0}, "m is 0"),
+        ({"n": 2.0, "m": 3}, "n is 2.0"),
+        ({"n": 2, "m": 3, "alpha": 0.0}, "alpha is 0.0"),
+        ({"n": 2, "m": 3, "alpha": -1.0}, "alpha is -1.0"),
+        ({"n": 2, "m": 3, "alpha": float("inf")}, "alpha is inf"),
+        ({"n": 2, "m": 3, "alpha": float("nan")}, "alpha is nan"),
+        ({"n": 2, "m": 3, "alpha": (2.0, 0.5)}, r"alpha is \(2.0, 0.5\)"),
+        ({"n": 2, "m": 3, "alpha": (0.5, 1.0, 2.0)}, r"alpha is \(0.5, 1.0, 2.0\)"),
+        ({"n": 2, "m": 3, "alpha": "1"}, "alpha is '1'"),
+    ],
+)
+def test_impossible_mixtures_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        inspect.unwrap(mmlib.mixing.check_mixture)(**{"alpha": 1.0} | arguments)
+
+
+def test_sampling_checks_its_arguments():
+    for arguments in ({"n": 0, "m": 3}, {"n": 2, "m": 0}, {"n": 2, "m": 3, "alpha": 0.0}):
+        with pytest.raises(ValueError, match="is 0"):
+            sample_weights(**arguments)
+
+
+def test_mix_is_a_weighted_sum():
+    weights = sample_weights(4, 3, generator=generator(), dtype=torch.float64)
+    values = torch.randn(3, 5, 2, dtype=torch.float64, generator=generator(1))
+    expected = torch.stack([mixtures.mixture(row, values) for row in weights])
+    torch.testing.assert_close(mix(weights, values), expected)
+    torch.testing.assert_close(mix(weights, values[:, 0]), expected[:, 0])
+
+
+def test_attention_is_a_rectified_and_normalised_inner_product():
+    features = torch.randn(6, 4, 5, dtype=torch.float64, generator=generator())
+    features[2] = 0  # no attention anywhere
+    features[3, :, 1:] = -features[3, :, :1]  # its mean looks away from position 0
+    attention = attention_map(features, features.mean(dim=2))
+    torch.testing.assert_close(attention, mixtures.gap_attention(features))
+    torch.testing.assert_close(attention.sum(1), torch.ones(6, dtype=torch.float64))
+    assert torch.equal(attention[2], torch.full((5,), 0.2, dtype=torch.float64))
+    assert bool((attention == 0).any())
+
+
+def test_attention_to_one_query_for_all():
+    features, query = torch.randn(3, 4, 5, generator=generator()), torch.randn(4, generator=generator(1))
+    torch.testing.assert_close(attention_map(features, query), attention_map(features, query.repeat(3, 1)))
+
+
+def test_attention_has_finite_gradients_where_there_is_none():
+    features = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    attention_map(features, torch.ones(2, 3, dtype=torch.float64)).square().sum().backward()
+    assert bool(features.grad.isfinite().all())
