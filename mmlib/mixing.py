@@ -1,6 +1,7 @@
 """Weights on the simplex, interpolation and attention: tensors in, tensors out."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def sample_weights(
     return log_gamma.softmax(dim=1)
 
 
-def check_mixture(n: int, m: int, alpha: float | tuple[float, float]) -> tuple[float, float]:
+def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
     """The interval of concentrations that `alpha` means, once n, m and alpha are known to be possible."""
     for name, value in (("n", n), ("m", m)):
         if not isinstance(value, int) or value < 1:

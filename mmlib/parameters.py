@@ -3,9 +3,10 @@
 import inspect
 import sys
 from pathlib import Path
+from types import UnionType
 
 
-def check_type(name: str, value: object, annotation: type) -> None:
+def check_type(name: str, value: object, annotation: type | UnionType) -> None:
     """Refuse a value that is not of the annotated type; a whole number serves as a float.
 
     >>> check_type("epochs", "ten", int)

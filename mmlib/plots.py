@@ -1,10 +1,14 @@
 """Pictures: records or tensors in, figure out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.spatial import ConvexHull
 from torch import Tensor
 
 INK, ACCENT = "#3b3b3b", "#1f77b4"
@@ -67,5 +71,145 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Figure:
             confidence[here].mean(), right[here].mean(), s=4 + 300 * here.double().mean(), color=ACCENT, alpha=0.7
         )
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    figure.tight_layout()
+    return figure
+
+
+SERIES = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a")  # in the order of the legend
+
+
+def simplex(samples: Mapping[str, Tensor]) -> Figure:
+    """Points (k, 3) of the 2-simplex in barycentric coordinates, a triangle for each name."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    figure, axes = plt.subplots(1, len(samples), figsize=(2 * len(samples), 2.1), squeeze=False)
+    for axis, (name, weights) in zip(axes[0], samples.items()):
+        axis.fill(*corners.T, facecolor="0.96", edgecolor=INK, lw=0.8, zorder=0)
+        axis.scatter(*(weights.cpu().numpy() @ corners).T, s=4, color=ACCENT, alpha=0.5, lw=0)
+        axis.set_title(name, fontsize=10)
+        axis.set_aspect("equal")
+        axis.set_axis_off()
+    figure.tight_layout()
+    return figure
+
+
+def hulls(panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Examples (m, 2) with their convex hull, and mixtures of them (n, 2), on common axes."""
+    figure, axes = plt.subplots(2, (len(panels) + 1) // 2, figsize=(8, 6.4), sharex=True, sharey=True, squeeze=False)
+    for axis, (name, (examples, mixtures)) in zip(axes.flat, panels.items()):
+        outline = examples[ConvexHull(examples).vertices]
+        axis.fill(*outline.T, facecolor="0.96", edgecolor="0.6", lw=0.8, zorder=0)
+        axis.scatter(*mixtures.T, s=4, color=ACCENT, alpha=0.5, lw=0, label="mixtures")
+        axis.scatter(*examples.T, s=16, color=SERIES[1], edgecolor="white", lw=0.4, label="examples")
+        axis.set_title(name, fontsize=10)
+        axis.set(xticks=[], yticks=[], aspect="equal")
+    axes.flat[0].legend(frameon=False, fontsize=8, loc="best")
+    figure.supxlabel("first principal direction", fontsize=10)
+    figure.supylabel("second principal direction", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def curves(axis: Axes, x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> None:
+    """One line a name over a logarithmic x with its own values as ticks."""
+    for colour, (name, values) in zip(SERIES, series.items()):
+        axis.plot(x, values, "o-", color=colour, ms=4, lw=1.5, label=name)
+    axis.set_xscale("log")
+    axis.set_xticks(x, [f"{value:g}" for value in x], fontsize=8)
+    axis.minorticks_off()
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def attention(
+    images: Tensor, maps: Mapping[str, Tensor], titles: Sequence[str] = (), *, per_image: bool = True
+) -> Figure:
+    """Images (k, channels, h, w) in [0, 1], and under each its maps (k, r) over a square of positions.
+
+    Every map has its own scale, from zero to its largest value, or all maps of one row share theirs.
+    """
+    pictures, side = images.permute(0, 2, 3, 1).cpu(), round(next(iter(maps.values())).shape[1] ** 0.5)
+    figure, axes = plt.subplots(
+        1 + len(maps), len(images), figsize=(len(images), 1.05 * (1 + len(maps))), squeeze=False
+    )
+    for i, picture in enumerate(pictures):
+        axes[0, i].imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, interpolation="nearest")
+        if i < len(titles):
+            axes[0, i].set_title(titles[i], fontsize=9)
+        for axis, values in zip(axes[1:, i], maps.values()):
+            top = values[i].max() if per_image else values.max()
+            axis.imshow(values[i].view(side, side).cpu(), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+    for axis, name in zip(axes[:, 0], ("image", *maps)):
+        axis.set_ylabel(name, fontsize=9)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def position_map(axis: Axes, values: Tensor, title: str) -> None:
+    """One number for every position of a feature map (h, w), written into it."""
+    middle = (values.min() + values.max()) / 2
+    axis.imshow(values, cmap="magma", vmin=values.min() / 2)
+    for i, j in np.ndindex(*values.shape):
+        colour = "white" if values[i, j] < middle else "black"
+        axis.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_title(title, fontsize=10)
+    axis.set(xticks=[], yticks=[])
+
+
+def scatter_panels(layouts: dict[str, np.ndarray], labels: np.ndarray, columns: int = 3) -> Figure:
+    """One panel a variant: its embeddings' places in the plane, coloured by class."""
+    rows = -(-len(layouts) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.9 * columns, 2.9 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, points) in zip(axes.flat, layouts.items()):
+        axis.scatter(*points.T, c=labels, cmap="tab10", s=5, lw=0)
+        axis.set_title(name, fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def seeds_by_variant(numbers: pd.DataFrame, column: str, title: str) -> Figure:
+    """One panel a data set: every seed's number by variant, with mean and standard deviation."""
+    datasets = numbers["dataset"].unique()
+    figure, axes = plt.subplots(1, len(datasets), figsize=(4.6 * len(datasets), 2.9), sharey=True, squeeze=False)
+    for axis, dataset in zip(axes[0], datasets):
+        here = numbers[numbers["dataset"] == dataset]
+        sns.stripplot(here, x=column, y="variant", color="0.65", size=4, jitter=False, ax=axis)
+        sns.pointplot(here, x=column, y="variant", errorbar="sd", color=ACCENT, ls="none", markersize=5, ax=axis)
+        axis.set(title=dataset, xlabel=title, ylabel="")
+    figure.tight_layout()
+    return figure
+
+
+def alignment_uniformity(numbers: pd.DataFrame) -> Figure:
+    """Every run by uniformity and alignment, the lower left being better in both."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    sns.scatterplot(numbers, x="uniformity", y="alignment", hue="variant", style="variant", s=60, ax=axis)
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def pair_distances(embeddings: dict[str, dict[str, np.ndarray]], columns: int = 3) -> Figure:
+    """One panel a variant: distances on the unit sphere between embeddings of the same class and of different ones."""
+    rows = -(-len(embeddings) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.9 * columns, 2.1 * rows), sharex=True, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, kept) in zip(axes.flat, embeddings.items()):
+        unit = kept["embeddings"].astype(float)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        first, second = np.triu_indices(len(unit), k=1)
+        distances = np.sqrt(np.maximum(2 - 2 * (unit @ unit.T)[first, second], 0))
+        same = kept["labels"][first] == kept["labels"][second]
+        for pairs, colour, label in ((same, ACCENT, "same class"), (~same, "0.6", "different classes")):
+            axis.hist(distances[pairs], bins=60, range=(0, 2), density=True, color=colour, alpha=0.6, label=label)
+        axis.set_axis_on()
+        axis.set(title=name, yticks=[], xlabel="distance" if axis in axes[-1] else "")
+    axes[0, 0].legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mmlib.data import Dataset
+from mmlib.methods import METHODS
 from mmlib.models import Predictions
 from mmlib.provenance import environment
 from mmlib.train import Config, Training, fits, train
@@ -116,7 +117,9 @@ def read_ledger(path: Path) -> Record:
 
 
 def collect(root: Path | str) -> list[Record]:
-    """The records of all finished runs below `root`, run folders and ledger files alike, in order of their paths.
+    """The records of all finished runs below `root`, run folders and ledger files alike.
+
+    They come by data set, model, method (in the order of `METHODS`), variant and seed.
 
     Raises:
         FileNotFoundError: there is none.
@@ -125,7 +128,8 @@ def collect(root: Path | str) -> list[Record]:
     found += [read_ledger(path) for path in sorted(Path(root).rglob("seed*.json"))]
     if not found:
         raise FileNotFoundError(f"results is {str(root)!r}, which holds no finished run; `make book` makes some")
-    return found
+    methods = list(METHODS)
+    return sorted(found, key=lambda r: (r.dataset, r.model, methods.index(r.config["method"]), r.variant, r.seed))
 
 
 def table(found: list[Record]) -> list[dict]:

@@ -88,7 +88,7 @@ class Config:
         for name in self.options.keys() - takes:
             raise ValueError(f"options has {name!r}; {self.method} takes {', '.join(sorted(takes)) or 'none'}")
         # The method checks its options' values itself: on an empty network, before anything is made.
-        METHODS[self.method](nn.Sequential(nn.Linear(1, 1)), **self.options)
+        METHODS[self.method](nn.ParameterList([torch.zeros(1)]), **self.options)
 
 
 def learning_rate(config: Config, progress: float) -> float:
@@ -181,7 +181,7 @@ def train(config: Config, dataset: data.Dataset, *, device: str = "cpu", checkpo
     """Train for the whole schedule, or go on from `checkpoint` if that file is there.
 
     Returns:
-        The finished run: its classifier of the last epoch and its history, one row an epoch.
+        The finished run, with its classifier of the last epoch and its history, one row an epoch.
 
     Raises:
         FloatingPointError: a loss that is not finite, with its step, method and seed.

@@ -2,4 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("mmlib", "beartype.beartype")
+import tests.typechecker  # noqa: F401  the hook looks the name up and imports only its first part
+
+install_import_hook("mmlib", "tests.typechecker.typechecker")

@@ -1,8 +1,10 @@
 """Training objectives: a method is a module around the classifier.
 
-objective = METHODS[name](classifier, seed=0, **options)
-loss = objective(images, labels)
-objective.after_step()
+It is made, called and moved on in every training loop alike::
+
+    objective = METHODS[name](classifier, seed=0, **options)
+    loss = objective(images, labels)
+    objective.after_step()
 """
 
 from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill

@@ -1,5 +1,7 @@
 """MultiMix and Dense MultiMix: interpolation of a whole mini-batch's embeddings."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from mmlib import losses
@@ -32,17 +34,17 @@ class MultiMix(Objective):
         classifier: nn.Module,
         *,
         n: int = 1000,
-        alpha: float | tuple[float, float] = (0.5, 2.0),
+        alpha: float | Sequence[float] = (0.5, 2.0),
         probability: float = 0.5,
         mixup_alpha: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        check_mixture(n, 2, alpha)
+        interval = check_mixture(n, 2, alpha)
         check_mixture(1, 2, mixup_alpha)
         check_probability("probability", probability)
         self.probability, self.mixup_alpha = probability, mixup_alpha
-        self.criterion = self.criterion_type(n, alpha, self.generator)
+        self.criterion = self.criterion_type(n, interval, self.generator)
 
     def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
         if self.chance(self.probability):

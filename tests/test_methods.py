@@ -1,0 +1,201 @@
+"""Every method against literal formulas in the embedding space, its draws replayed from its own generators."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmlib import sample_weights
+from mmlib.methods import METHODS, option_names
+from mmlib.models import Classifier, preact_resnet
+from tests.reference import mixtures
+
+M, C, N = 6, 3, 5
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
+    return images, torch.randint(C, (M,), generator=generator)
+
+
+def clone(generator):
+    return torch.Generator().set_state(generator.get_state())
+
+
+def gradients(loss, classifier):
+    return torch.autograd.grad(loss, list(classifier.parameters()))
+
+
+def assert_same(loss, expected, classifier):
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, classifier), gradients(expected, classifier))
+
+
+def expected_mixup(objective, images, targets, alpha):
+    """One λ for all: λ x_i + (1 - λ) x_π(i), held against the targets mixed alike."""
+    λ = sample_weights(1, 2, alpha, generator=clone(objective.host_generator), dtype=torch.double)[0, 0]
+    permutation = torch.randperm(M, generator=clone(objective.generator)).tolist()
+    mixed = torch.stack([λ * images[i] + (1 - λ) * images[j] for i, j in enumerate(permutation)])
+    mixed_targets = [λ * targets[i] + (1 - λ) * targets[j] for i, j in enumerate(permutation)]
+    logits = objective.classifier(mixed)
+    return sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, mixed_targets)) / M
+
+
+def skip_coin(objective):
+    """Replays the draw that chooses between embeddings and inputs."""
+    return torch.rand((), generator=objective.host_generator).item()
+
+
+def test_erm(classifier, batch):
+    images, labels = batch
+    loss = METHODS["erm"](classifier)(images, labels)
+    expected = sum(-classifier(images)[i].log_softmax(0)[labels[i]] for i in range(M)) / M
+    assert_same(loss, expected, classifier)
+
+
+def test_mixup(classifier, batch):
+    images, labels = batch
+    objective = METHODS["mixup"](classifier, alpha=0.7, seed=3)
+    expected = expected_mixup(objective, images, F.one_hot(labels, C).double(), 0.7)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("name", ["multimix", "dense_multimix", "multimix_distill", "dense_multimix_distill"])
+def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
+    images, labels = batch
+    objective = METHODS[name](classifier, probability=0, seed=3)
+    before = copy.deepcopy(objective)
+    skip_coin(before)
+    before.classifier = classifier
+    targets = F.one_hot(labels, C).double()
+    if "distill" in name:
+        with torch.no_grad():
+            targets = 0.5 * targets + 0.5 * before.teacher(images).softmax(1)
+    expected = expected_mixup(before, images, targets, 1.0)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.3, 1.0])
+def test_multimix(classifier, batch, gamma):
+    images, labels = batch
+    name, options = ("multimix", {}) if gamma is None else ("multimix_distill", {"gamma": gamma})
+    objective = METHODS[name](classifier, n=N, alpha=0.5, probability=1, seed=4, **options)
+    perturb(classifier)  # so that student and teacher differ
+    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    targets = F.one_hot(labels, C).double()
+    if gamma is not None:
+        objective.train()
+        with torch.no_grad():
+            targets = (1 - gamma) * targets + gamma * objective.teacher.eval()(images).softmax(1)
+    expected = mixtures.multimix(classifier.embed(images), classifier.head, targets, weights)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.3, 1.0])
+def test_dense_multimix(classifier, batch, gamma):
+    images, labels = batch
+    name, options = ("dense_multimix", {}) if gamma is None else ("dense_multimix_distill", {"gamma": gamma})
+    objective = METHODS[name](classifier, n=N, alpha=0.5, probability=1, seed=4, **options)
+    perturb(classifier)
+    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    features = classifier.features(images).flatten(2)
+    attention = mixtures.gap_attention(features.detach())
+    targets = F.one_hot(labels, C).double().unsqueeze(1).expand(M, 16, C)
+    if gamma is not None:
+        with torch.no_grad():
+            teacher = objective.teacher.module.eval()
+            positions = teacher.features(images).flatten(2)
+            predicted = torch.stack([teacher.head(positions[:, :, j]).softmax(1) for j in range(16)], dim=1)
+            targets = (1 - gamma) * targets + gamma * predicted
+    expected = mixtures.dense_multimix(features, classifier.head, targets, attention, weights)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+def perturb(classifier):
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.mul_(1.1).add_(0.01)
+
+
+def test_half_of_the_mini_batches_interpolate_embeddings(classifier):
+    objective = METHODS["multimix"](classifier)
+    chances = [objective.chance(objective.probability) for _ in range(2000)]
+    assert abs(sum(chances) / 2000 - 0.5) < 0.04  # 3.6 standard deviations
+
+
+def test_teacher_averages_parameters_and_buffers_with_a_growing_decay(classifier, batch):
+    objective = METHODS["multimix_distill"](classifier, n=N, decay=0.3).train()
+    names = dict(classifier.named_parameters()) | dict(classifier.named_buffers())
+    expected = {name: value.detach().clone().double() for name, value in names.items()}
+    for step in range(1, 6):
+        perturb(classifier)
+        classifier(batch[0])  # moves BatchNorm's buffers
+        objective.after_step()
+        decay = min(0.3, (1 + step) / (10 + step))
+        for name, student in names.items():
+            expected[name] = decay * expected[name] + (1 - decay) * student.detach().double()
+    teacher = dict(objective.teacher.module.named_parameters()) | dict(objective.teacher.module.named_buffers())
+    assert any("running_var" in name for name in expected)
+    for name, value in expected.items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(teacher[name].double(), value)
+
+
+def test_teacher_takes_no_gradient_and_stays_in_evaluation_mode(classifier, batch):
+    objective = METHODS["dense_multimix_distill"](classifier, n=N, probability=1).train()
+    before = copy.deepcopy(objective.teacher.state_dict())
+    objective(*batch).backward()
+    assert not objective.teacher.training
+    assert not any(module.training for module in objective.teacher.modules())
+    assert all(parameter.grad is None for parameter in objective.teacher.parameters())
+    torch.testing.assert_close(objective.teacher.state_dict(), before)
+    assert all(parameter.grad is not None for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_replays_what_would_have_been_drawn(classifier, batch, name):
+    objective = METHODS[name](classifier, seed=5)
+    objective(*batch)
+    state = copy.deepcopy(objective.state_dict())
+    expected = [objective(*batch).item() for _ in range(4)]
+    other = METHODS[name](copy.deepcopy(classifier), seed=99)
+    other.load_state_dict(state)
+    torch.manual_seed(123)  # the global generator plays no part
+    assert [other(*batch).item() for _ in range(4)] == expected
+
+
+@pytest.mark.parametrize("name", set(METHODS) - {"erm"})
+def test_seed_decides(classifier, batch, name):
+    losses = [METHODS[name](copy.deepcopy(classifier), seed=seed)(*batch).item() for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_option_names():
+    assert option_names(METHODS["erm"]) == set()
+    assert option_names(METHODS["multimix"]) == {"n", "alpha", "probability", "mixup_alpha"}
+    assert option_names(METHODS["dense_multimix_distill"]) == option_names(METHODS["multimix"]) | {"gamma", "decay"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mixup", {"alpha": 0}, "alpha is 0"),
+        ("multimix", {"n": 0}, "n is 0"),
+        ("multimix", {"alpha": -1.0}, "alpha is -1.0"),
+        ("multimix", {"probability": 1.5}, "probability is 1.5"),
+        ("multimix_distill", {"gamma": 2}, "gamma is 2"),
+        ("multimix_distill", {"decay": -0.1}, "decay is -0.1"),
+    ],
+)
+def test_impossible_options_are_named(classifier, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        METHODS[name](classifier, **options)

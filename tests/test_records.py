@@ -1,0 +1,155 @@
+"""The run folder's contract, and the ledger."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmlib import data, records
+from mmlib.__main__ import main
+from mmlib.evaluate import evaluate
+from mmlib.train import Config
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "grid" / "digits" / "preactresnet-small" / "mixup" / "seed3"
+    config = Config(method="mixup", seed=3, epochs=3)
+    run = records.load_or_train(config, digits, folder)
+    metrics, predictions = evaluate(run.classifier, digits)
+    records.write(folder, run, metrics, predictions)
+    return folder, config, run, metrics, predictions
+
+
+def test_record_is_what_was_written(finished, digits):
+    folder, _, run, metrics, predictions = finished
+    record = records.read(folder)
+    assert (record.dataset, record.model, record.variant, record.seed) == ("digits", "preactresnet-small", "mixup", 3)
+    assert record.metrics == metrics
+    assert record.history == run.history
+    assert record.config.items() >= {"lr": 0.1, "epochs": 3, "data": digits.fingerprint}.items()
+    assert record.environment["torch"] == torch.__version__
+    kept = record.embeddings()
+    np.testing.assert_allclose(kept["embeddings"], predictions.embeddings[kept["indices"]].half())
+    np.testing.assert_array_equal(kept["labels"], digits.test.labels[kept["indices"]])
+    assert np.bincount(kept["labels"]).max() <= 100
+    assert not list(folder.glob("*.partial*"))
+
+
+def test_finished_run_is_read_and_not_trained_again(finished, digits, monkeypatch):
+    folder, config, run, *_ = finished
+    monkeypatch.setattr("mmlib.train.train_epoch", None)
+    again = records.load_or_train(config, digits, folder)
+    torch.testing.assert_close(again.classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
+    assert not again.classifier.training
+
+
+def test_folder_of_another_finished_run_is_refused(finished, digits):
+    folder, config, *_ = finished
+    with pytest.raises(ValueError, match=r"whose lr is 0.1, not 0.2"):
+        records.load_or_train(dataclasses.replace(config, lr=0.2), digits, folder)
+
+
+def test_unfinished_folder_of_another_configuration_starts_anew(finished, digits, tmp_path):
+    _, config, run, *_ = finished
+    run.save(tmp_path / "checkpoint.pt")
+    with pytest.warns(UserWarning, match="starting anew"):
+        other = records.load_or_train(dataclasses.replace(config, epochs=1), digits, tmp_path)
+    assert len(other.history) == 1
+
+
+def test_metrics_come_last(finished, tmp_path, monkeypatch):
+    *_, run, metrics, predictions = finished
+    written = []
+    write = records._write_whole
+    monkeypatch.setattr(
+        records, "_write_whole", lambda path, content: (written.append(path.name), write(path, content))
+    )
+    records.write(tmp_path, run, metrics, predictions)
+    assert written[-1] == "metrics.json"
+    assert sorted(written) == ["config.json", "environment.json", "history.csv", "metrics.json"]
+
+
+def test_folders_without_metrics_are_not_read(finished, tmp_path):
+    folder, *_ = finished
+    unfinished = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0"
+    unfinished.mkdir(parents=True)
+    for name in ("config.json", "history.csv", "environment.json"):
+        (unfinished / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"results is .* holds no finished run"):
+        records.collect(tmp_path)
+    assert len(records.collect(folder.parents[3])) == 1
+
+
+def test_digest_follows_configuration_and_data(finished, digits):
+    _, config, *_ = finished
+    digests = {
+        records.digest(config, digits),
+        records.digest(dataclasses.replace(config, seed=4), digits),
+        records.digest(config, data.load("digits", seed=1)),
+        records.digest(config, data.load("digits", labelled_per_class=9, seed=3)),
+    }
+    assert len(digests) == 4
+    assert records.digest(dataclasses.replace(config), data.load("digits")) == records.digest(config, digits)
+
+
+def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
+    folder, *_ = finished
+    record = dataclasses.replace(records.read(folder), seed=0)
+    records.enter(record, tmp_path)
+    (read,) = records.collect(tmp_path)
+    assert read.metrics == record.metrics
+    assert read.history == record.history
+    assert read.seed == 0
+    np.testing.assert_array_equal(read.embeddings()["embeddings"], record.embeddings()["embeddings"])
+    path = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
+    path.write_text(path.read_text().replace('"accuracy": ', '"accuracy": 9'))
+    with pytest.raises(ValueError, match="edited by hand"):
+        records.collect(tmp_path)
+
+
+def test_table_has_a_row_a_record(finished):
+    folder, *_, metrics, _ = finished
+    (row,) = records.table([records.read(folder)])
+    assert row["variant"] == "mixup"
+    assert row["accuracy"] == metrics["accuracy"]
+    assert "class_accuracy" not in row
+
+
+def test_command_line_runs_one_cell(tmp_path, capsys):
+    folder = tmp_path / "grid" / "digits" / "preactresnet-small" / "multimix-n10" / "seed0"
+    main([f"folder={folder}", "method=multimix", "options={'n': 10}", "epochs=1", "threads=1"])
+    record = records.read(folder)
+    assert record.config["options"] == {"n": 10}
+    assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["methd=erm"], "methd is no parameter"),
+        (["erm"], "erm is no parameter"),
+        (["epochs=1"], "folder is missing"),
+        (["folder={}", "epochs=0"], "epochs is 0"),
+        (["folder={}", "dataset=cifar1O"], "dataset is 'cifar1O'"),
+        (["folder={}", "threads=1.5"], "threads is 1.5; it takes int"),
+    ],
+)
+def test_command_line_refuses_before_anything_is_written(tmp_path, arguments, message):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        main([argument.format(folder) for argument in arguments])
+    assert not folder.exists()
+
+
+def test_json_is_read_by_anybody(finished):
+    folder, *_ = finished
+    for path in folder.glob("*.json"):
+        assert isinstance(json.loads(path.read_text(), parse_constant=pytest.fail), dict)

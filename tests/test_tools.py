@@ -1,0 +1,93 @@
+"""What makes the site: the results table, digests of sources, links from one address."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmlib.records import Record
+from tools import links
+from tools.chapters import source_digest
+from tools.results import results_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def record(variant, seed, accuracy):
+    numbers = {"accuracy": accuracy, "calibration_error": 4.0 - accuracy / 50, "alignment": 0.5, "uniformity": -2.0}
+    return Record("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path())
+
+
+def test_results_table_is_mean_and_spread_with_the_best_in_bold():
+    found = [record("erm", 0, 80.0), record("erm", 1, 84.0), record("mixup", 0, 90.0)]
+    lines = results_table(found).splitlines()
+    assert lines[2] == "| digits | erm | 2 | 82.00 ± 2.83 | 2.36 ± 0.06 | **0.500** ± 0.000 | **-2.000** ± 0.000 |"
+    assert lines[3] == "| digits | mixup | 1 | **90.00** | **2.20** | **0.500** | **-2.000** |"
+
+
+def test_results_table_never_mixes_data_sets():
+    other = dataclasses.replace(record("erm", 0, 10.0), dataset="shapes")
+    assert "82.00" in results_table([record("erm", 0, 80.0), record("erm", 1, 84.0), other])
+
+
+def test_digest_of_a_notebook_ignores_outputs_and_touching(tmp_path):
+    path = tmp_path / "chapter.ipynb"
+    shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", path)
+    before = source_digest(str(path))
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    path.write_text(json.dumps(notebook))
+    assert source_digest(str(path)) == before
+    notebook["cells"][0]["source"].append("More prose.")
+    path.write_text(json.dumps(notebook))
+    assert source_digest(str(path)) != before
+
+
+@pytest.fixture
+def clone(tmp_path):
+    for name in ("pyproject.toml", "README.md", "_config.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", tmp_path / "notebooks")
+    return tmp_path
+
+
+def contents(clone):
+    return {path.name: path.read_text() for path in clone.rglob("*.*") if path.is_file() and path.suffix != ".toml"}
+
+
+def set_address(clone, address):
+    path = clone / "pyproject.toml"
+    path.write_text(path.read_text().replace("[project.urls]", f'[project.urls]\nRepository = "{address}"'))
+
+
+def test_without_an_address_no_link_is_shown(clone):
+    before = contents(clone)
+    links.link(clone)
+    assert contents(clone) == before
+    assert not any("colab.research" in text for text in before.values())
+
+
+def test_an_address_reaches_every_place_and_leaves_again(clone):
+    before, original = contents(clone), (clone / "pyproject.toml").read_text()
+    set_address(clone, "https://github.com/somebody/multimix")
+    for _ in range(2):  # the second time changes nothing
+        links.link(clone)
+        linked = contents(clone)
+        assert linked["README.md"].count("blob/main/notebooks/01-multimix.ipynb") == 1
+        assert linked["04-one-run.ipynb"].count("somebody/multimix/blob/main/notebooks/04-one-run.ipynb") == 1
+        assert "mmlib[notebooks] @ git+https://github.com/somebody/multimix" in linked["04-one-run.ipynb"]
+        assert linked["_config.yml"].count("url: https://github.com/somebody/multimix") == 1
+    (clone / "pyproject.toml").write_text(original)
+    links.link(clone)
+    assert contents(clone) == before
+
+
+def test_an_address_of_another_form_is_refused(clone):
+    set_address(clone, "github.com/somebody")
+    with pytest.raises(ValueError, match=r"project.urls.Repository is 'github.com/somebody'; it takes https"):
+        links.link(clone)

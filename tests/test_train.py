@@ -1,0 +1,137 @@
+"""The loop against a literal one, its configuration, and runs that stop and go on."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmlib import data, models, train
+from mmlib.train import Config, learning_rate
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def small(**overrides):
+    return Config(**{"dataset": "digits", "method": "erm", "epochs": 4, "precision": "float64", **overrides})
+
+
+def test_loop_is_sgd_on_the_batches_in_order(digits):
+    config = small(lr=0.05, momentum=0.8, weight_decay=1e-2, epochs=2)
+    run = train.train(config, digits)
+    torch.manual_seed(config.seed)
+    classifier = models.build("preactresnet-small", digits).double()
+    batches = data.Batches(
+        digits.train, 50, padding=digits.padding, generator=torch.Generator().manual_seed(0), dtype=torch.double
+    )
+    velocity = {p: torch.zeros_like(p) for p in classifier.parameters()}
+    losses, step, steps = [], 0, 2 * len(batches)
+    for _ in range(2):
+        for images, labels in batches:
+            lr = 0.05 * (1 + math.cos(math.pi * step / steps)) / 2
+            loss = F.cross_entropy(classifier(images), labels)
+            parameters = list(classifier.parameters())
+            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
+                velocity[p] = 0.8 * velocity[p] + gradient + 1e-2 * p.detach()
+                p.data -= lr * velocity[p]
+            losses.append(loss.item())
+            step += 1
+    assert [row["loss"] for row in run.history] == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2])
+    torch.testing.assert_close(dict(run.classifier.named_parameters()), dict(classifier.named_parameters()))
+
+
+def test_learning_rates():
+    steps = Config(lr=0.2, schedule="steps")
+    for progress, expected in ((0, 0.2), (0.2499, 0.2), (0.25, 0.02), (0.5, 0.002), (0.75, 0.0002), (0.9999, 0.0002)):
+        assert learning_rate(steps, progress) == pytest.approx(expected)
+    assert [learning_rate(Config(lr=0.2), p) for p in (0, 0.5, 1)] == pytest.approx([0.2, 0.1, 0])
+
+
+def test_same_seed_same_run_whatever_the_global_generator(digits):
+    runs = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        runs.append(train.train(small(method="multimix"), digits))
+    assert [row["loss"] for row in runs[0].history] == [row["loss"] for row in runs[1].history]
+    other = train.train(small(method="multimix", seed=1), digits)
+    assert other.history[0]["loss"] != runs[0].history[0]["loss"]
+
+
+def test_training_leaves_the_global_generator_alone(digits):
+    state = torch.get_rng_state()
+    train.train(small(method="multimix", epochs=1), digits)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("method", ["multimix", "dense_multimix_distill"])
+def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, method, monkeypatch):
+    config, checkpoint = small(method=method, epochs=6), tmp_path / "run" / "checkpoint.pt"
+    whole = train.train(config, digits)
+    epochs = train.train_epoch
+
+    def stops_at_3(run, epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return epochs(run, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_epoch", stops_at_3)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, digits, checkpoint=checkpoint)
+    again = train.train(config, digits, checkpoint=checkpoint)
+    torch.testing.assert_close(again.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_checkpoint_of_another_run_is_refused_by_name(digits, tmp_path):
+    train.train(small(epochs=1), digits, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"lr is 0.3; checkpoint .* was made with 0.1"):
+        train.Training(small(epochs=1, lr=0.3), digits).load(tmp_path / "c.pt")
+
+
+def test_loss_that_is_not_finite_stops_the_run(digits):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+ of mixup, seed 3; a lower lr"):
+        train.train(small(method="mixup", lr=1e200, seed=3, epochs=50), digits)
+
+
+def test_validation_never_sees_the_test_set(digits):
+    run = train.train(small(epochs=2), digits)
+    logits = models.predict(run.classifier, digits.validation).logits
+    expected = (logits.argmax(1) == digits.validation.labels).double().mean().item() * 100
+    assert run.history[-1]["validation_accuracy"] == pytest.approx(expected)
+
+
+def test_autocast_keeps_float32_weights(digits):
+    run = train.train(small(method="multimix", precision="bfloat16", epochs=1), digits)
+    assert {p.dtype for p in run.classifier.parameters()} == {torch.float32}
+    assert math.isfinite(run.history[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"method": "mutlimix"}, "method is 'mutlimix'; it takes erm, mixup"),
+        ({"model": "resnet"}, "model is 'resnet'; it takes preactresnet-small"),
+        ({"schedule": "linear"}, "schedule is 'linear'; it takes cosine, steps"),
+        ({"precision": "half"}, "precision is 'half'; it takes float32"),
+        ({"epochs": 0}, "epochs is 0; it takes a whole number of at least 1"),
+        ({"epochs": True}, "epochs is True; it takes int"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"labelled_per_class": 0}, "labelled_per_class is 0"),
+        ({"lr": -0.1}, "lr is -0.1; it takes a number of at least 0"),
+        ({"lr": math.nan}, "lr is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"method": "erm", "options": {"m": 3}}, "options has 'm'; erm takes none"),
+        ({"method": "multimix", "options": {"m": 3}}, "options has 'm'; multimix takes alpha, mixup_alpha, n"),
+        ({"method": "multimix", "options": {"n": 0}}, "n is 0"),
+        ({"method": "multimix", "options": {"alpha": -1}}, "alpha is -1"),
+        ({"method": "multimix", "options": {"alpha": [2.0, 0.5]}}, r"alpha is \[2.0, 0.5\]"),
+    ],
+)
+def test_impossible_configurations_are_named(override, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**override)

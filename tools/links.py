@@ -1,0 +1,85 @@
+"""Write badges, launch buttons and the notebooks' install cell from the repository's address in pyproject.toml.
+
+python -m tools.links
+
+The address stands in one place, `[project.urls] Repository = "https://github.com/OWNER/NAME"`. Where it is not set, no
+badge and no button is shown, and a notebook installs from the clone that it lies in.
+"""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+FROM_CLONE = '"..[notebooks]" if Path("../pyproject.toml").exists() else ".[notebooks]"'
+BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+BADGE_LINE = re.compile(r"^\[!\[Open in Colab\].*\n\n", re.MULTILINE)
+INSTALL_LINE = re.compile(r"^_source = .*$", re.MULTILINE)
+CONFIG_BLOCK = re.compile(r"\n# Written by `make links`.*?# End of links\.\n", re.DOTALL)
+
+
+def repository(root: Path) -> str | None:
+    """The repository's address, or None where it is not set.
+
+    Raises:
+        ValueError: an address that is not of the form https://github.com/OWNER/NAME.
+    """
+    urls = tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls", {})
+    address = urls.get("Repository")
+    if address is not None and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        raise ValueError(f"project.urls.Repository is {address!r}; it takes https://github.com/OWNER/NAME")
+    return address
+
+
+def colab(address: str, notebook: str) -> str:
+    """The badge that opens a notebook of the repository in Colab."""
+    owner_and_name = address.removeprefix("https://github.com/")
+    return f"{BADGE}(https://colab.research.google.com/github/{owner_and_name}/blob/main/{notebook})"
+
+
+def link_notebook(path: Path, address: str | None) -> None:
+    """Badge over the title, and the source that the install cell installs from."""
+    notebook = json.loads(path.read_text())
+    for i, cell in enumerate(notebook["cells"]):
+        source = BADGE_LINE.sub("", "".join(cell["source"]))
+        if i == 0 and address:
+            source = f"{colab(address, f'notebooks/{path.name}')}\n\n{source}"
+        install = f'"mmlib[notebooks] @ git+{address}"' if address else FROM_CLONE
+        source = INSTALL_LINE.sub(lambda _, install=install: f"_source = {install}", source)
+        cell["source"] = source.splitlines(keepends=True)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+def link_readme(path: Path, address: str | None) -> None:
+    """Badge under README's title."""
+    text = BADGE_LINE.sub("", path.read_text())
+    if address:
+        title, rest = text.split("\n\n", 1)
+        text = f"{title}\n\n{colab(address, 'notebooks/01-multimix.ipynb')}\n\n{rest}"
+    path.write_text(text)
+
+
+def link_config(path: Path, address: str | None) -> None:
+    """The site's repository and launch buttons."""
+    text = CONFIG_BLOCK.sub("", path.read_text())
+    if address:
+        text += (
+            "\n# Written by `make links` from pyproject.toml.\n"
+            f"repository: {{url: {address}, branch: main}}\n"
+            "launch_buttons: {colab_url: https://colab.research.google.com}\n"
+            "# End of links.\n"
+        )
+    path.write_text(text)
+
+
+def link(root: Path) -> None:
+    """Everything in the repository that shows its address."""
+    address = repository(root)
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        link_notebook(notebook, address)
+    link_readme(root / "README.md", address)
+    link_config(root / "_config.yml", address)
+
+
+if __name__ == "__main__":
+    link(Path())
