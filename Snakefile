@@ -70,9 +70,13 @@ rule site:
         "python -m tools.site build/site --notebooks build/notebooks --results runs/embedded"
 
 
-rule embedded:
-    input:
-        cells("embedded"),
+for grid in GRIDS:
+
+    rule:
+        name:
+            grid
+        input:
+            cells(grid),
 
 
 rule cell:

@@ -145,16 +145,14 @@ class Dataset:
 
     @cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        # Sums of integers are exact, so every machine gets the same digits; in blocks, since int32 takes four times
-        # the memory of the images.
-        images = self.train.images
-        blocks = [block.int() for block in images.split(4096)]
-        total = sum(block.sum(dim=(0, 2, 3), dtype=torch.long) for block in blocks)
-        squares = sum(block.square().sum(dim=(0, 2, 3), dtype=torch.long) for block in blocks)
-        count = images.numel() // self.channels
-        mean = total.double() / count
-        std = (squares.double() / count - mean.square()).clamp(min=0).sqrt()
-        return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+        # From counts of the 256 values: exact, so every machine gets the same digits.
+        planes = self.train.images.unbind(dim=1)
+        counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in planes]).double().cpu()
+        values = torch.arange(256, dtype=torch.double) / 255
+        shares = counts / counts.sum(dim=1, keepdim=True)
+        mean = shares @ values
+        std = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -282,8 +280,9 @@ def load(
         raise ValueError(
             f"labelled_per_class is {labelled_per_class!r}; it takes a whole number of at least 1, or None"
         )
-    if not isinstance(holdout_per_class, int) or holdout_per_class < 0:
-        raise ValueError(f"holdout_per_class is {holdout_per_class!r}; it takes a whole number of at least 0")
+    for parameter, value in (("holdout_per_class", holdout_per_class), ("seed", seed)):
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"{parameter} is {value!r}; it takes a whole number of at least 0")
     path = Path(name).expanduser()
     if name in ("digits", "shapes"):
         if holdout_per_class:
@@ -293,7 +292,7 @@ def load(
         dataset = _cifar(name, Path(root))
     elif path.suffix == ".npz":
         dataset = _npz(path)
-    elif path.is_dir():
+    elif name and path.is_dir():
         dataset = _folder(path)
     elif len(path.parts) > 1:
         raise FileNotFoundError(f"dataset is {name!r}, which is not there; it takes {TAKES}")
@@ -355,8 +354,9 @@ def _cifar(name: str, root: Path) -> Dataset:
             train, test = (source(root, train=train, download=True) for train in (True, False))
         except OSError as error:
             raise FileNotFoundError(f"{name} is not in root {str(root)!r} and cannot be downloaded: {error}") from error
-    splits = (_split(part.data, part.targets) for part in (train, test))
-    return Dataset(name, next(splits), None, next(splits), tuple(train.classes), batch_size=128, padding=4, flip=True)
+    names = tuple(train.classes)
+    train, test = (_split(part.data, part.targets) for part in (train, test))
+    return Dataset(name, train, None, test, names, batch_size=128, padding=4, flip=True)
 
 
 def _npz(path: Path) -> Dataset:
@@ -364,8 +364,11 @@ def _npz(path: Path) -> Dataset:
         raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .npz archive")
-    with np.load(path) as archive:
-        arrays = {key: archive[key] for key in archive.files}
+    try:
+        with np.load(path) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
     splits = {}
     for part in parts:
@@ -376,7 +379,7 @@ def _npz(path: Path) -> Dataset:
             splits[part] = _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
         except ValueError as error:
             raise ValueError(f"{path}: {part}_{error}") from None
-    classes = 1 + max(int(split.labels.max()) for split in splits.values() if len(split))
+    classes = 1 + max((int(split.labels.max()) for split in splits.values() if len(split)), default=0)
     names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
     return _from_path(path.stem, splits, names)
 
@@ -386,7 +389,7 @@ def _folder(path: Path) -> Dataset:
     for part in parts:
         if not (path / part).is_dir():
             raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
-    names = {part: tuple(sorted(item.name for item in (path / part).iterdir() if item.is_dir())) for part in parts}
+    names = {part: tuple(item.name for item in _listed(path / part) if item.is_dir()) for part in parts}
     for part in parts:
         if not names[part]:
             raise FileNotFoundError(f"{path / part} has no class folders")
@@ -394,7 +397,12 @@ def _folder(path: Path) -> Dataset:
             differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
             raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
     splits = {part: _read(path / part, names["train"]) for part in parts}
-    return _from_path(path.name, splits, names["train"])
+    return _from_path(path.resolve().name, splits, names["train"])
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder, in alphabetical order, without what editors and file systems hide there."""
+    return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> Split:
@@ -403,7 +411,7 @@ def _read(folder: Path, names: tuple[str, ...]) -> Split:
 
     images, labels, first = [], [], None
     for label, name in enumerate(names):
-        files = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = [file for file in _listed(folder / name) if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise FileNotFoundError(f"{folder / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         for file in files:
@@ -431,7 +439,9 @@ def _split(images: np.ndarray, labels: np.ndarray | list) -> Split:
         raise ValueError(
             f"images are {images.dtype} of shape {images.shape}; they must be uint8, (n, h, w) or (n, h, w, 3)"
         )
+    if labels.ndim and len(labels) != len(images):
+        raise ValueError(f"labels hold {len(labels)} rows; {len(images)} images take as many")
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
         raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; they must be integers, (n,) or (n, 1)")
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).reshape(*images.shape[:3], -1)
+    pixels = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[..., None]))
     return Split(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64).reshape(-1)))

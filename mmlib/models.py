@@ -1,4 +1,4 @@
-"""Networks: images -> encoder -> feature map (m, d, h, w) -> mean over positions -> embedding (m, d) -> head -> logits."""
+"""Networks: images -> encoder -> feature map (m, d, h, w) -> its mean, the embedding (m, d) -> head -> logits."""
 
 from typing import NamedTuple
 

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from scipy.spatial import ConvexHull
 from torch import Tensor
 
@@ -94,7 +95,10 @@ def simplex(samples: Mapping[str, Tensor]) -> Figure:
 
 def hulls(panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Examples (m, 2) with their convex hull, and mixtures of them (n, 2), on common axes."""
-    figure, axes = plt.subplots(2, (len(panels) + 1) // 2, figsize=(8, 6.4), sharex=True, sharey=True, squeeze=False)
+    columns = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(
+        2, columns, figsize=(7.4, 6.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, (name, (examples, mixtures)) in zip(axes.flat, panels.items()):
         outline = examples[ConvexHull(examples).vertices]
         axis.fill(*outline.T, facecolor="0.96", edgecolor="0.6", lw=0.8, zorder=0)
@@ -102,19 +106,30 @@ def hulls(panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axis.scatter(*examples.T, s=16, color=SERIES[1], edgecolor="white", lw=0.4, label="examples")
         axis.set_title(name, fontsize=10)
         axis.set(xticks=[], yticks=[], aspect="equal")
-    axes.flat[0].legend(frameon=False, fontsize=8, loc="best")
+    axes.flat[0].legend(frameon=False, fontsize=8, loc="upper right")
     figure.supxlabel("first principal direction", fontsize=10)
     figure.supylabel("second principal direction", fontsize=10)
-    figure.tight_layout()
     return figure
 
 
-def curves(axis: Axes, x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> None:
-    """One line a name over a logarithmic x with its own values as ticks."""
+def curves(
+    axis: Axes,
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> None:
+    """One line a name over a logarithmic x with its own values as ticks; y too is logarithmic where asked."""
     for colour, (name, values) in zip(SERIES, series.items()):
         axis.plot(x, values, "o-", color=colour, ms=4, lw=1.5, label=name)
     axis.set_xscale("log")
     axis.set_xticks(x, [f"{value:g}" for value in x], fontsize=8)
+    if log:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.minorticks_off()
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.spines[["top", "right"]].set_visible(False)
@@ -211,5 +226,19 @@ def pair_distances(embeddings: dict[str, dict[str, np.ndarray]], columns: int = 
         axis.set_axis_on()
         axis.set(title=name, yticks=[], xlabel="distance" if axis in axes[-1] else "")
     axes[0, 0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def histograms(panels: Mapping[str, Mapping[str, Tensor]], *, xlabel: str, upto: float, bins: int = 40) -> Figure:
+    """A panel a name, in each a histogram a name, from 0 to `upto`."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.6), sharex=True, squeeze=False)
+    for axis, (title, series) in zip(axes[0], panels.items()):
+        for colour, (name, values) in zip(SERIES, series.items()):
+            axis.hist(values.tolist(), bins, (0, upto), density=True, color=colour, alpha=0.6, label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set(xlabel=xlabel, yticks=[])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure

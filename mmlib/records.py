@@ -57,7 +57,7 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
 
 
 def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) -> None:
-    """Write a finished run, `metrics.json` last, which marks it finished; one that is there already is left as it is."""
+    """Write a finished run; one that is there already, marked by its `metrics.json`, is left as it is."""
     if (folder / "metrics.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

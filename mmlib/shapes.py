@@ -10,9 +10,11 @@ from torch import Tensor
 from mmlib.annotations import Float, Int, UInt8
 
 SIZE = 32  # pixels on a side
-RADIUS = (4.5, 11.0)  # of the circle around a shape, in pixels
-DISTRACTORS = 6  # short strokes behind the shape
-BLOCK = 256  # images drawn at once: float64 planes that stay small
+RADIUS = (5.5, 11.5)  # of the circle around a shape, in pixels
+STROKES = 5  # behind the shape
+DARK, LIGHT, STROKE = (0.05, 0.5), (0.5, 1.0), (0.0, 0.9)  # limits of a channel in the ground, the shape, a stroke
+GROUND, FILL, NOISE = 0.1, 0.06, 0.04  # how far waves in the ground and in the shape, and noise, move a channel
+BLOCK = 64  # images drawn at once, whose planes stay in a processor's cache
 
 # A signed distance: negative inside the shape, in units of the radius of the circle around it. x and y are the points'
 # coordinates, y down. float64 throughout, so that machines whose sines differ in the last bit round to the same bytes.
@@ -22,11 +24,11 @@ Distance = Callable[[Plane, Plane], Plane]
 
 def disc(x: Plane, y: Plane, *, at: tuple[float, float] = (0.0, 0.0), radius: float = 0.9) -> Plane:
     """Signed distance to a disc."""
-    return np.hypot(x - at[0], y - at[1]) - radius
+    return np.sqrt((x - at[0]) ** 2 + (y - at[1]) ** 2) - radius
 
 
 def polygon(*vertices: tuple[float, float]) -> Distance:
-    """Signed distance to a simple polygon: to the nearest edge, negative where a ray meets edges an odd number of times.
+    """Signed distance to a simple polygon: to the nearest edge, negative where a ray meets an odd number.
 
     Source: Inigo Quilez, 2D distance functions.
     """
@@ -115,17 +117,13 @@ def draw_shapes(
 def _draw(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Images (n, h, w, 3) and boxes (n, 4)."""
     n = len(labels)
-    # Of some colours for the shape, the one farthest from the ground's.
-    ground, colours = rng.uniform(0.2, 0.8, (n, 3)), rng.uniform(0.05, 0.95, (3, n, 3))
-    farthest = np.square(colours - ground).sum(axis=2).argmax(axis=0)
-    colour = colours[farthest, np.arange(n)]
-
-    image = _texture(ground, 0.12, rng)
-    for _ in range(DISTRACTORS):
-        image = _blend(image, _stroke(n, rng), rng.random((n, 3))[:, :, None, None])
+    ground, colour = (rng.uniform(*limits, (n, 3)) for limits in (DARK, LIGHT))
+    image = _texture(ground, GROUND, rng)
+    for _ in range(STROKES):
+        image = _blend(image, _stroke(n, rng), rng.uniform(*STROKE, (n, 3))[:, :, None, None])
     covered = _coverage(labels, rng)
-    image = _blend(image, covered, _texture(colour, 0.06, rng))
-    image += rng.uniform(-0.05, 0.05, image.shape)
+    image = _blend(image, covered, _texture(colour, FILL, rng))
+    image += rng.uniform(-NOISE, NOISE, image.shape)
     pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), _boxes(covered > 0)
 
@@ -148,7 +146,7 @@ def _stroke(n: int, rng: np.random.Generator) -> Plane:
     shape = (n, 1, 1)
     x, y = _from(rng.uniform(0, SIZE, (2, *shape)), rng.uniform(0, np.pi, shape))
     half, width = rng.uniform(0, 5, shape), rng.uniform(0.5, 1.5, shape)
-    return (0.5 - (np.hypot(x - x.clip(-half, half), y) - width)).clip(0, 1)
+    return (0.5 - (np.sqrt((x - x.clip(-half, half)) ** 2 + y * y) - width)).clip(0, 1)
 
 
 def _texture(colour: Plane, contrast: float, rng: np.random.Generator) -> Plane:

@@ -46,7 +46,16 @@ def test_notebook_carries_no_widgets_errors_or_paths_of_a_machine(path):
 
 def test_wrong_parameter_stops_papermill_before_training(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", NOTEBOOKS[3], tmp_path / "out.ipynb"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "--no-progress-bar",
+        NOTEBOOKS[3],
+        tmp_path / "out.ipynb",
+    ]
     done = subprocess.run(
         [*map(str, command), "-p", "methd", "erm", "-p", "folder", str(folder)],
         capture_output=True,

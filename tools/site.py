@@ -43,7 +43,14 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
     stage(arguments.site, arguments.notebooks, arguments.results)
-    build = [sys.executable, "-m", "jupyter_book", "build", "-W", "-n", "--keep-going", str(arguments.site)]
+    build = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        "-W",
+        "-n",
+        "--keep-going",
+        str(arguments.site),
+    ]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout, done.stderr, file=sys.stderr)
