@@ -6,6 +6,7 @@ them are one product. Loss and gradients are summed over chunks of mixtures in t
 grow with n, and a chunk's work stays in cache.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,22 @@ from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_block
 CHUNK_ON_CPU, CHUNK = 2**18, 2**24
 
 
+def _eager(function: Callable) -> Callable:
+    """Run `function` as it is inside a step under `torch.compile`: drawing and chunks are no graph.
+
+    The compiler is imported where it is in use only.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_eager
 def mixed_cross_entropy(
     logits: Float[Tensor, "m c"],
     targets: Float[Tensor, "m c"] | Int[Tensor, " m"],
@@ -50,6 +67,7 @@ def mixed_cross_entropy(
     return _cross_entropy(logits.unsqueeze(1), targets, None, weights, n, alpha=alpha, generator=generator)
 
 
+@_eager
 def dense_mixed_cross_entropy(
     logits: Float[Tensor, "m r c"],
     targets: Float[Tensor, "m c"] | Float[Tensor, "m r c"] | Int[Tensor, " m"],
