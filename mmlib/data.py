@@ -252,7 +252,7 @@ def load(
 
     ==================  ===========================================================================================
     digits              scikit-learn's 1,797 digits of 8×8 pixels; by default 10 a class to train on
-    shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 50 a class to train on
+    shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 40 a class to train on
     cifar10, cifar100   through torchvision, downloaded into `root` where it is not there yet
     path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images,
                         val_labels and class_names where there are any
@@ -337,7 +337,7 @@ def _digits(labelled_per_class: int | None, seed: int) -> Dataset:
 
 
 def _shapes(labelled_per_class: int | None, seed: int) -> Dataset:
-    train = Split(*draw_shapes((labelled_per_class or 50) * len(SHAPES), seed=(0, seed)))
+    train = Split(*draw_shapes((labelled_per_class or 40) * len(SHAPES), seed=(0, seed)))
     validation = Split(*draw_shapes(SHAPES_VALIDATION, seed=(1, FIXED_SEED)))
     test = Split(*draw_shapes(SHAPES_TEST, seed=(2, FIXED_SEED)))
     return Dataset("shapes", train, validation, test, tuple(SHAPES), batch_size=50, padding=2, flip=True)

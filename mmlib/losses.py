@@ -1,23 +1,42 @@
 """Cross-entropy of mixtures, plain and dense.
 
 The rows of Λ sum to 1 and the classifier is affine, so interpolation and classifier commute,
-W(Λz) + b = Λ(Wz + b): logits are mixed, (m, c), never embeddings, (n, d).
+W(Λz) + b = Λ(Wz + b): logits are mixed, (m, c), never embeddings, (n, d). Λ is shared by all positions, so all of
+them are one product. Loss and gradients are summed over chunks of mixtures in the forward pass: memory does not
+grow with n, and a chunk's work stays in cache.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmlib.annotations import Float, Int
-from mmlib.mixing import attention_map, check_mixture, mix, sample_weights
+from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_blocks, sample_weights, somewhere
 
-# Where a mixture's weights and a position's attention have no example in common, their product has no sum to
-# divide by. This much attention everywhere gives the mixture's own weights there, and changes nothing elsewhere.
-NO_ATTENTION = 1e-20
+# Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
+CHUNK_ON_CPU, CHUNK = 2**18, 2**24
 
 
+def _eager(function: Callable) -> Callable:
+    """Run `function` as it is inside a step under `torch.compile`: drawing and chunks are no graph.
+
+    The compiler is imported where it is in use only.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_eager
 def mixed_cross_entropy(
     logits: Float[Tensor, "m c"],
     targets: Float[Tensor, "m c"] | Int[Tensor, " m"],
@@ -43,11 +62,12 @@ def mixed_cross_entropy(
     >>> logits = torch.randn(8, 3, requires_grad=True)
     >>> mixed_cross_entropy(logits, torch.randint(3, (8,)), n=1000).backward()
     """
-    weights = _weights(logits, weights, n, alpha, generator)
-    targets = distributions(targets, logits.shape).to(logits.dtype)
-    return F.cross_entropy(mix(weights, logits), mix(weights, targets))
+    _check_weights(weights, n, alpha, logits)
+    targets = distributions(targets, logits.shape).unsqueeze(1)
+    return _cross_entropy(logits.unsqueeze(1), targets, None, weights, n, alpha=alpha, generator=generator)
 
 
+@_eager
 def dense_mixed_cross_entropy(
     logits: Float[Tensor, "m r c"],
     targets: Float[Tensor, "m c"] | Float[Tensor, "m r c"] | Int[Tensor, " m"],
@@ -66,7 +86,7 @@ def dense_mixed_cross_entropy(
     Args:
         logits: the affine classifier's output at every position.
         targets: class indices or distributions per example, inherited by its positions, or per position.
-        attention: not negative; gradients flow into it where it asks for them.
+        attention: not negative; gradients flow into it where it asks for them and is not zero.
         weights: Λ, its rows summing to 1; or give `n` to have it drawn from `sample_weights(n, m, alpha)`.
 
     Raises:
@@ -81,13 +101,9 @@ def dense_mixed_cross_entropy(
     m, r, _ = logits.shape
     if attention.shape != (m, r):
         raise ValueError(f"attention has shape {tuple(attention.shape)}; logits {tuple(logits.shape)} take {(m, r)}")
-    weights = _weights(logits, weights, n, alpha, generator)
-    targets = distributions(targets, logits.shape).to(logits.dtype)
-    attention = (attention + NO_ATTENTION).unsqueeze(2)
-    total = mix(weights, attention)
-    mixed_logits = mix(weights, attention * logits) / total
-    mixed_targets = mix(weights, attention * targets) / total
-    return F.cross_entropy(mixed_logits.flatten(0, 1), mixed_targets.flatten(0, 1))
+    _check_weights(weights, n, alpha, logits)
+    targets = distributions(targets, logits.shape)
+    return _cross_entropy(logits, targets, attention, weights, n, alpha=alpha, generator=generator)
 
 
 def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
@@ -104,17 +120,96 @@ def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
     return targets.unsqueeze(1) if targets.ndim < len(shape) else targets
 
 
-def _weights(logits: Tensor, weights: Tensor | None, n: int | None, alpha, generator) -> Tensor:
-    m = len(logits)
+def _check_weights(weights: Tensor | None, n: int | None, alpha: float | tuple[float, float], logits: Tensor) -> None:
     if (weights is None) == (n is None):
         raise ValueError("weights and n are both " + ("missing" if n is None else "given") + "; give one of them")
+    m = len(logits)
     if weights is None:
-        return sample_weights(n, m, alpha, generator=generator, device=logits.device, dtype=logits.dtype)
-    if weights.ndim != 2 or weights.shape[1] != m:
+        check_mixture(n, m, alpha)
+    elif weights.ndim != 2 or weights.shape[1] != m:
         raise ValueError(f"weights have shape {tuple(weights.shape)}; logits {tuple(logits.shape)} take (n, {m})")
-    if weights.device.type == "cpu" and not torch.allclose(weights.sum(1), weights.new_ones(()), atol=1e-3):
+    elif weights.device.type == "cpu" and not torch.allclose(weights.sum(1), weights.new_ones(()), atol=1e-3):
         raise ValueError(f"weights of shape {tuple(weights.shape)} have rows that do not sum to 1")
-    return weights
+
+
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, attention: Tensor | None, weights: Tensor | None, n: int | None, **drawn
+) -> Tensor:
+    """What one product with Λ mixes: attention (m, r), and times attention the logits and targets, (m, r, c)."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, targets = logits.to(dtype), targets.to(dtype).expand_as(logits)
+        if attention is not None:
+            attention = somewhere(attention).to(dtype)
+            logits, targets = attention.unsqueeze(2) * logits, attention.unsqueeze(2) * targets
+        if weights is None:
+            blocks = sample_blocks(n, len(logits), device=logits.device, dtype=dtype, **drawn)
+        else:
+            weights = weights.to(dtype)
+            blocks, n = [weights], len(weights)
+        inputs = (logits, targets, attention, weights)
+        wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
+        return _MixedCrossEntropy.apply(*inputs, blocks, n, wanted)
+
+
+class _MixedCrossEntropy(torch.autograd.Function):
+    """Mean over k and j of H(ỹ, softmax(l̃)), its gradients computed together with it.
+
+    l̃ = Λ l / s and ỹ = Λ y / s, where s = Λ a, or 1 without attention. With p̃ = softmax(l̃) the derivatives are
+    ∂H/∂l̃ = p̃ Σỹ - ỹ, ∂H/∂ỹ = -log p̃ and ∂H/∂s = -(l̃ · ∂H/∂l̃ + ỹ · ∂H/∂ỹ) / s; each goes through Λ from there.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, targets, attention, weights, blocks, n, wanted):
+        _, r, c = logits.shape
+        size = CHUNK_ON_CPU if logits.device.type == "cpu" else CHUNK
+        mixed = (logits.flatten(1), targets.flatten(1), attention)
+        sums = [torch.zeros_like(x) if want else None for x, want in zip(mixed, wanted)]
+        loss, of_weights = logits.new_zeros(()), []
+        for block in blocks:
+            for rows in block.split(max(1, size // (r * c))):
+                value, gradients = _chunk(rows, *mixed, r, any(wanted[1:]))
+                loss += value
+                for total, gradient in zip(sums, gradients):
+                    if total is not None:
+                        total.addmm_(rows.T, gradient)
+                if wanted[3]:
+                    of_weights.append(sum(g @ x.T for g, x in zip(gradients, mixed) if x is not None))
+        sums.append(torch.cat(of_weights) if wanted[3] else None)
+        inputs = (logits, targets, attention, weights)
+        ctx.save_for_backward(*(None if g is None else g.div_(n * r).view_as(x) for g, x in zip(sums, inputs)))
+        return loss / (n * r)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale):
+        return *(None if gradient is None else scale * gradient for gradient in ctx.saved_tensors), None, None, None
+
+
+def _chunk(
+    rows: Tensor, logits: Tensor, targets: Tensor, attention: Tensor | None, r: int, every: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """The summed loss of the mixtures `rows`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a."""
+    x, y = ((rows @ values).view(len(rows), r, -1) for values in (logits, targets))
+    inverse = None if attention is None else (rows @ attention).reciprocal_().unsqueeze(2)
+    if inverse is not None:
+        x.mul_(inverse)
+        y.mul_(inverse)
+    x.sub_(x.amax(dim=2, keepdim=True))
+    loss = -torch.dot(x.view(-1), y.view(-1))
+    p = x.exp() if every else x.exp_()
+    total, mass = p.sum(dim=2, keepdim=True), y.sum(dim=2, keepdim=True)
+    loss += torch.dot(total.log().view(-1), mass.view(-1))
+    gradients = [p.mul_(mass / total).sub_(y)]
+    if every:
+        gradients.append(total.log() - x)
+        gradients.append(
+            -sum((value * gradient).sum(dim=2, keepdim=True) for value, gradient in zip((x, y), gradients))
+        )
+    for gradient in gradients:
+        if inverse is not None:
+            gradient.mul_(inverse)
+    return loss, [gradient.flatten(1) for gradient in gradients]
 
 
 class MultiMix(nn.Module):
@@ -152,6 +247,9 @@ class MultiMix(nn.Module):
 class DenseMultiMix(MultiMix):
     """Dense MultiMix as a criterion: it takes the feature map and the head instead of logits.
 
+    A head that is an `nn.Linear` commutes with interpolation and sees the m examples only. Any other, a function
+    of (..., d), sees all n mixtures at every position, at n / m times the work and in memory that grows with n.
+
     Attention is GAP with ReLU and ℓ1 normalisation, detached (our choice): it measures confidence and is no
     path for gradients.
 
@@ -169,7 +267,11 @@ class DenseMultiMix(MultiMix):
         """The loss of one mini-batch: features before pooling, the head, targets."""
         features = features.flatten(2)
         attention = attention_map(features.detach(), features.detach().mean(dim=2))
-        logits = head(features.mT)
-        return dense_mixed_cross_entropy(
-            logits, targets, attention, n=self.n, alpha=self.alpha, generator=self.generator
-        )
+        drawn = {"alpha": self.alpha, "generator": self.generator}
+        if type(head) is nn.Linear:
+            return dense_mixed_cross_entropy(head(features.mT), targets, attention, n=self.n, **drawn)
+        weights = sample_weights(self.n, len(features), **drawn, device=features.device, dtype=attention.dtype)
+        logits = head(mix_densely(weights, attention, features.mT))
+        shape = torch.Size((*attention.shape, logits.shape[-1]))
+        targets = distributions(targets, shape).to(weights.dtype).expand(shape)
+        return F.cross_entropy(logits.flatten(0, 1), mix_densely(weights, attention, targets).flatten(0, 1))

@@ -242,3 +242,54 @@ def histograms(panels: Mapping[str, Mapping[str, Tensor]], *, xlabel: str, upto:
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def lines(axis: Axes, x: Sequence[float] | Tensor, series: Mapping[str, Sequence[float] | Tensor], **labels) -> None:
+    """One line a name; those whose name begins with `label` or `linear` are dashed. `labels` go to the axis."""
+    for colour, (name, values) in zip(SERIES, series.items()):
+        dashed = name.startswith(("label", "linear"))
+        axis.plot(x, values, color=INK if dashed else colour, ls="--" if dashed else "-", lw=1.5, label=name)
+    axis.set(**labels)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def student_and_teacher(
+    decays: Tensor, lengths: Mapping[str, Sequence[float]], accuracies: Mapping[str, Sequence[float]]
+) -> Figure:
+    """The decay by step, how far each moved at every step, and how good each was after every epoch."""
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
+    axes[0].plot(range(1, len(decays) + 1), decays, color=INK)
+    axes[0].set(xscale="log", ylim=(0, 1.05), xlabel="step t", ylabel="decay")
+    axes[0].spines[["top", "right"]].set_visible(False)
+    steps, epochs = (range(1, len(next(iter(values.values()))) + 1) for values in (lengths, accuracies))
+    lines(axes[1], steps, lengths, ylim=(0, None), xlabel="step t", ylabel="length of the step")
+    lines(axes[2], epochs, accuracies, ylim=(0, None), xlabel="epoch", ylabel="validation accuracy (%)")
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
+    figure.tight_layout()
+    return figure
+
+
+def segments(t: Tensor, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Predictions (k, steps) along k segments, and beside them what linear targets (steps,) ask for."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(8, 3), sharex=True, sharey=True, squeeze=False)
+    for axis, (name, (predictions, target)) in zip(axes[0], panels.items()):
+        axis.plot(t, predictions.T, color=ACCENT, lw=0.6, alpha=0.5)
+        xlabel = "t, from the first example to the second"
+        lines(axis, t, {"linear target": target}, ylim=(-0.03, 1.2), yticks=[0, 0.5, 1], xlabel=xlabel, ylabel=name)
+        axis.legend(frameon=False, loc="upper left")
+    figure.tight_layout()
+    return figure
+
+
+def confidence_by_position(attention: Tensor, right: Tensor, fifths: Sequence[Tensor]) -> Figure:
+    """Attention (n, r) and right predictions (n, r): their means by position, and the second by fifths of the first."""
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.5), width_ratios=(1, 1, 1.3))
+    side = round(attention.shape[1] ** 0.5)
+    position_map(axes[0], attention.mean(0).view(side, side), "mean attention")
+    position_map(axes[1], right.mean(0).view(side, side), "share classified right")
+    axes[2].bar(range(1, 6), [right.flatten()[fifth].mean() * 100 for fifth in fifths], color=ACCENT)
+    axes[2].set(xlabel="positions by attention, in fifths", ylabel="classified right (%)")
+    axes[2].spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure

@@ -240,7 +240,7 @@ def test_shapes_are_held_out_on_the_same_images_always(shapes):
     assert other.validation.fingerprint() == shapes.validation.fingerprint()
     assert other.test.fingerprint() == shapes.test.fingerprint()
     assert other.train.labels.bincount().tolist() == [7] * 10
-    assert shapes.train.labels.bincount().tolist() == [50] * 10
+    assert shapes.train.labels.bincount().tolist() == [40] * 10
     assert shapes.test.labels.bincount().tolist() == [200] * 10
     assert shapes.validation.labels.bincount().tolist() == [100] * 10
     images = joined([*shapes.splits().values(), other.train])

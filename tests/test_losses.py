@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from reference import mixtures
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import mmlib.losses
+import mmlib.mixing
 from mmlib import DenseMultiMix, MultiMix, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights
 
 M, R, D, C, N = 6, 4, 5, 3, 9
@@ -219,6 +222,166 @@ def test_dense_criterion_detaches_attention(dense_targets, spatial):
     torch.testing.assert_close(ours.grad, detached.grad, **EXACT)
     mixtures.dense_multimix(attached, head, dense_targets[1], mixtures.gap_attention(attached), weights).backward()
     assert not torch.allclose(ours.grad, attached.grad, rtol=1e-3)
+
+
+class Cosine(nn.Linear):
+    """A head that is not affine."""
+
+    def forward(self, z):
+        return F.linear(F.normalize(z, dim=-1), self.weight)
+
+
+@pytest.mark.parametrize("head", [nn.Sequential(nn.Linear(D, C), nn.Tanh()).double(), Cosine(D, C).double()])
+def test_a_head_that_is_not_affine_sees_the_mixtures(dense_targets, head):
+    features, expected_features = leaf(randn(M, D, R)), leaf(randn(M, D, R))
+    weights = sample_weights(N, M, 0.3, generator=generator(6), dtype=torch.float64)
+    loss = DenseMultiMix(N, 0.3, generator(6))(features, head, dense_targets[0])
+    attention = mixtures.gap_attention(features.detach())
+    expected = mixtures.dense_multimix(expected_features, head, dense_targets[1], attention, weights)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(features.grad, expected_features.grad, **EXACT)
+
+
+def everything(dense: bool) -> dict[str, torch.Tensor]:
+    """Every input of a loss, all of them asking for gradients."""
+    if not dense:
+        return {"logits": leaf(randn(M, C)), "targets": leaf(make_targets("soft")[0]), "weights": leaf(make_weights())}
+    values = {"logits": randn(M, R, C), "targets": make_targets("per position")[0]}
+    values |= {"attention": make_attention("everywhere"), "weights": make_weights()}
+    return {name: leaf(value) for name, value in values.items()}
+
+
+LOSSES = pytest.mark.parametrize(
+    ("loss", "dense"), [(mixed_cross_entropy, False), (dense_mixed_cross_entropy, True)], ids=["plain", "dense"]
+)
+
+
+@LOSSES
+def test_gradcheck(loss, dense):
+    inputs = everything(dense)
+    assert torch.autograd.gradcheck(lambda *values: loss(**dict(zip(inputs, values))), tuple(inputs.values()))
+    for name in inputs:
+        rest = {other: value.detach() for other, value in inputs.items() if other != name}
+        assert torch.autograd.gradcheck(lambda value: loss(**rest, **{name: value}), inputs[name])  # noqa: B023
+
+
+@LOSSES
+@pytest.mark.parametrize("size", [1, 2 * R * C, 4 * R * C])
+def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
+    whole, chunked = everything(dense), everything(dense)
+    expected = loss(**whole)
+    expected.backward()
+    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", size)
+    value = loss(**chunked)
+    value.backward()
+    torch.testing.assert_close(value, expected, **EXACT)
+    for name in whole:
+        torch.testing.assert_close(chunked[name].grad, whole[name].grad, **EXACT)
+
+
+@LOSSES
+@pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
+def test_streaming_is_one_draw(monkeypatch, loss, dense, alpha):
+    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", 3 * R * C)
+    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 4 * M)
+    whole, streamed, sources = everything(dense), everything(dense), (generator(8), generator(8))
+    del whole["weights"], streamed["weights"]
+    weights = sample_weights(30, M, alpha, generator=sources[0], dtype=torch.float64)
+    expected, value = loss(**whole, weights=weights), loss(**streamed, n=30, alpha=alpha, generator=sources[1])
+    torch.testing.assert_close(value, expected, **EXACT)
+    assert torch.equal(sources[0].get_state(), sources[1].get_state())
+    expected.backward()
+    value.backward()
+    for name in whole:
+        torch.testing.assert_close(streamed[name].grad, whole[name].grad, **EXACT)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@LOSSES
+def test_streaming_holds_nothing_that_grows_with_n(monkeypatch, loss, dense):
+    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", 20 * R * C)
+    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 50 * M)
+    inputs = everything(dense)
+    del inputs["weights"]
+    with Largest() as largest:
+        loss(**inputs, n=2000).backward()
+    assert largest.elements <= 50 * M
+
+
+@LOSSES
+def test_backward_twice_adds_up(loss, dense):
+    once, twice = everything(dense), everything(dense)
+    loss(**once).backward()
+    value = loss(**twice)
+    value.backward(retain_graph=True)
+    value.backward()
+    for name in once:
+        torch.testing.assert_close(twice[name].grad, 2 * once[name].grad, **EXACT)
+
+
+@LOSSES
+def test_without_gradients(loss, dense):
+    inputs = everything(dense)
+    with torch.no_grad():
+        value = loss(**inputs)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, loss(**inputs).detach(), **EXACT)
+
+
+@LOSSES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_summed_in_single(loss, dense, dtype):
+    inputs = {name: value.detach().float() for name, value in everything(dense).items()}
+    half = leaf(inputs.pop("logits").to(dtype) * 30)
+    single = leaf(half.float())
+    expected = loss(single, **inputs)
+    expected.backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(half, **inputs)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+    assert torch.equal(half.grad, single.grad.to(dtype))
+
+
+@pytest.mark.parametrize("weights", [make_weights(), make_sparse_weights()], ids=["dirichlet", "pairs"])
+def test_no_attention_gives_finite_gradients(weights):
+    inputs = everything(dense=True) | {"attention": leaf(make_attention("holes").float()), "weights": leaf(weights)}
+    dense_mixed_cross_entropy(**inputs).backward()
+    for value in inputs.values():
+        assert bool(value.grad.isfinite().all())
+    assert bool((inputs["attention"].grad[:, 2] == 0).all())
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_step_gives_the_same():
+    head, features, classes = affine_head().float(), randn(M, D, R).float(), torch.arange(M) % C
+
+    def step(features, source):
+        return DenseMultiMix(N, generator=source)(features * 2, head, classes) + MultiMix(N, generator=source)(
+            head(features.mean(2)), classes
+        )
+
+    plain, compiled = leaf(features), leaf(features)
+    expected, value = step(plain, generator(3)), torch.compile(step, backend="aot_eager")(compiled, generator(3))
+    torch.testing.assert_close(value, expected)
+    expected.backward()
+    value.backward()
+    torch.testing.assert_close(compiled.grad, plain.grad)
 
 
 def test_criteria_say_what_they_are():

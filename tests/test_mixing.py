@@ -10,6 +10,7 @@ from scipy import stats
 
 import mmlib.mixing
 from mmlib import attention_map, mix, sample_weights
+from mmlib.mixing import mix_densely
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -120,6 +121,40 @@ def test_without_a_generator_the_global_one_decides():
     assert torch.equal(sample_weights(50, 5, generator=generator(9)), first)
 
 
+@pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
+def test_blocks_are_the_rows_of_one_draw(monkeypatch, alpha):
+    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 4 * 300)
+    whole, streamed = generator(7), generator(7)
+    weights = sample_weights(10, 300, alpha, generator=whole)
+    blocks = list(mmlib.mixing.sample_blocks(10, 300, alpha, generator=streamed))
+    assert [len(block) for block in blocks] == [4, 4, 2]
+    assert torch.equal(torch.cat(blocks), weights)
+    assert torch.equal(whole.get_state(), streamed.get_state())
+    assert torch.equal(sample_weights(8, 300, alpha, generator=generator(7)), weights[:8])
+
+
+def test_a_wide_mini_batch_is_drawn_row_by_row(monkeypatch):
+    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 10)
+    assert sample_weights(3, 300).shape == (3, 300)
+
+
+@pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
+def test_threads_do_not_change_the_weights(alpha):
+    threads, draws = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            draws.append(sample_weights(2100, 64, alpha, generator=generator(7)))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*draws, rtol=1e-6, atol=0)
+
+
+def test_half_precision_is_single_precision_rounded():
+    weights = sample_weights(50, 9, generator=generator(7), dtype=torch.bfloat16)
+    assert torch.equal(weights, sample_weights(50, 9, generator=generator(7)).bfloat16())
+
+
 def test_default_dtype():
     torch.set_default_dtype(torch.float64)
     try:
@@ -164,6 +199,23 @@ def test_mix_is_a_weighted_sum():
     expected = torch.stack([mixtures.mixture(row, values) for row in weights])
     torch.testing.assert_close(mix(weights, values), expected)
     torch.testing.assert_close(mix(weights, values[:, 0]), expected[:, 0])
+
+
+def test_dense_mix_divides_by_the_attention_that_is_there():
+    weights = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64)
+    attention = torch.tensor([[0.2, 0.0, 0.0, 1.0], [0.6, 0.0, 0.4, 0.0], [0.0, 0.0, 0.0, 5.0]], dtype=torch.float64)
+    values = torch.randn(3, 4, 2, dtype=torch.float64, generator=generator())
+    rows = torch.tensor(
+        [[[0.06, 0.42, 0], [0.3, 0.7, 0], [0, 1, 0], [1, 0, 0]], [[0, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 1]]]
+    )
+    rows = rows / rows.sum(2, keepdim=True)
+    expected = torch.stack(
+        [torch.stack([mixtures.mixture(rows[k, j], values[:, j]) for j in range(4)]) for k in (0, 1)]
+    )
+    torch.testing.assert_close(mix_densely(weights, attention, values), expected.double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        mix_densely(weights, attention, values[..., 0]), expected[..., 0].double(), rtol=1e-6, atol=0
+    )
 
 
 def test_attention_is_a_rectified_and_normalised_inner_product():

@@ -1,0 +1,231 @@
+"""What the losses cost: `python benchmarks/losses.py [--device cuda]` prints ratios and writes them to build/bench.
+
+The baseline is the fastest vectorised embedding-space formula we know: embeddings are mixed, all positions in one
+`torch.bmm`, then classified; `F.cross_entropy` takes the soft targets; weights are those of
+`torch.distributions.Dirichlet`. Because a faster source of weights is ours too, each loss is also timed with
+our weights in both (`*_same_weights`). Both sides run in turn in this process, forward and backward, weights drawn
+inside; a row's ratio is that of the medians, and the ratio of the least times stands beside it, which other work on the
+machine disturbs less.
+
+Memory is the peak of the resident set (on CUDA: of allocated memory) above its level before the call, in a fresh
+process each, after a small call has loaded kernels and started threads: unlike a profiler of torch's allocator it
+also sees NumPy and the BLAS's own buffers.
+
+Operations, in multiplications and additions, forward and backward; the floor is these at the rate of a large
+single-precision product measured in the same run:
+
+    MultiMix      baseline 6 n m d - 2 n m d (Λ has no gradient) + 6 n d c + 2 n m c;  ours 6 m d c + 6 n m c
+    dense         baseline r times that;                                             ours 6 m d r c + 6 n m r c
+    weights       n m gamma draws: 32 random bits, a logarithm and an exponential each
+    uniformity    n² d, half of the pairs
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib import attention_map, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights, uniformity
+
+M, D, C, N, R = 128, 512, 100, 1000, 16
+MIB = 2**20
+
+
+def stock_weights(n: int, m: int, device: str) -> Tensor:
+    alpha = torch.rand(n, 1, device=device) * 1.5 + 0.5
+    return torch.distributions.Dirichlet(alpha.expand(n, m)).sample()
+
+
+def our_weights(n: int, m: int, device: str) -> Tensor:
+    return sample_weights(n, m, device=device)
+
+
+class Problem:
+    """Embeddings, a head and labels, and both forms of both losses on them."""
+
+    def __init__(self, device: str, n: int = N) -> None:
+        torch.manual_seed(0)
+        self.device, self.n = device, n
+        self.head = nn.Linear(D, C, device=device)
+        self.embeddings = torch.randn(M, D, device=device, requires_grad=True)
+        self.features = torch.randn(M, D, R, device=device, requires_grad=True)
+        self.classes = torch.randint(C, (M,), device=device)
+        self.attention = attention_map(self.features.detach(), self.features.detach().mean(2))
+
+    def multimix(self) -> None:
+        mixed_cross_entropy(self.head(self.embeddings), self.classes, n=self.n).backward()
+
+    def multimix_baseline(self, draw: Callable = stock_weights) -> None:
+        weights = draw(self.n, M, self.device)
+        targets = F.one_hot(self.classes, C).to(weights.dtype)
+        F.cross_entropy(self.head(weights @ self.embeddings), weights @ targets).backward()
+
+    def dense(self) -> None:
+        logits = self.head(self.features.mT)
+        dense_mixed_cross_entropy(logits, self.classes, self.attention, n=self.n).backward()
+
+    def dense_baseline(self, draw: Callable = stock_weights) -> None:
+        weights = draw(self.n, M, self.device)
+        targets = F.one_hot(self.classes, C).to(weights.dtype)
+        attended = weights * self.attention.T.unsqueeze(1)  # (r, n, m)
+        attended = attended / attended.sum(2, keepdim=True)
+        logits = self.head(torch.bmm(attended, self.features.permute(2, 0, 1)))
+        F.cross_entropy(logits.flatten(0, 1), (attended @ targets).flatten(0, 1)).backward()
+
+    def multimix_same_weights(self) -> None:
+        self.multimix_baseline(our_weights)
+
+    def dense_same_weights(self) -> None:
+        self.dense_baseline(our_weights)
+
+    def weights(self) -> None:
+        our_weights(self.n, M, self.device)
+
+    def weights_baseline(self) -> None:
+        stock_weights(self.n, M, self.device)
+
+
+def in_turn(sides: dict[str, Callable], repeats: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every call, the sides taking turns, after three calls each that do not count."""
+    seconds = {name: [] for name in sides}
+    for turn in range(repeats + 3):
+        for name, side in sides.items():
+            synchronise(device)
+            start = time.perf_counter()
+            side()
+            synchronise(device)
+            if turn >= 3:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def product_rate(device: str) -> float:
+    """Operations per second of a large single-precision product."""
+    a = torch.randn(2048, 2048, device=device)
+    return 2 * 2048**3 / min(in_turn({"product": lambda: a @ a}, 15, device)["product"])
+
+
+def timings(device: str, repeats: int) -> dict:
+    problem, rate = Problem(device), product_rate(device)
+    linear = 6 * M * D * C
+    rows = {
+        "multimix": (problem.multimix, problem.multimix_baseline, linear + 6 * N * M * C),
+        "multimix_same_weights": (problem.multimix, problem.multimix_same_weights, linear + 6 * N * M * C),
+        "dense": (problem.dense, problem.dense_baseline, R * (linear + 6 * N * M * C)),
+        "dense_same_weights": (problem.dense, problem.dense_same_weights, R * (linear + 6 * N * M * C)),
+        "weights": (problem.weights, problem.weights_baseline, None),
+    }
+    results = {"product_gflops": rate / 1e9}
+    for name, (ours, baseline, operations) in rows.items():
+        seconds = in_turn({"ours": ours, "baseline": baseline}, repeats, device)
+        row = {f"{side}_ms": 1e3 * median(times) for side, times in seconds.items()}
+        row["ratio"] = row["baseline_ms"] / row["ours_ms"]
+        row["ratio_of_least"] = min(seconds["baseline"]) / min(seconds["ours"])
+        if operations is not None:
+            row["operations"], row["floor_ms"] = operations, 1e3 * operations / rate
+        results[name] = row
+    return results
+
+
+def resident() -> tuple[int, int]:
+    """Bytes resident now, and at most so far."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+
+
+def extra_memory(what: str, n: int, device: str) -> int:
+    """Peak bytes above the level before the call; this process measures nothing else."""
+    torch.manual_seed(0)
+    if what == "uniformity":
+        embeddings = torch.randn(n, D, device=device)
+        small, call = lambda: uniformity(embeddings[:600]), lambda: uniformity(embeddings)
+    else:
+        problem, few = Problem(device, n), Problem(device, 8)
+        small, call = getattr(few, what), getattr(problem, what)
+    small()
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before, _ = resident()
+    call()
+    return resident()[1] - before
+
+
+def memory(device: str, threads: int) -> dict:
+    rows = {
+        "multimix_mib": ("multimix", N),
+        "multimix_baseline_mib": ("multimix_same_weights", N),
+        "dense_mib": ("dense", N),
+        "dense_baseline_mib": ("dense_same_weights", N),
+        "multimix_10000_mib": ("multimix", 10**4),
+        "multimix_1000000_mib": ("multimix", 10**6),
+        "dense_10000_mib": ("dense", 10**4),
+        "dense_1000000_mib": ("dense", 10**6),
+        "uniformity_50000_mib": ("uniformity", 50_000),
+    }
+    results = {}
+    for name, (what, n) in rows.items():
+        command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--memory", what, str(n)]
+        start = time.perf_counter()
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results[name] = int(output) / MIB
+        print(f"{name:28s}{results[name]:10.1f} MiB   ({time.perf_counter() - start:.0f} s)", flush=True)
+    results["dense_share"] = results["dense_mib"] / results["dense_baseline_mib"]
+    for what in ("multimix", "dense"):
+        results[f"{what}_streaming_ratio"] = results[f"{what}_1000000_mib"] / results[f"{what}_10000_mib"]
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the losses cost.")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--memory", nargs=2, metavar=("WHAT", "N"), help="print the extra bytes of one call")
+    parser.add_argument("--skip-memory", action="store_true", help="times only")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        print(extra_memory(options.memory[0], int(options.memory[1]), options.device))
+        return
+    device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+    results = {"device": device, "threads": options.threads, "torch": torch.__version__, "load": os.getloadavg()[0]}
+    print(f"{device}, {options.threads} threads, float32, m {M}, d {D}, c {C}, n {N}, r {R}")
+    results |= timings(options.device, options.repeats)
+    print(f"{'large product':24s}{results['product_gflops']:8.1f} Gflop/s")
+    for name, row in results.items():
+        if isinstance(row, dict):
+            floor = f", floor {row['floor_ms']:.2f} ms" if "floor_ms" in row else ""
+            print(
+                f"{name:24s}{row['baseline_ms']:8.2f} ms ->{row['ours_ms']:8.2f} ms  {row['ratio']:6.2f}x"
+                f"  (least times {row['ratio_of_least']:.2f}x{floor})"
+            )
+    if not options.skip_memory:
+        results["memory"] = memory(options.device, options.threads)
+        for name in ("dense_share", "multimix_streaming_ratio", "dense_streaming_ratio"):
+            print(f"{name:28s}{results['memory'][name]:10.3f}")
+    target = Path(f"build/bench/losses-{options.device}-{options.threads}.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
