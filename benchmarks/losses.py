@@ -58,7 +58,7 @@ class Problem:
         self.device, self.n = device, n
         self.head = nn.Linear(D, C, device=device)
         self.embeddings = torch.randn(M, D, device=device, requires_grad=True)
-        self.features = torch.randn(M, D, R, device=device, requires_grad=True)
+        self.features = torch.randn(M, R, D, device=device).mT.requires_grad_()  # channels last, as in training
         self.classes = torch.randint(C, (M,), device=device)
         self.attention = attention_map(self.features.detach(), self.features.detach().mean(2))
 
