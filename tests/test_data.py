@@ -172,6 +172,8 @@ def test_moments_and_fingerprints():
     assert last.fingerprint() == split.fingerprint()
     changed = [split, Split(pixel, split.labels), Split(split.images, label), Split(split.images, split.labels, box)]
     changed.append(Split(split.images, split.labels, box.index_fill(0, torch.tensor([7]), 1.0)))
+    wide = split.images.permute(0, 2, 3, 1).reshape(50, 1, 25, 3).permute(0, 3, 1, 2)
+    changed.append(Split(wide, split.labels))
     assert len({one.fingerprint() for one in changed}) == len(changed)
     swapped = Dataset("noise", dataset.test, None, split, dataset.class_names, 8, 0, False)
     assert swapped.fingerprint != dataset.fingerprint
