@@ -1,6 +1,8 @@
 """One run from the command line, with torch and NumPy alone: train, evaluate, write the run folder.
 
 python -m mmlib folder=runs/try dataset=digits method=multimix "options={'n': 100}" seed=0
+
+Several GPUs, m images and n mixtures on each: torchrun --nproc-per-node 4 -m mmlib device=cuda folder=...
 """
 
 import ast
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmlib import data, records
+from mmlib import data, distributed, records
 from mmlib.evaluate import evaluate
 from mmlib.parameters import check_type
 from mmlib.train import Config
@@ -36,10 +38,12 @@ def main(arguments: list[str]) -> None:
     dataset = data.load(
         config.dataset, root=places["root"], labelled_per_class=config.labelled_per_class, seed=config.seed
     )
-    run = records.load_or_train(config, dataset, folder, device=places["device"])
-    metrics, predictions = evaluate(run.classifier, dataset)
-    records.write(folder, run, metrics, predictions)
-    print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(run.history)} epochs")
+    run = records.load_or_train(config, dataset, folder, device=distributed.start(places["device"]))
+    if distributed.rank() == 0:
+        metrics, predictions = evaluate(run.classifier, dataset)
+        records.write(folder, run, metrics, predictions)
+        print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(run.history)} epochs")
+    distributed.stop()
 
 
 def _literal(text: str) -> object:

@@ -174,6 +174,7 @@ class Batches:
         generator: the only source of randomness; on the split's device. None uses torch's global one. An epoch
             takes all its draws when it starts, so the state of that moment gives the same epoch again.
         dtype: of the images.
+        share: (k, of): the k-th of so many equal parts of every epoch, one for each process of a distributed run.
 
     Yields:
         Images in [0, 1], (m, channels, h, w), channels-last in memory, and labels, (m,).
@@ -192,17 +193,19 @@ class Batches:
         flip: bool = False,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("padding", padding, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
         if not len(split):
             raise ValueError("split has no images; batches take at least one")
-        self.split, self.batch_size = split, min(batch_size, len(split))
+        self.part, self.parts = share
+        self.split, self.batch_size = split, min(batch_size, len(split) // self.parts)
         self.padding, self.flip, self.generator, self.dtype = padding, flip, generator, dtype
 
     def __len__(self) -> int:
-        return len(self.split) // self.batch_size
+        return len(self.split) // self.parts // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         pixels = self.split.images.permute(0, 2, 3, 1)
@@ -210,6 +213,8 @@ class Batches:
         order = torch.randperm(len(pixels), **like)
         top, left = torch.randint(2 * self.padding + 1, (2, len(pixels)), **like)
         mirrored = torch.randint(2, (len(pixels),), **like).bool() & self.flip
+        # Every process draws for all images, alike, and takes its part.
+        order, top, left, mirrored = (draws[self.part :: self.parts] for draws in (order, top, left, mirrored))
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             draws = slice(start, start + self.batch_size)
             batch = pixels.index_select(0, order[draws])

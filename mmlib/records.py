@@ -6,7 +6,6 @@ reads it. Files are written whole, under a temporary name first.
 """
 
 import csv
-import dataclasses
 import hashlib
 import json
 import warnings
@@ -16,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmlib import distributed
 from mmlib.data import Dataset
 from mmlib.methods import METHODS
 from mmlib.models import Predictions
 from mmlib.provenance import environment
-from mmlib.train import Config, Training, fits, train
+from mmlib.train import Config, Training, describe, fits, train
 
 EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
 
@@ -29,11 +29,6 @@ def digest(config: Config, dataset: Dataset) -> str:
     """Sixteen hexadecimal digits that change with whatever decides the result: the configuration and every pixel."""
     content = json.dumps(describe(config, dataset), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def describe(config: Config, dataset: Dataset) -> dict:
-    """The configuration, with the data set by its name and fingerprint instead of a path of this machine."""
-    return {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
 
 
 def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu") -> Training:
@@ -50,9 +45,13 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
             if held[name] != value:
                 raise ValueError(f"folder {folder} holds a finished run whose {name} is {held[name]!r}, not {value!r}")
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists() and not fits(checkpoint, config, dataset):
+    finished = (folder / "metrics.json").exists()
+    stale = not finished and checkpoint.exists() and not fits(checkpoint, config, dataset)
+    distributed.wait()  # nobody discards what another process has not looked at yet
+    if stale and distributed.rank() == 0:
         warnings.warn(f"{checkpoint} is of other code or another configuration: starting anew", stacklevel=2)
         checkpoint.unlink()
+    distributed.wait()
     return train(config, dataset, device=device, checkpoint=checkpoint)
 
 
@@ -65,7 +64,7 @@ def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) 
     _write_json(folder / "config.json", described | {"digest": digest(run.config, run.dataset)})
     _write_history(folder / "history.csv", run.history)
     seconds = sum(row["seconds"] for row in run.history)
-    images = len(run.history) * len(run.batches) * run.batches.batch_size
+    images = len(run.history) * len(run.batches) * run.batches.batch_size * distributed.processes()
     cost = {"train_seconds": seconds, "images_per_second": images / seconds}
     _write_json(folder / "environment.json", environment(run.device) | cost)
     _write_embeddings(folder / "embeddings.npz", run.dataset, predictions)

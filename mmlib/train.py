@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from mmlib import data, models
+from mmlib import data, distributed, models
 from mmlib.methods import METHODS, Objective, option_names
 from mmlib.metrics import accuracy
 from mmlib.parameters import check_type
@@ -26,6 +27,7 @@ except ImportError:  # a machine with torch and NumPy only trains without a prog
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SCHEDULES = ("cosine", "steps")
+RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
 LOOKS = 10  # times that a run looks at the validation set and saves a checkpoint
 
 
@@ -105,6 +107,8 @@ def learning_rate(config: Config, progress: float) -> float:
 class Training:
     """A run under way: what its checkpoint saves, so that it goes on as if it had never stopped.
 
+    Of several processes each takes its share of every epoch's images, m of them a step, and draws its own mixtures.
+
     Args:
         config: of the run.
         dataset: as `data.load(config.dataset, ...)` gives it.
@@ -118,7 +122,14 @@ class Training:
             torch.manual_seed(config.seed)
             classifier = models.build(config.model, dataset)
         self.classifier = classifier.to(device, dtype).to(memory_format=torch.channels_last)
-        self.objective: Objective = METHODS[config.method](self.classifier, seed=config.seed, **config.options)
+        rank, processes = distributed.rank(), distributed.processes()
+        self.objective: Objective = METHODS[config.method](
+            self.classifier, seed=config.seed + RANKS_APART * rank, **config.options
+        )
+        # Gradients are averaged over processes in the backward pass of what wraps the objective, and nowhere else.
+        self.loss = (
+            DistributedDataParallel(self.objective, broadcast_buffers=False) if processes > 1 else self.objective
+        )
         self.optimizer = torch.optim.SGD(
             self.classifier.parameters(),
             lr=config.lr,
@@ -134,16 +145,21 @@ class Training:
             flip=dataset.flip,
             generator=self.generator,
             dtype=dtype,
+            share=(rank, processes),
         )
         self.history: list[dict[str, float | None]] = []
 
     def save(self, path: Path) -> None:
         """Write the checkpoint whole: a run that is killed meanwhile keeps the one before."""
+        generators = distributed.gather(self.objective.get_extra_state())
+        if distributed.rank():
+            return
         state = {
             "made_by": made_by(self.config, self.dataset),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "generators": generators,
             "history": self.history,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,21 +171,27 @@ class Training:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it was made by other code, from other data or with another configuration.
+            ValueError: it was made from other data or with another configuration.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
-        for name, value in made_by(self.config, self.dataset).items():
+        for name, value in describe(self.config, self.dataset).items():
             if state["made_by"][name] != value:
                 raise ValueError(f"{name} is {value!r}; checkpoint {path} was made with {state['made_by'][name]!r}")
         self.objective.load_state_dict(state["objective"])
+        self.objective.set_extra_state(state["generators"][distributed.rank()])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.history = state["history"]
 
 
+def describe(config: Config, dataset: data.Dataset) -> dict:
+    """What decides a result: the configuration, the data set by its name and fingerprint instead of by a path."""
+    return {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
+
+
 def made_by(config: Config, dataset: data.Dataset) -> dict:
-    """What a checkpoint depends on: the configuration, the data and the code."""
-    return {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint, "code": code_digest()}
+    """What a run must find unchanged to go on from a checkpoint."""
+    return describe(config, dataset) | {"code": code_digest(), "processes": distributed.processes()}
 
 
 def fits(checkpoint: Path, config: Config, dataset: data.Dataset) -> bool:
@@ -193,9 +215,12 @@ def train(config: Config, dataset: data.Dataset, *, device: str = "cpu", checkpo
     run = Training(config, dataset, device)
     if checkpoint and checkpoint.exists():
         run.load(checkpoint)
-    for epoch in tqdm(range(len(run.history), config.epochs), desc=config.method, unit="epoch"):
+    epochs = range(len(run.history), config.epochs)
+    if distributed.rank() == 0:
+        epochs = tqdm(epochs, desc=config.method, unit="epoch")
+    for epoch in epochs:
         start = time.perf_counter()
-        losses = train_epoch(run, epoch).tolist()
+        losses = distributed.mean(train_epoch(run, epoch)).tolist()
         seconds = time.perf_counter() - start
         for step, loss in enumerate(losses, start=epoch * len(losses)):
             if not math.isfinite(loss):
@@ -220,17 +245,17 @@ def train(config: Config, dataset: data.Dataset, *, device: str = "cpu", checkpo
 
 def train_epoch(run: Training, epoch: int) -> Tensor:
     """One pass over the training images; the losses of its steps, left on the device."""
-    config, objective, optimizer = run.config, run.objective.train(), run.optimizer
+    config, loss_of, optimizer = run.config, run.loss.train(), run.optimizer
     losses = torch.empty(len(run.batches), dtype=torch.float64, device=run.device)
     for step, (images, labels) in enumerate(run.batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, (epoch + step / len(run.batches)) / config.epochs)
         with torch.autocast(torch.device(run.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = objective(images, labels)
+            loss = loss_of(images, labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        objective.after_step()
+        run.objective.after_step()
         losses[step] = loss.detach()
     return losses
 
