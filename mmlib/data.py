@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -353,13 +352,10 @@ def _cifar(name: str, root: Path) -> Dataset:
     from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    with warnings.catch_warnings():
-        # The archives were pickled by a NumPy that wrote align=0 for False; NumPy 2.4 and later warn of it.
-        warnings.filterwarnings("ignore", message=".*align should be passed as")
-        try:
-            train, test = (source(root, train=train, download=True) for train in (True, False))
-        except OSError as error:
-            raise FileNotFoundError(f"{name} is not in root {str(root)!r} and cannot be downloaded: {error}") from error
+    try:
+        train, test = (source(root, train=train, download=True) for train in (True, False))
+    except OSError as error:
+        raise FileNotFoundError(f"{name} is not in root {str(root)!r} and cannot be downloaded: {error}") from error
     names = tuple(train.classes)
     train, test = (_split(part.data, part.targets) for part in (train, test))
     return Dataset(name, train, None, test, names, batch_size=128, padding=4, flip=True)
