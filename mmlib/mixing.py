@@ -47,7 +47,8 @@ def sample_weights(
     >>> Λ.shape
     torch.Size([1000, 128])
     """
-    return torch.cat(list(sample_blocks(n, m, alpha, generator=generator, device=device, dtype=dtype)))
+    blocks = list(sample_blocks(n, m, alpha, generator=generator, device=device, dtype=dtype))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def sample_blocks(

@@ -298,13 +298,16 @@ def test_streaming_is_one_draw(monkeypatch, loss, dense, alpha):
         torch.testing.assert_close(streamed[name].grad, whole[name].grad, **EXACT)
 
 
-class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation gives."""
+class Recorder(TorchDispatchMode):
+    """The operations that ran, and the number of elements of the largest tensor that any of them gave."""
 
-    elements = 0
+    def __init__(self):
+        super().__init__()
+        self.elements, self.operations = 0, []
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
+        self.operations.append(str(function))
         for tensor in result if isinstance(result, tuple | list) else [result]:
             if isinstance(tensor, torch.Tensor):
                 self.elements = max(self.elements, tensor.numel())
@@ -317,9 +320,28 @@ def test_streaming_holds_nothing_that_grows_with_n(monkeypatch, loss, dense):
     monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 50 * M)
     inputs = everything(dense)
     del inputs["weights"]
-    with Largest() as largest:
+    with Recorder() as recorder:
         loss(**inputs, n=2000).backward()
-    assert largest.elements <= 50 * M
+    assert recorder.elements <= 50 * M
+
+
+@LOSSES
+def test_targets_need_not_sum_to_one(loss, dense):
+    """As in `F.cross_entropy`: the loss is linear in its targets."""
+    ours, theirs = everything(dense), everything(dense)
+    (loss(**ours | {"targets": 3 * ours["targets"]})).backward()
+    (3 * loss(**theirs)).backward()
+    for name in ours:
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad, **EXACT)
+
+
+@LOSSES
+def test_large_logits_do_not_overflow(loss, dense):
+    inputs = everything(dense) | {"logits": leaf(everything(dense)["logits"] * 1e4)}
+    value = loss(**inputs)
+    value.backward()
+    for result in (value, *(entry.grad for entry in inputs.values())):
+        assert bool(result.isfinite().all())
 
 
 @LOSSES
@@ -336,9 +358,10 @@ def test_backward_twice_adds_up(loss, dense):
 @LOSSES
 def test_without_gradients(loss, dense):
     inputs = everything(dense)
-    with torch.no_grad():
+    with torch.no_grad(), Recorder() as recorder:
         value = loss(**inputs)
     assert not value.requires_grad
+    assert not any("addmm" in operation for operation in recorder.operations)  # none was computed
     torch.testing.assert_close(value, loss(**inputs).detach(), **EXACT)
 
 
@@ -376,8 +399,15 @@ def test_a_compiled_step_gives_the_same():
             head(features.mean(2)), classes
         )
 
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
     plain, compiled = leaf(features), leaf(features)
-    expected, value = step(plain, generator(3)), torch.compile(step, backend="aot_eager")(compiled, generator(3))
+    expected, value = step(plain, generator(3)), torch.compile(step, backend=backend)(compiled, generator(3))
+    assert 0 < len(graphs) < 10  # the losses themselves are left alone
     torch.testing.assert_close(value, expected)
     expected.backward()
     value.backward()
