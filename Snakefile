@@ -34,7 +34,8 @@ CHAPTERS = {
 
 def cell_parameters(grid, dataset, variant, seed, **_):
     g = GRIDS[grid]
-    return {"dataset": dataset, **g["settings"], **g["datasets"][dataset], **g["variants"][variant], "seed": int(seed)}
+    of_dataset = {name: value for name, value in g["datasets"][dataset].items() if name != "only"}
+    return {"dataset": dataset, **g["settings"], **of_dataset, **g["variants"][variant], "seed": int(seed)}
 
 
 def cells(grid):
@@ -43,7 +44,7 @@ def cells(grid):
         f"{RUN}/metrics.json".format(grid=grid, dataset=d, model=g["settings"]["model"], variant=v, seed=s)
         for s in g["seeds"]
         for d in g["datasets"]
-        for v in g["variants"]
+        for v in g["datasets"][d].get("only", g["variants"])
     ]
 
 

@@ -181,9 +181,10 @@ def scatter_panels(layouts: dict[str, np.ndarray], labels: np.ndarray, columns: 
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (name, points) in zip(axes.flat, layouts.items()):
-        axis.scatter(*points.T, c=labels, cmap="tab10", s=5, lw=0)
+        dots = axis.scatter(*points.T, c=labels, cmap="tab10", s=5, lw=0)
         axis.set_title(name, fontsize=10)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 0.92, 1))
+    figure.legend(*dots.legend_elements(num=None), title="class", loc="center right", frameon=False)
     return figure
 
 

@@ -28,7 +28,7 @@ except ImportError:  # a machine with torch and NumPy only trains without a prog
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SCHEDULES = ("cosine", "steps")
 RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
-LOOKS = 10  # times that a run looks at the validation set and saves a checkpoint
+LOOKS = 5  # times that a run looks at the validation set and saves a checkpoint
 
 
 @dataclass(frozen=True)
