@@ -149,8 +149,8 @@ def resident() -> tuple[int, int]:
     return tuple(1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
 
 
-def extra_memory(what: str, n: int, device: str) -> int:
-    """Peak bytes above the level before the call; this process measures nothing else."""
+def one_call(what: str, n: int, device: str) -> tuple[int, float]:
+    """Peak bytes above the level before the call, and its seconds; this process measures nothing else."""
     torch.manual_seed(0)
     if what == "uniformity":
         embeddings = torch.randn(n, D, device=device)
@@ -162,38 +162,39 @@ def extra_memory(what: str, n: int, device: str) -> int:
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        call()
-        return torch.cuda.max_memory_allocated() - before
+        (seconds,) = in_turn({"call": call}, 1, device)["call"]
+        return torch.cuda.max_memory_allocated() - before, seconds
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before, _ = resident()
+    start = time.perf_counter()
     call()
-    return resident()[1] - before
+    return resident()[1] - before, time.perf_counter() - start
 
 
-def memory(device: str, threads: int) -> dict:
-    rows = {
-        "multimix_mib": ("multimix", N),
-        "multimix_baseline_mib": ("multimix_same_weights", N),
-        "dense_mib": ("dense", N),
-        "dense_baseline_mib": ("dense_same_weights", N),
-        "multimix_10000_mib": ("multimix", 10**4),
-        "multimix_1000000_mib": ("multimix", 10**6),
-        "dense_10000_mib": ("dense", 10**4),
-        "dense_1000000_mib": ("dense", 10**6),
-        "uniformity_50000_mib": ("uniformity", 50_000),
+def measure(what: str, n: int, device: str, threads: int) -> dict[str, float]:
+    """`one_call` in a fresh process."""
+    command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--one-call", what, str(n)]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    size, seconds = done.stdout.split()
+    print(f"{what:24s} n {n:>8d}{int(size) / MIB:10.1f} MiB {float(seconds):10.3f} s", flush=True)
+    return {"mib": int(size) / MIB, "seconds": float(seconds)}
+
+
+def growth(device: str, threads: int) -> dict:
+    """Memory and time from n = 10 to a million; the embedding-space formulas as far as their memory goes."""
+    last = {"multimix": 10**6, "multimix_same_weights": 10**5, "dense": 10**6, "dense_same_weights": 10**4}
+    results = {
+        what: {n: measure(what, n, device, threads) for n in (10**k for k in range(1, 7)) if n <= most}
+        for what, most in last.items()
     }
-    results = {}
-    for name, (what, n) in rows.items():
-        command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--memory", what, str(n)]
-        start = time.perf_counter()
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-        results[name] = int(output) / MIB
-        print(f"{name:28s}{results[name]:10.1f} MiB   ({time.perf_counter() - start:.0f} s)", flush=True)
-    results["dense_share"] = results["dense_mib"] / results["dense_baseline_mib"]
-    for what in ("multimix", "dense"):
-        results[f"{what}_streaming_ratio"] = results[f"{what}_1000000_mib"] / results[f"{what}_10000_mib"]
-    return results
+    at = {what: {n: row["mib"] for n, row in rows.items()} for what, rows in results.items()}
+    return results | {
+        "dense_share": at["dense"][N] / at["dense_same_weights"][N],
+        "multimix_streaming_ratio": at["multimix"][10**6] / at["multimix"][10**4],
+        "dense_streaming_ratio": at["dense"][10**6] / at["dense"][10**4],
+        "uniformity_50000": measure("uniformity", 50_000, device, threads),
+    }
 
 
 def main() -> None:
@@ -201,12 +202,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--memory", nargs=2, metavar=("WHAT", "N"), help="print the extra bytes of one call")
-    parser.add_argument("--skip-memory", action="store_true", help="times only")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--one-call", nargs=2, metavar=("WHAT", "N"), help="print extra bytes and seconds of one call")
+    parser.add_argument("--skip-memory", action="store_true", help="time at n 1000 only")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.memory:
-        print(extra_memory(options.memory[0], int(options.memory[1]), options.device))
+    if options.one_call:
+        print(*one_call(options.one_call[0], int(options.one_call[1]), options.device))
         return
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     results = {"device": device, "threads": options.threads, "torch": torch.__version__, "load": os.getloadavg()[0]}
@@ -221,10 +223,10 @@ def main() -> None:
                 f"  (least times {row['ratio_of_least']:.2f}x{floor})"
             )
     if not options.skip_memory:
-        results["memory"] = memory(options.device, options.threads)
+        results["growth"] = growth(options.device, options.threads)
         for name in ("dense_share", "multimix_streaming_ratio", "dense_streaming_ratio"):
-            print(f"{name:28s}{results['memory'][name]:10.3f}")
-    target = Path(f"build/bench/losses-{options.device}-{options.threads}.json")
+            print(f"{name:28s}{results['growth'][name]:10.3f}")
+    target = options.out / f"losses-{options.device}-{options.threads}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(results, indent=1) + "\n")
 

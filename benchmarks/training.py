@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--images", type=int, default=5000, help="of an epoch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -294,3 +294,18 @@ def confidence_by_position(attention: Tensor, right: Tensor, fifths: Sequence[Te
     axes[2].spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
+
+
+def growth(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """Time and extra memory against n, for each formula {n: {"seconds": ..., "mib": ...}}."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.2))
+    for i, (name, by_n) in enumerate(rows.items()):
+        ns = [int(n) for n in by_n]
+        for axis, key in zip(axes, ("seconds", "mib")):
+            style = {"color": SERIES[i // 2], "ls": "-" if i % 2 == 0 else "--", "marker": "o", "ms": 3}
+            axis.plot(ns, [row[key] for row in by_n.values()], label=name, **style)
+    axes[0].set(xscale="log", yscale="log", xlabel="mixtures n", ylabel="forward and backward (s)")
+    axes[1].set(xscale="log", yscale="log", xlabel="mixtures n", ylabel="extra memory (MiB)")
+    axes[0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
