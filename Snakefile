@@ -29,6 +29,7 @@ CHAPTERS = {
     "04-one-run": {"method": "multimix", "folder": "runs/embedded/digits/preactresnet-small/multimix/seed0"},
     "05-embedding-space": {"results": "runs/embedded"},
     "06-compare-methods": {"results": "runs/embedded"},
+    "07-cost": {},
 }
 
 
