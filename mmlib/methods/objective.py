@@ -10,7 +10,9 @@ from mmlib.annotations import Float, Int
 
 
 class Objective(nn.Module):
-    """A loss around a classifier; the optimiser takes `classifier.parameters()`.
+    """A loss around a classifier: `objective(images, labels)` is that of one mini-batch.
+
+    The optimiser takes `classifier.parameters()`. `images` are (m, channels, size, size) in [0, 1], `labels` (m,).
 
     Generators are part of its state, so that a run resumed from a checkpoint draws what it would have drawn.
 
@@ -26,10 +28,6 @@ class Objective(nn.Module):
         self.host_generator = torch.Generator().manual_seed(seed)
         device = next(classifier.parameters()).device
         self.generator = torch.Generator(device).manual_seed(self._host_integer())
-
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        """The loss of one mini-batch."""
-        raise NotImplementedError
 
     def after_step(self) -> None:
         """What follows the optimiser's step; a teacher moves here."""
