@@ -155,7 +155,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of all splits' arrays: two runs with the same ones saw the same data."""
+        """16 hexadecimal digits of all splits' arrays; two runs with the same ones saw the same data."""
         parts = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -260,7 +260,7 @@ def load(
     cifar10, cifar100   through torchvision, downloaded into `root` where it is not there yet
     path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images,
                         val_labels and class_names where there are any
-    path/to/folder      train/<class>/*.png and test/<class>/*.png; val/<class>/*.png where there is one
+    path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png` where there is one
     ==================  ===========================================================================================
 
     The test split depends on neither `seed` nor the numbers below, and of `shapes` the validation split neither.
