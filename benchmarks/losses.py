@@ -9,8 +9,9 @@ machine disturbs less.
 
 Memory is the peak of the resident set (on CUDA: of allocated memory) above its level before the call, in a fresh
 process each, after a small call has loaded kernels and started threads: unlike a profiler of torch's allocator it
-also sees NumPy and the BLAS's own buffers. glibc is told to hand freed blocks of 64 KiB and more back at once, so that
-the peak is of live memory; with its defaults it keeps another 1 to 3 MiB, n = 10^6 more of them than n = 10^4.
+also sees NumPy and the BLAS's own buffers.
+The streaming ratio of MultiMix alone is taken with glibc told to hand freed blocks of 64 KiB and more back at once, so
+that its peak is of live memory; every other figure has glibc's defaults.
 
 Operations, in multiplications and additions, forward and backward; the floor is these at the rate of a large
 single-precision product measured in the same run:
@@ -187,8 +188,8 @@ def growth(device: str, threads: int) -> dict:
         what: {n: measure(what, n, device, threads) for n in (10**k for k in range(1, 7)) if n <= most}
         for what, most in last.items()
     }
-    # The allocator keeps freed blocks in reserve; where it returns them at once, what is left is what is alive. It
-    # then takes ten times as long.
+    # The allocator keeps freed blocks in reserve; where it returns them at once, what is left is what is alive, at
+    # more time a call.
     alive = {n: measure("multimix", n, device, threads, MALLOC_MMAP_THRESHOLD_="65536")["mib"] for n in (10**4, 10**6)}
     at = {what: {n: row["mib"] for n, row in rows.items()} for what, rows in results.items()}
     return results | {
