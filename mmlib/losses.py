@@ -217,6 +217,8 @@ class MultiMix(nn.Module):
 
     Args:
         n, alpha, generator: as in `sample_weights`; the generator lives on the logits' device.
+        total: read alpha as the concentration of the whole mixture, α/m for each of m examples (ours). An example's
+            own label then weighs 1 / (1 + α) in its expected gradient instead of 1 / (1 + mα).
 
     >>> criterion = MultiMix(n=1000)
     >>> criterion(torch.randn(8, 3), torch.randint(3, (8,))).shape
@@ -228,20 +230,28 @@ class MultiMix(nn.Module):
         n: int = 1000,
         alpha: float | tuple[float, float] = (0.5, 2.0),
         generator: torch.Generator | None = None,
+        *,
+        total: bool = False,
     ) -> None:
         super().__init__()
         check_mixture(n, 1, alpha)
-        self.n, self.alpha, self.generator = n, alpha, generator
+        self.n, self.alpha, self.generator, self.total = n, alpha, generator, total
 
     def forward(
         self, logits: Float[Tensor, "m c"], targets: Float[Tensor, "m c"] | Int[Tensor, " m"]
     ) -> Float[Tensor, ""]:
         """The loss of one mini-batch."""
-        return mixed_cross_entropy(logits, targets, n=self.n, alpha=self.alpha, generator=self.generator)
+        alpha = self.concentration(len(logits))
+        return mixed_cross_entropy(logits, targets, n=self.n, alpha=alpha, generator=self.generator)
+
+    def concentration(self, m: int) -> tuple[float, float]:
+        """The interval that the concentration of each of m examples is drawn from."""
+        low, high = check_mixture(self.n, m, self.alpha)
+        return (low / m, high / m) if self.total else (low, high)
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
-        return f"n={self.n}, alpha={self.alpha}"
+        return f"n={self.n}, alpha={self.alpha}, total={self.total}"
 
 
 class DenseMultiMix(MultiMix):
@@ -267,7 +277,7 @@ class DenseMultiMix(MultiMix):
         """The loss of one mini-batch: features before pooling, the head, targets."""
         features = features.flatten(2)
         attention = attention_map(features.detach(), features.detach().mean(dim=2))
-        drawn = {"alpha": self.alpha, "generator": self.generator}
+        drawn = {"alpha": self.concentration(len(features)), "generator": self.generator}
         if type(head) is nn.Linear:
             return dense_mixed_cross_entropy(head(features.mT), targets, attention, n=self.n, **drawn)
         weights = sample_weights(self.n, len(features), **drawn, device=features.device, dtype=attention.dtype)

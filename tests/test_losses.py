@@ -415,7 +415,7 @@ def test_a_compiled_step_gives_the_same():
 
 
 def test_criteria_say_what_they_are():
-    assert str(MultiMix(10, 1.0)) == "MultiMix(n=10, alpha=1.0)"
+    assert str(MultiMix(10, 1.0)) == "MultiMix(n=10, alpha=1.0, total=False)"
     with pytest.raises(ValueError, match="n is 0"):
         MultiMix(0)
     with pytest.raises(ValueError, match="alpha is -1"):
@@ -423,6 +423,18 @@ def test_criteria_say_what_they_are():
 
 
 CLASSES = torch.arange(M) % C
+@pytest.mark.parametrize(("total", "own"), [(False, 1 / (1 + M * 0.5)), (True, 1 / (1 + 0.5))])
+def test_expected_gradient_of_an_example_keeps_its_own_label_by_the_concentration(total, own):
+    # With equal logits p is the same for every mixture, and the Dirichlet's moments give the gradient exactly.
+    logits = torch.zeros(M, C, dtype=torch.double, requires_grad=True)
+    criterion = MultiMix(400_000, 0.5, torch.Generator().manual_seed(0), total=total)
+    (gradient,) = torch.autograd.grad(criterion(logits, CLASSES), logits)
+    y = torch.nn.functional.one_hot(CLASSES, C).double()
+    expected = (1 / C - own * y - (1 - own) * y.mean(0)) / M
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-3)  # 4 standard deviations at most
+    assert (y - y.mean(0)).abs().max() * own / M > 0.02  # what the example's own label contributes
+
+
 PLAIN_ERRORS = [
     ({}, "weights and n are both missing"),
     ({"weights": make_weights(), "n": 3}, "weights and n are both given"),

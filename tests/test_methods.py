@@ -120,6 +120,14 @@ def test_dense_multimix(classifier, batch, gamma):
     assert_same(objective(images, labels), expected, classifier)
 
 
+@pytest.mark.parametrize("name", ["multimix", "dense_multimix"])
+def test_total_concentration_is_shared_by_the_examples(classifier, batch, name):
+    shared = METHODS[name](classifier, n=N, alpha=(3.0, 12.0), total=True, probability=1, seed=4)
+    each = METHODS[name](classifier, n=N, alpha=(3.0 / M, 12.0 / M), probability=1, seed=4)
+    assert_same(shared(*batch), each(*batch), classifier)
+    assert shared(*batch) != METHODS[name](classifier, n=N, alpha=(3.0, 12.0), probability=1, seed=4)(*batch)
+
+
 def perturb(classifier):
     with torch.no_grad():
         for parameter in classifier.parameters():
@@ -181,7 +189,7 @@ def test_seed_decides(classifier, batch, name):
 
 def test_option_names():
     assert option_names(METHODS["erm"]) == set()
-    assert option_names(METHODS["multimix"]) == {"n", "alpha", "probability", "mixup_alpha"}
+    assert option_names(METHODS["multimix"]) == {"n", "alpha", "total", "probability", "mixup_alpha"}
     assert option_names(METHODS["dense_multimix_distill"]) == option_names(METHODS["multimix"]) | {"gamma", "decay"}
 
 

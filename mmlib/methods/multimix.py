@@ -9,6 +9,7 @@ from mmlib.annotations import Float, Int
 from mmlib.methods.mixup import mixup_loss
 from mmlib.methods.objective import Objective, check_probability
 from mmlib.mixing import check_mixture
+from mmlib.parameters import check_type
 
 
 class MultiMix(Objective):
@@ -17,6 +18,7 @@ class MultiMix(Objective):
     Args:
         n: mixtures per mini-batch (published recipe).
         alpha: the Dirichlet's concentration; a pair is drawn from afresh for every mixture (our choice).
+        total: read alpha as the concentration of the whole mixture, α/m for each example (ours).
         probability: of interpolating embeddings rather than inputs (published recipe).
         mixup_alpha: of the input mixup on the other mini-batches (our choice).
 
@@ -37,6 +39,7 @@ class MultiMix(Objective):
         alpha: float | Sequence[float] = (0.5, 2.0),
         probability: float = 0.5,
         mixup_alpha: float = 1.0,
+        total: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
@@ -44,7 +47,8 @@ class MultiMix(Objective):
         check_mixture(1, 2, mixup_alpha)
         check_probability("probability", probability)
         self.probability, self.mixup_alpha = probability, mixup_alpha
-        self.criterion = self.criterion_type(n, interval, self.generator)
+        check_type("total", total, bool)
+        self.criterion = self.criterion_type(n, interval, self.generator, total=total)
 
     def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
         if self.chance(self.probability):
