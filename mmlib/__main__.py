@@ -17,13 +17,15 @@ from mmlib.evaluate import evaluate
 from mmlib.parameters import check_type
 from mmlib.train import Config
 
+# Where, how fast and until when: what does not decide the result.
 PLACES = {"folder": str, "device": str, "threads": int, "root": str}
+STOPPING = {"checkpoint_minutes": float, "checkpoint_epochs": int, "max_minutes": float}
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that `name=value` arguments describe: the fields of `Config`, and folder, device, threads, root."""
+    """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES` and `STOPPING`."""
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    names = {field.name for field in dataclasses.fields(Config)} | PLACES.keys()
+    names = {field.name for field in dataclasses.fields(Config)} | PLACES.keys() | STOPPING.keys()
     for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
         raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
     values = {name: _literal(value) for name, value in values.items()}
@@ -31,14 +33,16 @@ def main(arguments: list[str]) -> None:
     places |= {name: values.pop(name) for name in PLACES if name in values}
     if "folder" not in places:
         raise ValueError("folder is missing; it takes the place of the run folder")
-    for name, value in places.items():
-        check_type(name, value, PLACES[name])
+    stopping = {name: values.pop(name) for name in STOPPING if name in values}
+    for name, value in (places | stopping).items():
+        check_type(name, value, (PLACES | STOPPING)[name])
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])
     dataset = data.load(
         config.dataset, root=places["root"], labelled_per_class=config.labelled_per_class, seed=config.seed
     )
-    run = records.load_or_train(config, dataset, folder, device=distributed.start(places["device"]))
+    device = distributed.start(places["device"])
+    run = records.load_or_train(config, dataset, folder, device=device, **stopping)
     if distributed.rank() == 0:
         metrics, predictions = evaluate(run.classifier, dataset)
         records.write(folder, run, metrics, predictions)
@@ -56,5 +60,5 @@ def _literal(text: str) -> object:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:  # TimeoutError is an OSError
         sys.exit(f"mmlib: {error}")

@@ -48,6 +48,14 @@ def gather(value: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     return values
 
 
+def first(value: float) -> float:
+    """The value that the first process has."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over processes."""
     if dist.is_initialized():

@@ -8,7 +8,6 @@ reads it. Files are written whole, under a temporary name first.
 import csv
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import numpy as np
 import torch
 
 from mmlib import distributed
+from mmlib.checkpoints import Checkpoints
 from mmlib.data import Dataset
 from mmlib.methods import METHODS
 from mmlib.models import Predictions
 from mmlib.provenance import environment
-from mmlib.train import Config, Training, describe, fits, train
+from mmlib.train import Config, Training, describe, differs, train
 
 EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
 
@@ -31,28 +31,32 @@ def digest(config: Config, dataset: Dataset) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu") -> Training:
-    """The run of this configuration: read if the folder holds it finished, else trained on from its checkpoint.
+def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu", **stopping) -> Training:
+    """The run of this configuration: read if the folder holds it finished, else trained on from its last checkpoint.
 
-    A checkpoint of other code or another configuration in an unfinished folder is discarded, with a warning.
+    A checkpoint that is not whole, or of other code or another configuration, is passed over with a warning.
+
+    Args:
+        stopping: `checkpoint_minutes`, `checkpoint_epochs` and `max_minutes` of `train`.
 
     Raises:
         ValueError: the folder holds the finished run of another configuration.
+        FileNotFoundError: it holds a finished run without a checkpoint that can be read.
     """
-    if (folder / "metrics.json").exists():
-        held = json.loads((folder / "config.json").read_text())
-        for name, value in describe(config, dataset).items():
-            if held[name] != value:
-                raise ValueError(f"folder {folder} holds a finished run whose {name} is {held[name]!r}, not {value!r}")
-    checkpoint = folder / "checkpoint.pt"
-    finished = (folder / "metrics.json").exists()
-    stale = not finished and checkpoint.exists() and not fits(checkpoint, config, dataset)
-    distributed.wait()  # nobody discards what another process has not looked at yet
-    if stale and distributed.rank() == 0:
-        warnings.warn(f"{checkpoint} is of other code or another configuration: starting anew", stacklevel=2)
-        checkpoint.unlink()
-    distributed.wait()
-    return train(config, dataset, device=device, checkpoint=checkpoint)
+    if not (folder / "metrics.json").exists():
+        return train(config, dataset, device=device, folder=folder, **stopping)
+    held = json.loads((folder / "config.json").read_text())
+    described = describe(config, dataset)
+    for name, value in described.items():
+        if held[name] != value:
+            raise ValueError(f"folder {folder} holds a finished run whose {name} is {held[name]!r}, not {value!r}")
+    state = Checkpoints(folder).load(lambda state: differs(state, described))
+    if state is None:
+        raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; it takes another folder")
+    run = Training(config, dataset, device)
+    run.restore(state)
+    run.classifier.eval()
+    return run
 
 
 def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) -> None:

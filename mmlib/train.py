@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmlib import data, distributed, models
+from mmlib.checkpoints import Checkpoints
 from mmlib.methods import METHODS, Objective, option_names
 from mmlib.metrics import accuracy
 from mmlib.parameters import check_type
@@ -28,7 +29,7 @@ except ImportError:  # a machine with torch and NumPy only trains without a prog
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SCHEDULES = ("cosine", "steps")
 RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
-LOOKS = 5  # times that a run looks at the validation set and saves a checkpoint
+LOOKS = 5  # times that a run looks at the validation set
 
 
 @dataclass(frozen=True)
@@ -149,39 +150,28 @@ class Training:
         )
         self.history: list[dict[str, float | None]] = []
 
-    def save(self, path: Path) -> None:
-        """Write the checkpoint whole: a run that is killed meanwhile keeps the one before."""
-        generators = distributed.gather(self.objective.get_extra_state())
-        if distributed.rank():
-            return
-        state = {
+    def state(self) -> dict:
+        """What a checkpoint holds; of several processes all must ask for it together."""
+        buffers = {name: buffer.cpu() for name, buffer in self.objective.named_buffers()}
+        return {
             "made_by": made_by(self.config, self.dataset),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "generators": generators,
+            "processes": distributed.gather(self.objective.get_extra_state() | {"buffers": buffers}),
             "history": self.history,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: it was made from other data or with another configuration.
-        """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        for name, value in describe(self.config, self.dataset).items():
-            if state["made_by"][name] != value:
-                raise ValueError(f"{name} is {value!r}; checkpoint {path} was made with {state['made_by'][name]!r}")
+    def restore(self, state: dict) -> None:
+        """Go on from a checkpoint's state; generators and BatchNorm's statistics are each process's own."""
+        own = state["processes"][distributed.rank()]
         self.objective.load_state_dict(state["objective"])
-        self.objective.set_extra_state(state["generators"][distributed.rank()])
+        self.objective.set_extra_state(own)
+        for name, buffer in self.objective.named_buffers():
+            buffer.copy_(own["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self.history = state["history"]
+        self.generator.set_state(state["generator"])
+        self.history = list(state["history"])
 
 
 def describe(config: Config, dataset: data.Dataset) -> dict:
@@ -194,53 +184,107 @@ def made_by(config: Config, dataset: data.Dataset) -> dict:
     return describe(config, dataset) | {"code": code_digest(), "processes": distributed.processes()}
 
 
-def fits(checkpoint: Path, config: Config, dataset: data.Dataset) -> bool:
-    """Whether a run of this configuration can go on from the checkpoint."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["made_by"] == made_by(config, dataset)
+def differs(state: dict, expected: dict) -> str | None:
+    """Why a run cannot go on from a checkpoint's state, in words; None if it can.
+
+    Args:
+        expected: as `made_by` or `describe` give it.
+    """
+    if not isinstance(state.get("made_by"), dict):
+        return "is no checkpoint of a run"
+    held = state["made_by"]
+    names = [name for name, value in expected.items() if held.get(name) != value]
+    return f"was made with {names[0]} {held.get(names[0])!r}, not {expected[names[0]]!r}" if names else None
 
 
-def train(config: Config, dataset: data.Dataset, *, device: str = "cpu", checkpoint: Path | None = None) -> Training:
-    """Train for the whole schedule, or go on from `checkpoint` if that file is there.
+def train(
+    config: Config,
+    dataset: data.Dataset,
+    *,
+    device: str = "cpu",
+    folder: Path | None = None,
+    checkpoint_minutes: float = 5,
+    checkpoint_epochs: int | None = None,
+    max_minutes: float | None = None,
+) -> Training:
+    """Train for the whole schedule, or go on from the last checkpoint in `folder` if there is one.
+
+    Args:
+        folder: where checkpoints are kept; None keeps none.
+        checkpoint_minutes, checkpoint_epochs: save after so many, whichever comes first; always after the first
+            epoch and the last. A run that is killed loses what came since.
+        max_minutes: stop at a checkpoint, after an epoch at least, before one that would not end in time.
 
     Returns:
         The finished run, with its classifier of the last epoch and its history, one row an epoch.
 
     Raises:
         FloatingPointError: a loss that is not finite, with its step, method and seed.
+        TimeoutError: `max_minutes` are over; the same call goes on.
+        OSError: a checkpoint could not be written.
 
     >>> run = train(Config(dataset="digits", method="erm", epochs=1), data.load("digits"))
     >>> sorted(run.history[0])
     ['epoch', 'loss', 'lr', 'seconds', 'validation_accuracy']
     """
+    if max_minutes is not None and max_minutes <= 0:
+        raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
     run = Training(config, dataset, device)
-    if checkpoint and checkpoint.exists():
-        run.load(checkpoint)
-    epochs = range(len(run.history), config.epochs)
-    if distributed.rank() == 0:
-        epochs = tqdm(epochs, desc=config.method, unit="epoch")
-    for epoch in epochs:
-        start = time.perf_counter()
-        losses = distributed.mean(train_epoch(run, epoch)).tolist()
-        seconds = time.perf_counter() - start
-        for step, loss in enumerate(losses, start=epoch * len(losses)):
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {step} of {config.method}, seed {config.seed}; a lower lr may help"
-                )
-        look = (epoch + 1) % max(1, config.epochs // LOOKS) == 0 or epoch + 1 == config.epochs
-        run.history.append(
-            {
-                "epoch": epoch + 1,
-                "lr": run.optimizer.param_groups[0]["lr"],
-                "loss": sum(losses) / len(losses),
-                "seconds": seconds,
-                "validation_accuracy": _validate(run) if look else None,
-            }
-        )
-        if checkpoint and look:
-            run.save(checkpoint)
+    checkpoints = Checkpoints(folder)
+    expected = made_by(config, dataset)
+    if state := checkpoints.load(lambda state: differs(state, expected)):
+        run.restore(state)
+    try:
+        _go_on(run, checkpoints, checkpoint_minutes, checkpoint_epochs, max_minutes)
+    finally:
+        checkpoints.wait()  # also where the loop was interrupted: nobody reads a file that is being written
     run.classifier.eval()
     return run
+
+
+def _go_on(
+    run: Training, checkpoints: Checkpoints, minutes: float, every: int | None, max_minutes: float | None
+) -> None:
+    last = run.config.epochs
+    epochs = range(len(run.history), last)
+    if distributed.rank() == 0:
+        epochs = tqdm(epochs, desc=run.config.method, unit="epoch")
+    start = saved = distributed.first(time.monotonic())
+    for epoch in epochs:
+        run.history.append(_epoch(run, epoch))
+        done = epoch + 1
+        now = distributed.first(time.monotonic())  # one clock, so that all processes save and stop together
+        stop = max_minutes and done < last and now - start + run.history[-1]["seconds"] > 60 * max_minutes
+        due = now - saved >= 60 * minutes or (every and done % every == 0)
+        if stop or due or done in (1, last):
+            state, saved = run.state(), now
+            if distributed.rank() == 0:
+                checkpoints.save(state)
+        if stop:
+            raise TimeoutError(
+                f"max_minutes is {max_minutes:g}: stopped after {done} of {last} epochs; run again to go on"
+            )
+
+
+def _epoch(run: Training, epoch: int) -> dict[str, float | None]:
+    """Train for one epoch; its row of the history."""
+    config = run.config
+    start = time.perf_counter()
+    losses = distributed.mean(train_epoch(run, epoch)).tolist()
+    seconds = time.perf_counter() - start
+    for step, loss in enumerate(losses, start=epoch * len(losses)):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step} of {config.method}, seed {config.seed}; a lower lr may help"
+            )
+    look = (epoch + 1) % max(1, config.epochs // LOOKS) == 0 or epoch + 1 == config.epochs
+    return {
+        "epoch": epoch + 1,
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "loss": sum(losses) / len(losses),
+        "seconds": seconds,
+        "validation_accuracy": _validate(run) if look else None,
+    }
 
 
 def train_epoch(run: Training, epoch: int) -> Tensor:

@@ -423,6 +423,8 @@ def test_criteria_say_what_they_are():
 
 
 CLASSES = torch.arange(M) % C
+
+
 @pytest.mark.parametrize(("total", "own"), [(False, 1 / (1 + M * 0.5)), (True, 1 / (1 + 0.5))])
 def test_expected_gradient_of_an_example_keeps_its_own_label_by_the_concentration(total, own):
     # With equal logits p is the same for every mixture, and the Dirichlet's moments give the gradient exactly.

@@ -9,6 +9,7 @@ import torch
 
 from mmlib import data, records
 from mmlib.__main__ import main
+from mmlib.checkpoints import Checkpoints
 from mmlib.evaluate import evaluate
 from mmlib.train import Config
 
@@ -59,8 +60,10 @@ def test_folder_of_another_finished_run_is_refused(finished, digits):
 
 def test_unfinished_folder_of_another_configuration_starts_anew(finished, digits, tmp_path):
     _, config, run, *_ = finished
-    run.save(tmp_path / "checkpoint.pt")
-    with pytest.warns(UserWarning, match="starting anew"):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run.state())
+    checkpoints.wait()
+    with pytest.warns(UserWarning, match="made with epochs 3, not 1: passed over"):
         other = records.load_or_train(dataclasses.replace(config, epochs=1), digits, tmp_path)
     assert len(other.history) == 1
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmlib import data, models, train
+from mmlib.checkpoints import Checkpoints
 from mmlib.train import Config, learning_rate
 
 
@@ -67,8 +68,9 @@ def test_training_leaves_the_global_generator_alone(digits):
 
 
 @pytest.mark.parametrize("method", ["multimix", "dense_multimix_distill"])
-def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, method, monkeypatch):
-    config, checkpoint = small(method=method, epochs=6), tmp_path / "run" / "checkpoint.pt"
+@pytest.mark.parametrize("every", [{"checkpoint_epochs": 1}, {"checkpoint_minutes": 0}, {"checkpoint_epochs": 2}, {}])
+def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, method, every, monkeypatch):
+    config = small(method=method, epochs=6)
     whole = train.train(config, digits)
     epochs = train.train_epoch
 
@@ -80,17 +82,45 @@ def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, method, 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_epoch", stops_at_3)
         with pytest.raises(KeyboardInterrupt):
-            train.train(config, digits, checkpoint=checkpoint)
-    again = train.train(config, digits, checkpoint=checkpoint)
+            train.train(config, digits, folder=tmp_path, **every)
+    begun = Checkpoints(tmp_path).load()
+    assert len(begun["history"]) == {1: 3, 2: 2, None: 3 if every else 1}[every.get("checkpoint_epochs")]
+    again = train.train(config, digits, folder=tmp_path)
     torch.testing.assert_close(again.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
+    assert [row["epoch"] for row in again.history] == [1, 2, 3, 4, 5, 6]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-before.pt", "checkpoint.pt"]
 
 
-def test_checkpoint_of_another_run_is_refused_by_name(digits, tmp_path):
-    train.train(small(epochs=1), digits, checkpoint=tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=r"lr is 0.3; checkpoint .* was made with 0.1"):
-        train.Training(small(epochs=1, lr=0.3), digits).load(tmp_path / "c.pt")
+def test_a_run_out_of_time_stops_at_a_checkpoint_and_goes_on(digits, tmp_path):
+    config = small(method="multimix", epochs=3)
+    for epochs in (1, 2):
+        with pytest.raises(TimeoutError, match=rf"max_minutes is 1e-06: stopped after {epochs} of 3 epochs; run again"):
+            train.train(config, digits, folder=tmp_path, max_minutes=1e-6)
+    run = train.train(config, digits, folder=tmp_path, max_minutes=1e-6)  # nothing is left to stop before
+    whole = train.train(config, digits)
+    torch.testing.assert_close(run.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
+    with pytest.raises(TimeoutError, match="max_minutes is -3: no time is left"):
+        train.train(config, digits, max_minutes=-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [({"lr": 0.3}, "made with lr 0.1, not 0.3"), ({"seed": 1, "method": "mixup"}, "made with method 'erm'")],
+)
+def test_checkpoint_of_another_run_is_passed_over_by_name(digits, tmp_path, override, message):
+    train.train(small(epochs=1), digits, folder=tmp_path)
+    with pytest.warns(UserWarning, match=rf"checkpoint.pt was {message}.*passed over"):
+        run = train.train(small(**{"epochs": 1, **override}), digits, folder=tmp_path)
+    assert len(run.history) == 1
+
+
+def test_checkpoint_of_other_code_is_passed_over(digits, tmp_path, monkeypatch):
+    train.train(small(epochs=1), digits, folder=tmp_path)
+    monkeypatch.setattr(train, "code_digest", lambda: "other")
+    with pytest.warns(UserWarning, match=r"made with code '[0-9a-f]{16}', not 'other': passed over"):
+        train.train(small(epochs=1), digits, folder=tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_the_run(digits):

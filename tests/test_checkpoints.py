@@ -1,0 +1,130 @@
+"""Checkpoints that are cut short, foreign, or written while the run goes on or is killed."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mmlib import records
+from mmlib.checkpoints import Checkpoints
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run")
+    for epoch in (1, 2, 3):
+        checkpoints.save({"epoch": epoch, "weights": torch.full((1000,), float(epoch))})
+    checkpoints.wait()
+    return checkpoints
+
+
+def last(checkpoints):
+    return checkpoints.paths[0]
+
+
+def test_the_last_two_are_kept(checkpoints):
+    assert sorted(path.name for path in last(checkpoints).parent.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
+    assert checkpoints.load()["epoch"] == 3
+    assert torch.load(checkpoints.paths[1], weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 0.5, 0.99])
+def test_one_cut_short_is_named_and_the_one_before_it_used(checkpoints, length):
+    content = last(checkpoints).read_bytes()
+    last(checkpoints).write_bytes(content[: length if isinstance(length, int) else int(length * len(content))])
+    with pytest.warns(UserWarning, match=r"run/checkpoint.pt is not whole \(.+\): passed over"):
+        assert checkpoints.load()["epoch"] == 2
+
+
+@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04" + bytes(500)])
+def test_one_that_is_none_is_named(checkpoints, content):
+    last(checkpoints).write_bytes(content)
+    with pytest.warns(UserWarning, match="checkpoint.pt is not whole"):
+        assert checkpoints.load()["epoch"] == 2
+
+
+def test_code_in_a_checkpoint_is_never_run(checkpoints):
+    torch.save({"epoch": os.getpid}, last(checkpoints))  # a function by reference is enough
+    with pytest.warns(UserWarning, match="not whole"):
+        assert checkpoints.load()["epoch"] == 2
+
+
+def test_killed_between_the_renames(checkpoints):
+    last(checkpoints).replace(checkpoints.paths[1])
+    assert checkpoints.load()["epoch"] == 3
+
+
+def test_none_is_none(tmp_path):
+    assert Checkpoints(tmp_path).load() is None
+    nowhere = Checkpoints(None)
+    nowhere.save({"epoch": 1})
+    assert nowhere.load() is None
+
+
+def test_one_that_does_not_fit_is_passed_over_with_the_reason(checkpoints):
+    with pytest.warns(UserWarning, match=r"checkpoint.pt is the third: passed over"):
+        state = checkpoints.load(lambda state: "is the third" if state["epoch"] == 3 else None)
+    assert state["epoch"] == 2
+
+
+def test_what_is_saved_is_the_state_at_that_moment(tmp_path, monkeypatch):
+    checkpoints, weights = Checkpoints(tmp_path), torch.zeros(3)
+    write = checkpoints._write
+    monkeypatch.setattr(checkpoints, "_write", lambda state: (time.sleep(0.2), write(state)))
+    checkpoints.save({"weights": weights, "nested": [{"weights": weights}]})
+    weights += 1  # training goes on while the file is written
+    state = checkpoints.load()
+    assert state["weights"].tolist() == state["nested"][0]["weights"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_leaves_the_one_before_and_is_reported(checkpoints, monkeypatch, error):
+    def fails(state, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fails)
+    checkpoints.save({"epoch": 4})
+    with pytest.raises(OSError, match=r"checkpoint.pt could not be written: .*(No space|file write failed)"):
+        checkpoints.wait()
+    assert sorted(path.name for path in last(checkpoints).parent.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
+    monkeypatch.undo()
+    assert Checkpoints(last(checkpoints).parent).load()["epoch"] == 3
+
+
+def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
+    """One uninterrupted run against one that SIGKILL meets wherever it happens to be, evaluation included."""
+    command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "epochs=40", "threads=1"]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    folders = [tmp_path / name / "digits" / "net" / "multimix_distill" / "seed0" for name in ("whole", "killed")]
+    subprocess.run([*command, f"folder={folders[0]}"], check=True, capture_output=True, env=quiet)
+    begun = time.monotonic()
+    subprocess.run([*command, f"folder={folders[0]}-timed"], check=True, capture_output=True, env=quiet)
+    seconds = time.monotonic() - begun
+    kills = 0
+    for share in (0.45, 0.6, 0.75, 0.9):  # before that Python and torch are being imported
+        run = subprocess.Popen(
+            [*command, f"folder={folders[1]}", "checkpoint_minutes=0"],
+            env=quiet,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(seconds * share)
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            kills += 1
+        run.wait()
+    subprocess.run([*command, f"folder={folders[1]}"], check=True, capture_output=True, env=quiet)
+    assert kills >= 2
+    whole, killed = (records.read(folder) for folder in folders)
+    assert killed.metrics == whole.metrics
+    assert [row["loss"] for row in killed.history] == [row["loss"] for row in whole.history]
+    states = [Checkpoints(folder).load() for folder in folders]
+    torch.testing.assert_close(states[1]["objective"], states[0]["objective"], rtol=0, atol=0)
+    torch.testing.assert_close(states[1]["optimizer"], states[0]["optimizer"], rtol=0, atol=0)
