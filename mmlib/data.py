@@ -25,6 +25,12 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 FIXED_SEED = 20231
 DIGITS_TEST_PER_CLASS = 87  # half of the smallest class, 174
 SHAPES_VALIDATION, SHAPES_TEST = 1000, 2000
+# Fingerprints of the real splits in the order of `_ordered`.
+REAL = {
+    ("cifar100", "train"): "e3d97969f18d63ed",
+    ("cifar100", "test"): "fb09097e1ea2226f",
+    ("cifar10", "test"): "9494da79649162c5",
+}
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,8 @@ def load(
     ==================  ===========================================================================================
     digits              scikit-learn's 1,797 digits of 8×8 pixels; by default 10 a class to train on
     shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 40 a class to train on
-    cifar10, cifar100   through torchvision, downloaded into `root` where it is not there yet
+    cifar10, cifar100   from `root/<name>.npz` in the layout below, or else through torchvision, downloaded into
+                        `root` where it is not there yet; in one order, and refused where not the real images
     path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images,
                         val_labels and class_names where there are any
     path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png` where there is one
@@ -347,29 +354,66 @@ def _shapes(labelled_per_class: int | None, seed: int) -> Dataset:
     return Dataset("shapes", train, validation, test, tuple(SHAPES), batch_size=50, padding=2, flip=True)
 
 
-def _cifar(name: str, root: Path) -> Dataset:
-    from torchvision import datasets
+def cifar_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, ...]]:
+    """The train or test split of CIFAR-10 or CIFAR-100 and the class names: from `root/<name>.npz` or torchvision.
 
-    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    try:
-        train, test = (source(root, train=train, download=True) for train in (True, False))
-    except OSError as error:
-        raise FileNotFoundError(f"{name} is not in root {str(root)!r} and cannot be downloaded: {error}") from error
-    names = tuple(train.classes)
-    train, test = (_split(part.data, part.targets) for part in (train, test))
+    Raises:
+        FileNotFoundError: neither is there, and it cannot be downloaded.
+        ValueError: a file that does not hold the real images.
+    """
+    path = root / f"{name}.npz"
+    if path.exists():
+        arrays = _arrays(path, (f"{part}_images", f"{part}_labels", "class_names"))
+        split, names = _split(arrays[f"{part}_images"], arrays[f"{part}_labels"]), arrays["class_names"]
+    else:
+        from torchvision import datasets
+
+        source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        try:
+            held = source(root, train=part == "train", download=True)
+        except OSError as error:
+            takes = f"{path} or torchvision's download"
+            raise FileNotFoundError(f"{name} is not in root {str(root)!r}; it takes {takes}: {error}") from error
+        split, names = _split(held.data, held.targets), held.classes
+    split = _ordered(split)
+    real = REAL.get((name, part))
+    if real and split.fingerprint() != real:
+        got = f"{len(split)} images of shape {tuple(split.images.shape[1:])}, fingerprint {split.fingerprint()}"
+        raise ValueError(f"root {str(root)!r} does not hold the real {name}: {part} has {got}; it takes {real}")
+    return split, tuple(str(name) for name in names)
+
+
+def _ordered(split: Split) -> Split:
+    """By class, and within a class by pixels: the same from every source."""
+    rows = np.ascontiguousarray(split.images.permute(0, 2, 3, 1).flatten(1).numpy())
+    by_pixels = np.argsort(rows.view(f"V{rows.shape[1]}").ravel(), kind="stable")
+    order = by_pixels[np.argsort(split.labels.numpy()[by_pixels], kind="stable")]
+    return split[torch.from_numpy(order)]
+
+
+def _cifar(name: str, root: Path) -> Dataset:
+    (train, names), (test, _) = (cifar_split(name, part, root) for part in ("train", "test"))
     return Dataset(name, train, None, test, names, batch_size=128, padding=4, flip=True)
 
 
-def _npz(path: Path) -> Dataset:
+def _arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """What an archive holds under `keys`, or all of it."""
     if not path.is_file():
         raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .npz archive")
     try:
         with np.load(path) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+            for key in keys:
+                if key not in archive.files:
+                    raise ValueError(f"it has no {key}; it holds {', '.join(archive.files) or 'nothing'}")
+            return {key: archive[key] for key in keys or archive.files}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _npz(path: Path) -> Dataset:
+    arrays = _arrays(path)
     parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
     splits = {}
     for part in parts:

@@ -11,6 +11,7 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import stats
 
+from mmlib import data
 from mmlib.data import Batches, Dataset, Split, load
 from mmlib.shapes import SHAPES, draw_shapes, polygon
 
@@ -484,6 +485,7 @@ def planes(monkeypatch) -> np.ndarray:
         for listed in ("train_list", "test_list"):
             monkeypatch.setattr(source, listed, [[name, None] for name, _ in getattr(source, listed)])
         monkeypatch.setattr(source, "meta", {**source.meta, "md5": None})
+    monkeypatch.setattr(data, "REAL", {})
     return np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
 
 
@@ -495,9 +497,14 @@ def test_cifar10(tmp_path, planes):
         old_pickle(place / name, {"data": rows, "labels": [number, 9]})
     old_pickle(place / "batches.meta", {"label_names": list("abcdefghij")})
     dataset = load("cifar10", root=tmp_path)
-    assert np.array_equal(dataset.train.images, planes[:10])
+    assert dataset.train.labels.tolist() == [0, 1, 2, 3, 4, 9, 9, 9, 9, 9]
+    for label in range(10):
+        ours = {bytes(image) for image in dataset.train.images[dataset.train.labels == label].contiguous().numpy()}
+        held = planes[1:10:2] if label == 9 else planes[[2 * label]] if label < 5 else []
+        assert ours == {bytes(image) for image in held}
+    nines = [bytes(image) for image in dataset.train.images[-5:].permute(0, 2, 3, 1).contiguous().numpy()]
+    assert nines == sorted(nines)  # one order whatever the source
     assert np.array_equal(dataset.test.images, planes[10:])
-    assert dataset.train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
     assert dataset.test.labels.tolist() == [5, 9]
     assert dataset.class_names == tuple("abcdefghij")
     assert (dataset.name, dataset.batch_size, dataset.padding, dataset.flip) == ("cifar10", 128, 4, True)
@@ -513,12 +520,28 @@ def test_cifar100(tmp_path, planes):
         place / "meta", {"fine_label_names": [f"fine {k}" for k in range(100)], "coarse_label_names": ["coarse"]}
     )
     dataset = load("cifar100", root=tmp_path)
-    assert np.array_equal(dataset.train.images, planes[:8])
-    assert dataset.train.labels.tolist() == fine
+    assert dataset.train.labels.tolist() == sorted(fine)
     assert dataset.test.labels.tolist() == [4] * 4
     assert (dataset.classes, dataset.class_names[99]) == (100, "fine 99")
     with pytest.raises(ValueError, match="labelled_per_class is 2; class 'fine 3' has 1 images to choose from"):
         load("cifar100", root=tmp_path, labelled_per_class=2)
+    arrays = {"train_images": planes[:8], "train_labels": fine, "test_images": planes[8:], "test_labels": [4] * 4}
+    arrays = {key: np.moveaxis(value, 1, -1) if "images" in key else value for key, value in arrays.items()}
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz" / "cifar100.npz", **arrays, class_names=dataset.class_names)
+    assert load("cifar100", root=tmp_path / "npz").fingerprint == dataset.fingerprint
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_that_is_not_the_real_one(tmp_path, name):
+    images, labels = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10)
+    parts = {
+        f"{part}_{key}": value for part in ("train", "test") for key, value in (("images", images), ("labels", labels))
+    }
+    np.savez(tmp_path / f"{name}.npz", **parts, class_names=np.arange(10).astype(str))
+    words = rf"does not hold the real {name}: \w+ has 10 images of shape \(3, 32, 32\), fingerprint \w+; it takes \w+"
+    with pytest.raises(ValueError, match=words):
+        load(name, root=tmp_path)
 
 
 def test_cifar_without_a_network(tmp_path, monkeypatch):
@@ -529,7 +552,8 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.CIFAR10, "download", unreachable)
     with pytest.raises(
-        FileNotFoundError, match=f"cifar10 is not in root '{tmp_path}' and cannot be downloaded: .*no net"
+        FileNotFoundError,
+        match=f"cifar10 is not in root '{tmp_path}'; it takes .*cifar10.npz or torchvision's download: .*no net",
     ):
         load("cifar10", root=tmp_path)
 
