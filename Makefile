@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: book test lint bench results links lock environment
+.PHONY: book test lint bench record results links lock environment
 
 book: environment            ## run the embedded grid and the chapters, build the site
 	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
@@ -16,6 +16,9 @@ test: lint                   ## style, unit tests, and every notebook against it
 lint: environment
 	ruff check .
 	ruff format --check .
+
+record: environment          ## run what GRID lacks in the ledger for MINUTES, and enter it; again goes on
+	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)
 
 results: environment         ## enter finished embedded runs into book/results, and README's table from them
 	python -m tools.results runs/embedded book/results/embedded

@@ -10,15 +10,13 @@ import os
 import shlex
 from pathlib import Path
 
-import yaml
-
+from mmlib import grids
 from mmlib.provenance import code_digest
 from tools.chapters import source_digest
 
 # Results do not depend on it, and two cells with one thread each beat one cell with two.
 os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
-GRIDS = yaml.safe_load(Path("experiments.yml").read_text())
 CELL = "notebooks/04-one-run.ipynb"
 RUN = "runs/{grid}/{dataset}/{model}/{variant}/seed{seed}"
 # Every chapter with the parameters that the site shows it with.
@@ -33,27 +31,25 @@ CHAPTERS = {
 }
 
 
-def cell_parameters(grid, dataset, variant, seed, **_):
-    g = GRIDS[grid]
-    of_dataset = {name: value for name, value in g["datasets"][dataset].items() if name != "only"}
-    return {"dataset": dataset, **g["settings"], **of_dataset, **g["variants"][variant], "seed": int(seed)}
+CELLS = {grid: {str(cell.place): cell for cell in grids.cells(grid)} for grid in grids.read()}
+# `make record` ends at a deadline, seconds since 1970; a finished cell does not depend on it.
+DEADLINE = int(config.get("deadline", 2**33))
 
 
-def cells(grid):
-    g = GRIDS[grid]
-    return [
-        f"{RUN}/metrics.json".format(grid=grid, dataset=d, model=g["settings"]["model"], variant=v, seed=s)
-        for s in g["seeds"]
-        for d in g["datasets"]
-        for v in g["datasets"][d].get("only", g["variants"])
-    ]
+def cell_of(wildcards):
+    return CELLS[wildcards.grid]["{dataset}/{model}/{variant}/seed{seed}".format(**wildcards)]
+
+
+def finished(grid):
+    return [f"runs/{grid}/{place}/metrics.json" for place in CELLS[grid]]
 
 
 def chapter_parameters(chapter):
     given = CHAPTERS[chapter]
     if chapter != "04-one-run":
         return given
-    return cell_parameters("embedded", "digits", given["method"], 0) | given
+    (cell,) = (cell for cell in CELLS["embedded"].values() if given["folder"].endswith(str(cell.place)))
+    return cell.parameters | given
 
 
 def papermill(notebook, output, parameters):
@@ -63,7 +59,7 @@ def papermill(notebook, output, parameters):
 rule site:
     input:
         expand("build/notebooks/{chapter}.ipynb", chapter=CHAPTERS),
-        cells("embedded"),
+        finished("embedded"),
     params:
         sources=source_digest("book", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmlib"),
     output:
@@ -72,35 +68,38 @@ rule site:
         "python -m tools.site build/site --notebooks build/notebooks --results runs/embedded"
 
 
-for grid in GRIDS:
+for grid in CELLS:
 
     rule:
         name:
             grid
         input:
-            cells(grid),
+            finished(grid),
 
 
 rule cell:
     params:
-        parameters=lambda wildcards: cell_parameters(**wildcards),
+        parameters=lambda wildcards: cell_of(wildcards).parameters,
         code=code_digest(Path(CELL)),
         command=lambda wildcards: papermill(
             CELL,
             f"{RUN}/notebook.ipynb".format(**wildcards),
-            cell_parameters(**wildcards) | {"folder": RUN.format(**wildcards)},
+            cell_of(wildcards).parameters | {"folder": RUN.format(**wildcards)},
         ),
+    # In the order of experiments.yml.
+    priority: lambda wildcards: -list(CELLS[wildcards.grid]).index(str(cell_of(wildcards).place))
     output:
         f"{RUN}/metrics.json",
     log:
         "build/logs/{grid}/{dataset}-{model}-{variant}-seed{seed}.log",
     shell:
-        "{params.command} > {log} 2>&1"
+        "left=$(({DEADLINE} - $(date +%s))); [ $left -gt 0 ] || exit 1; "
+        "{params.command} -p max_minutes $(awk \"BEGIN {{{{print $left / 60}}}}\") > {log} 2>&1"
 
 
 rule chapter:
     input:
-        lambda wildcards: cells("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
+        lambda wildcards: finished("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
     params:
         sources=lambda wildcards: source_digest(f"notebooks/{wildcards.chapter}.ipynb", "mmlib"),
         command=lambda wildcards: papermill(

@@ -1,5 +1,6 @@
 """The checkpoints of a run: written whole and beside the training, the last two kept."""
 
+import os
 import pickle
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two runs apart there
+    fcntl = None
 
 # What torch.load raises of a file that is cut short or no checkpoint at all.
 BROKEN = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError)
@@ -16,23 +22,47 @@ class Checkpoints:
     """`checkpoint.pt` and, one before it, `checkpoint-before.pt` in a run's folder.
 
     A file is written under another name first and then renamed, so a run that is killed meanwhile leaves the two
-    before it. Writing takes place in a thread of its own: training waits for the copy of its state alone.
+    before it. Writing takes place in a thread of its own: training waits for the copy of its state alone. As a
+    context it keeps other processes out of the folder, until it ends or its process does.
 
     Args:
-        folder: made when the first checkpoint is written; None keeps none.
+        folder: made where it is not there; None keeps no checkpoints.
+
+    Raises:
+        OSError: entering it, another process trains in the folder; leaving it, a checkpoint could not be written.
 
     >>> import tempfile
-    >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()))
-    >>> checkpoints.save({"epoch": 1})
-    >>> checkpoints.wait()
-    >>> checkpoints.load()
+    >>> with Checkpoints(Path(tempfile.mkdtemp())) as checkpoints:
+    ...     checkpoints.save({"epoch": 1})
+    ...     checkpoints.load()
     {'epoch': 1}
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.paths = [folder / name for name in ("checkpoint.pt", "checkpoint-before.pt")] if folder else []
+        self.lock: int | None = None
         self.writer, self.pending = ThreadPoolExecutor(1), Future()
         self.pending.set_result(None)
+
+    def __enter__(self) -> "Checkpoints":
+        if self.paths:
+            folder = self.paths[0].parent
+            folder.mkdir(parents=True, exist_ok=True)
+            if fcntl:  # a lock on the folder itself leaves nothing behind, not even after a kill
+                self.lock = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(self.lock)
+                    raise OSError(f"folder {folder} is trained in by another process; it takes one at a time") from None
+        return self
+
+    def __exit__(self, *raised) -> None:
+        try:
+            self.wait()
+        finally:
+            if self.lock is not None:
+                os.close(self.lock)
 
     def save(self, state: dict) -> None:
         """Write a copy of the state as it is now.

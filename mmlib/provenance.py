@@ -13,7 +13,7 @@ import torch
 
 PACKAGE = Path(__file__).parent
 # What only looks at runs does not decide them.
-ONLY_LOOKING = {"plots.py", "records.py", "provenance.py", "__main__.py"}
+ONLY_LOOKING = {"plots.py", "records.py", "grids.py", "checkpoints.py", "provenance.py", "__main__.py"}
 
 
 @cache

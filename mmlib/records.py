@@ -1,13 +1,20 @@
-"""The run folder's contract: what a finished run leaves behind, and how it is read.
+"""The run folder's contract: what a finished run leaves behind, and how it is read; and the ledger of such runs.
 
 `<grid>/<dataset>/<model>/<variant>/seed<k>/` holds `config.json`, `history.csv`, `checkpoint.pt`, `environment.json`,
 `embeddings.npz` and `metrics.json`. The last is written last: a folder without it is not a finished run, and nothing
 reads it. Files are written whole, under a temporary name first.
+
+The ledger keeps of a run `<grid>/<dataset>/<model>/<variant>/seed<k>.json`, all of the above in one file with a
+checksum; beside it the embeddings of seed 0, and where a grid asks for them the weights.
 """
 
 import csv
+import dataclasses
 import hashlib
+import io
 import json
+import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +31,31 @@ from mmlib.train import Config, Training, describe, differs, train
 
 EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
 
+OF = "classifier."  # its part of an objective's state
+
+# What a record must have. Metrics that came later are not asked of older records.
+METRICS = (
+    "accuracy",
+    "top5_accuracy",
+    "nll",
+    "calibration_error",
+    "alignment",
+    "uniformity",
+    "within_class_variance",
+    "between_class_variance",
+    "class_accuracy",
+)
+CONTENT = {
+    "config": (*(field.name for field in dataclasses.fields(Config)), "data", "digest"),
+    "metrics": METRICS,
+    "history": ("epoch", "lr", "loss", "seconds", "validation_accuracy"),
+    "environment": ("python", "torch", "numpy", "device", "threads", "commit", "train_seconds", "images_per_second"),
+}
+
 
 def digest(config: Config, dataset: Dataset) -> str:
     """Sixteen hexadecimal digits that change with whatever decides the result: the configuration and every pixel."""
-    content = json.dumps(describe(config, dataset), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return _digest(describe(config, dataset))
 
 
 def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu", **stopping) -> Training:
@@ -65,11 +92,11 @@ def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) 
         return
     folder.mkdir(parents=True, exist_ok=True)
     described = describe(run.config, run.dataset)
-    _write_json(folder / "config.json", described | {"digest": digest(run.config, run.dataset)})
+    _write_json(folder / "config.json", described | {"digest": _digest(described)})
     _write_history(folder / "history.csv", run.history)
     seconds = sum(row["seconds"] for row in run.history)
     images = len(run.history) * len(run.batches) * run.batches.batch_size * distributed.processes()
-    cost = {"train_seconds": seconds, "images_per_second": images / seconds}
+    cost = {"train_seconds": seconds, "images_per_second": images / seconds, "peak_memory_mib": _peak(run.device)}
     _write_json(folder / "environment.json", environment(run.device) | cost)
     _write_embeddings(folder / "embeddings.npz", run.dataset, predictions)
     _write_json(folder / "metrics.json", metrics)
@@ -88,11 +115,26 @@ class Record:
     history: list[dict]
     environment: dict
     embeddings_path: Path
+    weights_path: Path
+
+    @property
+    def place(self) -> Path:
+        """Where it stands below its grid's folder."""
+        return Path(self.dataset, self.model, self.variant, f"seed{self.seed}")
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Test embeddings of up to ten classes, their labels, and the indices of their images in the test set."""
         with np.load(self.embeddings_path) as arrays:
             return dict(arrays)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The classifier's state of the last epoch, for `models.build(model, dataset).load_state_dict(...)`.
+
+        Raises:
+            FileNotFoundError: the ledger keeps none of this grid.
+        """
+        state = torch.load(self.weights_path, map_location="cpu", weights_only=True)["objective"]
+        return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
 
 
 def read(folder: Path) -> Record:
@@ -102,7 +144,14 @@ def read(folder: Path) -> Record:
     with (folder / "history.csv").open() as file:
         history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
     return Record(
-        dataset, model, variant, int(seed[4:]), **parts, history=history, embeddings_path=folder / "embeddings.npz"
+        dataset,
+        model,
+        variant,
+        int(seed[4:]),
+        **parts,
+        history=history,
+        embeddings_path=folder / "embeddings.npz",
+        weights_path=folder / "checkpoint.pt",
     )
 
 
@@ -110,25 +159,57 @@ def read_ledger(path: Path) -> Record:
     """The record of a file in the ledger, `<dataset>/<model>/<variant>/seed<k>.json`.
 
     Raises:
-        ValueError: its content does not fit its checksum: it was edited by hand.
+        ValueError: it is incomplete, or was edited by hand.
     """
-    content = json.loads(path.read_text())
-    if content.pop("checksum") != _checksum(content):
+    try:
+        content = json.loads(path.read_text())
+        checksum = content.pop("checksum", None)
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is no record: it holds no JSON object") from None
+    if checksum != _digest(content):
         raise ValueError(f"{path} does not fit its checksum: it was edited by hand")
+    _check(path, content)
     dataset, model, variant = path.absolute().parts[-4:-1]
-    return Record(dataset, model, variant, int(path.stem[4:]), **content, embeddings_path=path.with_suffix(".npz"))
+    places = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
+    return Record(dataset, model, variant, int(path.stem[4:]), **content, **places)
+
+
+def _check(path: Path, content: dict) -> None:
+    """Refuse what lacks a part or a number, or whose configuration is not the one of its digest and place."""
+    for part, names in CONTENT.items():
+        rows = content.get(part) if part == "history" else [content.get(part)]
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"{path} has no {part}")
+        for name in names:
+            if any(name not in row for row in rows):
+                raise ValueError(f"{path} is incomplete: its {part} has no {name}")
+    config = dict(content["config"])
+    if config.pop("digest") != _digest(config):
+        raise ValueError(f"{path} has a configuration that does not fit its digest")
+    dataset, model, _, seed = path.absolute().with_suffix("").parts[-4:]
+    for name, place in (("dataset", dataset), ("model", model), ("seed", int(seed[4:]))):
+        if config[name] != place:
+            raise ValueError(f"{path} was made with {name} {config[name]!r}")
+    numbers = [content["metrics"][name] for name in METRICS if name != "class_accuracy"]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"{path} has metrics that are no numbers")
 
 
 def collect(root: Path | str) -> list[Record]:
     """The records of all finished runs below `root`, run folders and ledger files alike.
 
-    They come by data set, model, method (in the order of `METHODS`), variant and seed.
+    They come by data set, model, method (in the order of `METHODS`), variant and seed. A file of the ledger that is
+    incomplete or was edited is left out with a warning.
 
     Raises:
         FileNotFoundError: there is none.
     """
     found = [read(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
-    found += [read_ledger(path) for path in sorted(Path(root).rglob("seed*.json"))]
+    for path in sorted(Path(root).rglob("seed*.json")):
+        try:
+            found.append(read_ledger(path))
+        except ValueError as error:
+            warnings.warn(f"{error}: left out", stacklevel=2)
     if not found:
         raise FileNotFoundError(f"results is {str(root)!r}, which holds no finished run; `make book` makes some")
     methods = list(METHODS)
@@ -148,18 +229,39 @@ def table(found: list[Record]) -> list[dict]:
     ]
 
 
-def enter(record: Record, ledger: Path) -> None:
-    """Write a record into the ledger; of seed 0 the embeddings too."""
-    place = ledger / record.dataset / record.model / record.variant
-    place.mkdir(parents=True, exist_ok=True)
-    content = {name: getattr(record, name) for name in ("config", "metrics", "history", "environment")}
-    _write_json(place / f"seed{record.seed}.json", content | {"checksum": _checksum(content)})
+def enter(record: Record, ledger: Path, *, weights: bool = False) -> None:
+    """Write a record into the ledger; of seed 0 the embeddings too, and the weights where they are asked for.
+
+    Raises:
+        ValueError: the record is incomplete.
+    """
+    path = ledger / record.place.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {name: getattr(record, name) for name in CONTENT}
+    _check(path, content)
     if record.seed == 0:
-        _write_whole(place / "seed0.npz", record.embeddings_path.read_bytes())
+        _write_whole(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
+    if weights:
+        buffer = io.BytesIO()
+        torch.save({"objective": {OF + name: value for name, value in record.weights().items()}}, buffer)
+        _write_whole(path.with_suffix(".pt"), buffer.getvalue())
+    _write_json(path, content | {"checksum": _digest(content)})
 
 
-def _checksum(content: dict) -> str:
+def _digest(content: dict) -> str:
+    """Sixteen hexadecimal digits that change with any of the content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _peak(device: str) -> float | None:
+    """The most memory that this process has held, in MiB: on a GPU the tensors there, else all of it."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -230,14 +231,13 @@ def train(
     if max_minutes is not None and max_minutes <= 0:
         raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
     run = Training(config, dataset, device)
-    checkpoints = Checkpoints(folder)
     expected = made_by(config, dataset)
-    if state := checkpoints.load(lambda state: differs(state, expected)):
-        run.restore(state)
-    try:
+    # Leaving the context waits for the last file to be written, also where the loop is interrupted.
+    with Checkpoints(folder) if distributed.rank() == 0 else nullcontext(Checkpoints(folder)) as checkpoints:
+        if state := checkpoints.load(lambda state: differs(state, expected)):
+            run.restore(state)
+        distributed.wait()  # nobody replaces a file that another process has not read yet
         _go_on(run, checkpoints, checkpoint_minutes, checkpoint_epochs, max_minutes)
-    finally:
-        checkpoints.wait()  # also where the loop was interrupted: nobody reads a file that is being written
     run.classifier.eval()
     return run
 

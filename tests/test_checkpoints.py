@@ -97,6 +97,18 @@ def test_a_full_disk_leaves_the_one_before_and_is_reported(checkpoints, monkeypa
     assert Checkpoints(last(checkpoints).parent).load()["epoch"] == 3
 
 
+def test_one_process_at_a_time(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path):
+        with (
+            pytest.raises(OSError, match=rf"folder {tmp_path} is trained in by another process"),
+            Checkpoints(tmp_path),
+        ):
+            pytest.fail("two at once")
+    with Checkpoints(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
     """One uninterrupted run against one that SIGKILL meets wherever it happens to be, evaluation included."""
     command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "epochs=40", "threads=1"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ def digits():
 
 @pytest.fixture(scope="module")
 def finished(digits, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "grid" / "digits" / "preactresnet-small" / "mixup" / "seed3"
-    config = Config(method="mixup", seed=3, epochs=3)
+    folder = tmp_path_factory.mktemp("runs") / "grid" / "digits" / "preactresnet-small" / "mixup" / "seed0"
+    config = Config(method="mixup", epochs=3)
     run = records.load_or_train(config, digits, folder)
     metrics, predictions = evaluate(run.classifier, digits)
     records.write(folder, run, metrics, predictions)
@@ -32,7 +33,7 @@ def finished(digits, tmp_path_factory):
 def test_record_is_what_was_written(finished, digits):
     folder, _, run, metrics, predictions = finished
     record = records.read(folder)
-    assert (record.dataset, record.model, record.variant, record.seed) == ("digits", "preactresnet-small", "mixup", 3)
+    assert (record.dataset, record.model, record.variant, record.seed) == ("digits", "preactresnet-small", "mixup", 0)
     assert record.metrics == metrics
     assert record.history == run.history
     assert record.config.items() >= {"lr": 0.1, "epochs": 3, "data": digits.fingerprint}.items()
@@ -104,18 +105,58 @@ def test_digest_follows_configuration_and_data(finished, digits):
 
 
 def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
-    folder, *_ = finished
-    record = dataclasses.replace(records.read(folder), seed=0)
-    records.enter(record, tmp_path)
+    folder, _, run, *_ = finished
+    record = records.read(folder)
+    records.enter(record, tmp_path, weights=True)
     (read,) = records.collect(tmp_path)
     assert read.metrics == record.metrics
     assert read.history == record.history
     assert read.seed == 0
     np.testing.assert_array_equal(read.embeddings()["embeddings"], record.embeddings()["embeddings"])
+    weights = read.weights()
+    assert weights.keys() == run.classifier.state_dict().keys()
+    torch.testing.assert_close(weights, run.classifier.state_dict(), rtol=0, atol=0)
+    assert sorted(path.name for path in tmp_path.rglob("seed*")) == ["seed0.json", "seed0.npz", "seed0.pt"]
     path = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
     path.write_text(path.read_text().replace('"accuracy": ', '"accuracy": 9'))
-    with pytest.raises(ValueError, match="edited by hand"):
-        records.collect(tmp_path)
+    with pytest.raises(ValueError, match="seed0.json does not fit its checksum: it was edited by hand"):
+        records.read_ledger(path)
+
+
+def without(content, part, name):
+    return content | {part: {k: v for k, v in content[part].items() if k != name}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: without(c, "metrics", "nll"), "is incomplete: its metrics has no nll"),
+        (lambda c: without(c, "environment", "commit"), "is incomplete: its environment has no commit"),
+        (lambda c: without(c, "config", "digest"), "is incomplete: its config has no digest"),
+        (lambda c: c | {"history": []}, "has no history"),
+        (lambda c: {k: v for k, v in c.items() if k != "metrics"}, "has no metrics"),
+        (lambda c: c | {"config": c["config"] | {"lr": 0.3}}, "has a configuration that does not fit its digest"),
+        (lambda c: c | {"metrics": c["metrics"] | {"nll": None}}, "has metrics that are no numbers"),
+        (lambda c: c | {"metrics": c["metrics"] | {"nll": math.nan}}, "has metrics that are no numbers"),
+    ],
+)
+def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change, message):
+    folder, *_ = finished
+    good, bad = (tmp_path / "digits" / "preactresnet-small" / name / "seed0.json" for name in ("mixup", "other"))
+    bad.parent.mkdir(parents=True)
+    records.enter(records.read(folder), tmp_path)
+    content = change({k: v for k, v in json.loads(good.read_text()).items() if k != "checksum"})
+    bad.write_text(json.dumps(content | {"checksum": records._digest(content)}))  # an edit that minds the checksum
+    with pytest.warns(UserWarning, match=rf"other/seed0.json {message}: left out"):
+        (read,) = records.collect(tmp_path)
+    assert read.variant == "mixup"
+
+
+def test_record_in_another_cells_place_is_refused(finished, tmp_path):
+    folder, *_ = finished
+    with pytest.raises(ValueError, match="seed1.json was made with seed 0"):
+        records.enter(dataclasses.replace(records.read(folder), seed=1), tmp_path)
+    assert not list(tmp_path.rglob("seed*"))
 
 
 def test_table_has_a_row_a_record(finished):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def record(variant, seed, accuracy):
     numbers = {"accuracy": accuracy, "calibration_error": 4.0 - accuracy / 50, "alignment": 0.5, "uniformity": -2.0}
-    return Record("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path())
+    return Record("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path(), Path())
 
 
 def test_results_table_is_mean_and_spread_with_the_best_in_bold():

@@ -1,0 +1,127 @@
+"""The grids of `experiments.yml`: their cells, and what a ledger holds of them."""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mmlib import records
+from mmlib.parameters import project_root
+from mmlib.train import Config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Args:
+        parameters: of the notebook or command that runs it, by name; those of `Config` decide the result.
+
+    >>> cells("embedded")[0].place
+    PosixPath('digits/preactresnet-small/erm/seed0')
+    """
+
+    grid: str
+    dataset: str
+    variant: str
+    seed: int
+    parameters: dict
+
+    @property
+    def place(self) -> Path:
+        """Its folder below the grid's."""
+        return Path(self.dataset, self.parameters["model"], self.variant, f"seed{self.seed}")
+
+    @property
+    def config(self) -> Config:
+        """What decides its result."""
+        names = {field.name for field in dataclasses.fields(Config)}
+        return Config(**{name: value for name, value in self.parameters.items() if name in names})
+
+
+def read() -> dict[str, dict]:
+    """All grids as the file has them, by name.
+
+    Raises:
+        FileNotFoundError: there is no `experiments.yml` here: it lies in the root of a clone.
+    """
+    import yaml
+
+    path = project_root() / "experiments.yml"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; grids are read in a clone of the repository")
+    return yaml.safe_load(path.read_text())
+
+
+def cells(grid: str) -> list[Cell]:
+    """The cells of a grid, in the order in which they are worth having: all variants of one seed before the next.
+
+    Raises:
+        ValueError: there is no such grid.
+    """
+    grids = read()
+    if grid not in grids:
+        raise ValueError(f"grid is {grid!r}; experiments.yml has {', '.join(grids)}")
+    content = grids[grid]
+    return [
+        Cell(
+            grid,
+            dataset,
+            variant,
+            seed,
+            {"dataset": dataset}
+            | content["settings"]
+            | {name: value for name, value in of_dataset.items() if name != "only"}
+            | content["variants"][variant]
+            | {"seed": seed},
+        )
+        for seed in content["seeds"]
+        for dataset, of_dataset in content["datasets"].items()
+        for variant in of_dataset.get("only", content["variants"])
+    ]
+
+
+class Ledger(NamedTuple):
+    """What is recorded of a grid.
+
+    Args:
+        found: records that are whole and are what their cell asks for.
+        missing: cells without one.
+        refused: a line for every file that was left out, with the reason.
+    """
+
+    found: list[records.Record]
+    missing: list[Cell]
+    refused: list[str]
+
+
+def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
+    """The records of a grid in `root/<grid>`; one that does not fit its cell is listed and never averaged in.
+
+    Args:
+        root: below the root of the clone, where it is relative.
+    """
+    folder = project_root() / root / grid
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = records.collect(folder) if any(folder.rglob("seed*.json")) else []
+    refused = [str(warning.message) for warning in caught]
+    planned = {cell.place: cell for cell in cells(grid)}
+    fitting = []
+    for record in found:
+        cell = planned.get(record.place)
+        reason = "the grid has no such cell" if cell is None else _differs(record, cell)
+        if reason:
+            refused.append(f"{record.place} is left out: {reason}")
+        else:
+            fitting.append(record)
+    held = {record.place for record in fitting}
+    return Ledger(fitting, [cell for place, cell in planned.items() if place not in held], refused)
+
+
+def _differs(record: records.Record, cell: Cell) -> str | None:
+    for name, value in dataclasses.asdict(cell.config).items():
+        if name != "dataset" and record.config[name] != value:
+            return f"{name} is {record.config[name]!r}, the grid has {value!r}"
+    return None

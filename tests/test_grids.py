@@ -1,0 +1,131 @@
+"""Grids of experiments.yml, what a ledger holds of them, and the command that goes on recording."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmlib import data, grids, records
+from mmlib.evaluate import evaluate
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "seeds": [0, 1],
+    "weights": True,
+    "settings": {"model": "preactresnet-small", "precision": "float32", "threads": 1},
+    "datasets": {"digits": {"epochs": 2, "lr": 0.1}, "shapes": {"epochs": 1, "lr": 0.05, "only": ["erm"]}},
+    "variants": {"erm": {"method": "erm"}, "multimix-n10": {"method": "multimix", "options": {"n": 10}}},
+}
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """What the commands need of the repository, with a grid that takes seconds."""
+    for name in ("mmlib", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", tmp_path / "notebooks")
+    embedded = yaml.safe_load((ROOT / "experiments.yml").read_text())["embedded"]
+    (tmp_path / "experiments.yml").write_text(yaml.safe_dump({"tiny": TINY, "embedded": embedded}, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_cells_come_seed_by_seed_in_the_order_of_the_file(clone):
+    cells = grids.cells("tiny")
+    assert [str(cell.place) for cell in cells[:3]] == [
+        "digits/preactresnet-small/erm/seed0",
+        "digits/preactresnet-small/multimix-n10/seed0",
+        "shapes/preactresnet-small/erm/seed0",
+    ]
+    assert [cell.seed for cell in cells] == [0, 0, 0, 1, 1, 1]
+    assert cells[1].parameters == {
+        "dataset": "digits",
+        "model": "preactresnet-small",
+        "precision": "float32",
+        "threads": 1,
+        "epochs": 2,
+        "lr": 0.1,
+        "method": "multimix",
+        "options": {"n": 10},
+        "seed": 0,
+    }
+    assert (cells[1].config.options, cells[1].config.epochs) == ({"n": 10}, 2)
+    with pytest.raises(ValueError, match="grid is 'tinny'; experiments.yml has tiny, embedded"):
+        grids.cells("tinny")
+
+
+@pytest.mark.parametrize("grid", list(yaml.safe_load((ROOT / "experiments.yml").read_text())))
+def test_every_cell_of_every_grid_is_a_configuration(grid):
+    cells = grids.cells(grid)
+    assert len({cell.place for cell in cells}) == len(cells)
+    for cell in cells:
+        assert cell.config.seed == cell.seed
+
+
+def enter(cell, root, **changes):
+    """Train the cell for real, with `changes` to its configuration, and put it into the ledger at its place."""
+    dataset = data.load(cell.dataset, seed=cell.seed)
+    folder = root / "runs" / cell.place
+    run = records.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
+    records.write(folder, run, *evaluate(run.classifier, dataset))
+    records.enter(records.read(folder), root / "book" / "results" / "tiny")
+
+
+def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
+    erm, multimix, *others = grids.cells("tiny")
+    assert grids.ledger("tiny") == ([], [erm, multimix, *others], [])
+    enter(erm, clone)
+    enter(multimix, clone, options={"n": 11})
+    found, missing, refused = grids.ledger("tiny")
+    assert [record.place for record in found] == [erm.place]
+    assert missing == [multimix, *others]
+    assert refused == [f"{multimix.place} is left out: options is {{'n': 11}}, the grid has {{'n': 10}}"]
+    path = clone / "book" / "results" / "tiny" / erm.place.with_suffix(".json")
+    path.write_text(path.read_text().replace('"nll"', '"nul"'))
+    stranger = path.parents[1] / "stranger" / "seed0.json"
+    stranger.parent.mkdir()
+    content = json.loads((path.parents[1] / "multimix-n10" / "seed0.json").read_text())
+    stranger.write_text(json.dumps(content))
+    found, _, refused = grids.ledger("tiny")
+    assert not found
+    assert len(refused) == 3
+    assert any("erm/seed0.json does not fit its checksum: it was edited by hand: left out" in line for line in refused)
+    assert any("stranger/seed0 is left out: the grid has no such cell" in line for line in refused)
+
+
+def test_recording_goes_on_where_it_stopped(clone):
+    """Real Snakemake, real papermill: no time, then a cell that cannot run, then the rest."""
+
+    def record(minutes):
+        command = [sys.executable, "-m", "tools.record", "tiny", str(minutes), "--cores", "2"]
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False)
+
+    stopped = record(0)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "tiny: 0 of 6 cells are recorded" in stopped.stdout
+    experiments, whole = clone / "experiments.yml", (clone / "experiments.yml").read_text()
+    experiments.write_text(whole.replace("    epochs: 1\n    lr: 0.05\n", "    epochs: 1\n    lr: 1.0e+30\n", 1))
+    first = record(10)
+    assert first.returncode == 1
+    assert "tiny: 4 of 6 cells are recorded" in first.stdout, first.stdout + first.stderr
+    assert "shapes/preactresnet-small/erm/seed1: 0 of 1 epochs; FAILED: FloatingPointError: the loss is" in first.stdout
+    experiments.write_text(whole)
+    second = record(10)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "tiny: 6 of 6 cells are recorded" in second.stdout
+    assert [line for line in second.stdout.splitlines() if line.startswith("entered")] == [
+        "entered shapes/preactresnet-small/erm/seed0",
+        "entered shapes/preactresnet-small/erm/seed1",
+    ]
+    found, missing, refused = grids.ledger("tiny")
+    assert (len(found), missing, refused) == (6, [], [])
+    assert all(record.weights().keys() for record in found)

@@ -1,0 +1,69 @@
+"""Record a grid: run the cells that its ledger lacks until the time is over, and enter what has finished.
+
+python -m tools.record GRID MINUTES [--cores N]
+
+Call it again and it goes on where it stopped. Snakemake runs the cells, in the order of experiments.yml.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mmlib import grids, records
+from mmlib.checkpoints import Checkpoints
+
+RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
+
+
+def enter_finished(grid: str) -> None:
+    """Enter the runs that have finished since."""
+    for cell in grids.ledger(grid, LEDGER).missing:
+        folder = RUNS / grid / cell.place
+        if (folder / "metrics.json").exists():
+            records.enter(records.read(folder), LEDGER / grid, weights=grids.read()[grid].get("weights", False))
+            print(f"entered {cell.place}")
+
+
+def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None:
+    """Hand the cells to Snakemake until the deadline, seconds since 1970; what it cannot finish goes on next time."""
+    targets = [str(RUNS / grid / cell.place / "metrics.json") for cell in cells]
+    options = ["--cores", cores, "--quiet", "all", "--keep-going", "--rerun-incomplete", "--nolock"]
+    subprocess.run(["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"], check=False)
+
+
+def state(grid: str, cell: grids.Cell, since: float) -> str:
+    """How far a cell without a record has come; one that failed is marked."""
+    log = LOGS / grid / f"{'-'.join(cell.place.parts)}.log"
+    lines = log.read_text().strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
+    failed = lines and "max_minutes is" not in lines[-1]
+    held = Checkpoints(RUNS / grid / cell.place).load()
+    done = f"{len(held['history']) if held else 0} of {cell.config.epochs} epochs"
+    return f"{cell.place}: {done}" + (f"; FAILED: {lines[-1]} ({log})" if failed else "")
+
+
+def main(arguments: list[str]) -> int:
+    """Run, enter, report; 1 where a cell failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid")
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("--cores", default="all")
+    given = parser.parse_args(arguments)
+    start = time.time()
+    enter_finished(given.grid)
+    if missing := grids.ledger(given.grid, LEDGER).missing:
+        run(given.grid, missing, start + 60 * given.minutes, given.cores)
+        enter_finished(given.grid)
+    found, missing, refused = grids.ledger(given.grid, LEDGER)
+    print(f"{given.grid}: {len(found)} of {len(found) + len(missing)} cells are recorded in {LEDGER / given.grid}")
+    lines = [state(given.grid, cell, start) for cell in missing]
+    print("\n".join(refused + [line for line in lines if "FAILED" in line or ": 0 of" not in line]))
+    return int(any("FAILED" in line for line in lines))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(f"record: {error}")
