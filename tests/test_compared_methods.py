@@ -12,6 +12,7 @@ from mmlib.methods import METHODS
 from mmlib.methods.alignmixup import sinkhorn, squared_distances
 from mmlib.methods.cutmix import interval
 from mmlib.methods.mixup import draw_pairs
+from mmlib.methods.zeta_mixup import zeta_weights
 from mmlib.models import Classifier, preact_resnet
 from tests.reference import mixtures, pairs
 from tests.test_methods import assert_same, clone
@@ -199,6 +200,46 @@ def test_alignmixup_of_inputs_on_the_other_mini_batches_is_mixup(classifier, bat
     assert_same(objective(*batch), mixup(*batch), classifier)
 
 
+@pytest.mark.parametrize("gamma", [0, 1.7, 2.8])
+def test_zeta_weights_in_closed_form(gamma):
+    generator = torch.Generator().manual_seed(0)
+    weights = zeta_weights(M, gamma, generator=generator, dtype=torch.double)
+    series = [rank**-gamma / sum(k**-gamma for k in range(1, M + 1)) for rank in range(1, M + 1)]
+    expected = torch.tensor(series).double().expand(M, M)
+    torch.testing.assert_close(weights.sort(dim=1, descending=True).values, expected)
+    torch.testing.assert_close(weights.diagonal(), expected[:, 0])
+
+
+def test_first_rank_outweighs_all_others_above_the_published_threshold():
+    for gamma, outweighs in ((1.72865, True), (1.728, False)):
+        weights = zeta_weights(20_000, gamma, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        assert (weights[0, 0] > 0.5).item() == outweighs
+
+
+def test_every_order_of_the_other_examples_is_alike_often():
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([zeta_weights(4, 2.0, generator=generator).argsort(dim=1) for _ in range(2000)])
+    for own, of_row in enumerate(orders.unbind(1)):
+        assert (of_row[:, 3] == own).all()
+        found, counts = of_row.unique(dim=0, return_counts=True)
+        assert len(found) == 6
+        assert counts.min() > 333 - 5 * 17  # five standard deviations
+
+
+def test_zeta_mixup(classifier, batch):
+    images, labels = batch
+    objective = METHODS["zeta_mixup"](classifier, gamma=2.0, seed=3)
+    weights = zeta_weights(M, 2.0, generator=clone(objective.generator), dtype=torch.double)
+    mixed = torch.stack([mixtures.mixture(row, images) for row in weights])
+    targets = [mixtures.mixture(row, F.one_hot(labels, C).double()) for row in weights]
+    losses = [mixtures.cross_entropy(row, target) for row, target in zip(classifier(mixed), targets)]
+    assert_same(objective(images, labels), sum(losses) / M, classifier)
+
+
+def test_zeta_mixup_of_one_example_each_is_erm(classifier, batch):
+    assert_same(METHODS["zeta_mixup"](classifier, gamma=100)(*batch), METHODS["erm"](classifier)(*batch), classifier)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -206,6 +247,7 @@ def test_alignmixup_of_inputs_on_the_other_mini_batches_is_mixup(classifier, bat
         ("cutmix", {"probability": 1.5}, "probability is 1.5"),
         ("manifold_mixup", {"alpha": -1.0}, "alpha is -1.0"),
         ("manifold_mixup", {"stages": -1}, "stages is -1"),
+        ("zeta_mixup", {"gamma": -1}, "gamma is -1"),
         ("alignmixup", {"alpha": -1.0}, "alpha is -1.0"),
         ("alignmixup", {"probability": -1}, "probability is -1"),
     ],

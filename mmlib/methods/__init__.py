@@ -14,6 +14,7 @@ from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
     "erm": ERM,
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Objective]] = {
     "cutmix": CutMix,
     "manifold_mixup": ManifoldMixup,
     "alignmixup": AlignMixup,
+    "zeta_mixup": ZetaMixup,
     "multimix": MultiMix,
     "dense_multimix": DenseMultiMix,
     "multimix_distill": MultiMixDistill,
@@ -39,5 +41,6 @@ __all__ = [
     "MultiMix",
     "MultiMixDistill",
     "Objective",
+    "ZetaMixup",
     "option_names",
 ]
