@@ -35,13 +35,21 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
+    def normalise(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m channels size size"]:
+        """What the encoder takes: every channel of the training images with mean 0 and variance 1."""
+        return (images - self.mean) / self.std
+
     def features(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d h w"]:
         """The feature map that dense interpolation works on."""
-        return self.encoder((images - self.mean) / self.std)
+        return self.encoder(self.normalise(images))
 
     def embed(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d"]:
         """The embedding: the feature map's mean over positions, the last layer before the head."""
         return self.features(images).mean(dim=(2, 3))
+
+    def classify(self, features: Float[Tensor, "m d h w"]) -> Float[Tensor, "m c"]:
+        """Logits of a feature map, such as a mixed one."""
+        return self.head(features.mean(dim=(2, 3)))
 
     def forward(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m c"]:
         """Logits."""

@@ -7,14 +7,22 @@ It is made, called and moved on in every training loop alike::
     objective.after_step()
 """
 
+from mmlib.methods.alignmixup import AlignMixup
+from mmlib.methods.cutmix import CutMix
 from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
+from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
     "erm": ERM,
     "mixup": Mixup,
+    "cutmix": CutMix,
+    "manifold_mixup": ManifoldMixup,
+    "alignmixup": AlignMixup,
+    "zeta_mixup": ZetaMixup,
     "multimix": MultiMix,
     "dense_multimix": DenseMultiMix,
     "multimix_distill": MultiMixDistill,
@@ -24,11 +32,15 @@ METHODS: dict[str, type[Objective]] = {
 __all__ = [
     "ERM",
     "METHODS",
+    "AlignMixup",
+    "CutMix",
     "DenseMultiMix",
     "DenseMultiMixDistill",
+    "ManifoldMixup",
     "Mixup",
     "MultiMix",
     "MultiMixDistill",
     "Objective",
+    "ZetaMixup",
     "option_names",
 ]

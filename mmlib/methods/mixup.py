@@ -38,8 +38,21 @@ def mixup_loss(
     alpha: float,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of λ x + (1 - λ) x' against λ y + (1 - λ) y', x' a permutation of x."""
+    partners, λ = draw_pairs(objective, len(images), alpha)
+    return F.cross_entropy(objective.classifier(mix_pairs(images, partners, λ)), mix_pairs(targets, partners, λ))
+
+
+def draw_pairs(objective: Objective, m: int, alpha: float) -> tuple[Int[Tensor, " m"], float]:
+    """Every example's partner, a permutation of the mini-batch, and the λ ~ Beta(α, α) that all of them keep."""
     # Beta(α, α) is the Dirichlet distribution of two examples.
     λ = sample_weights(1, 2, alpha, generator=objective.host_generator, dtype=torch.double)[0, 0].item()
-    permutation = torch.randperm(len(images), generator=objective.generator, device=images.device)
-    mixed = torch.lerp(images[permutation], images, λ)
-    return F.cross_entropy(objective.classifier(mixed), torch.lerp(targets[permutation], targets, λ))
+    return torch.randperm(m, generator=objective.generator, device=objective.generator.device), λ
+
+
+def mix_pairs(values: Float[Tensor, "m *axes"], partners: Int[Tensor, " m"], λ: float) -> Float[Tensor, "m *axes"]:
+    """Interpolate: λ v + (1 - λ) v', v' the partners' values.
+
+    >>> mix_pairs(torch.tensor([0.0, 4.0]), torch.tensor([1, 0]), 0.75)
+    tensor([1., 3.])
+    """
+    return torch.lerp(values[partners], values, λ)

@@ -1,0 +1,94 @@
+"""AlignMixup: feature maps are aligned by optimal transport before they are mixed."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.annotations import Float, Int
+from mmlib.methods.mixup import draw_pairs, mix_pairs, mixup_loss
+from mmlib.methods.objective import Objective, check_probability
+from mmlib.mixing import check_mixture
+
+
+class AlignMixup(Objective):
+    """Half of the mini-batches get input mixup, half mix feature maps, one of each pair brought to the other's layout.
+
+    With R = r P, the transport plan times the number of positions, A the features of an example and A' its partner's,
+    (d, r), the mixture is λ A + (1 - λ) A' Rᵀ or, as probable, λ A R + (1 - λ) A'. No gradient goes through R.
+
+    Args:
+        alpha: of λ ~ Beta(α, α), one a mini-batch (published recipe: 2).
+        probability: of mixing aligned features rather than inputs (published recipe: 0.5).
+
+    Source: Venkataramanan et al. (CVPR 2022), as their released code for CIFAR has it.
+    """
+
+    def __init__(self, classifier: nn.Module, *, alpha: float = 2.0, probability: float = 0.5, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        check_mixture(1, 2, alpha)
+        check_probability("probability", probability)
+        self.alpha, self.probability = alpha, probability
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        targets = self.one_hot(labels)
+        if not self.chance(self.probability):
+            return mixup_loss(self, images, targets, self.alpha)
+        partners, λ = draw_pairs(self, len(images), self.alpha)
+        features = self.classifier.features(images)
+        mixed = mix_aligned(features, features[partners], λ, forth=self.chance(0.5))
+        return F.cross_entropy(self.classifier.classify(mixed), mix_pairs(targets, partners, λ))
+
+
+def mix_aligned(
+    features: Float[Tensor, "m d h w"], partners: Float[Tensor, "m d h w"], λ: float, *, forth: bool
+) -> Float[Tensor, "m d h w"]:
+    """λ A R + (1 - λ) A' if `forth`, the features at their partner's positions, else λ A + (1 - λ) A' Rᵀ."""
+    a, b = features.flatten(2), partners.flatten(2)
+    alignment = (a.shape[2] * sinkhorn(squared_distances(a.detach(), b.detach()))).to(a.dtype)
+    if forth:
+        a = a @ alignment
+    else:
+        b = b @ alignment.mT
+    return torch.lerp(b, a, λ).view_as(features)
+
+
+def squared_distances(a: Float[Tensor, "m d r"], b: Float[Tensor, "m d s"]) -> Float[Tensor, "m r s"]:
+    """‖a_i - b_j‖² between all positions of two feature maps, in single precision or wider."""
+    a, b = (x.mT.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b))
+    # Not by ‖a‖² + ‖b‖² - 2 ab: what cancels there is large beside ε.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def sinkhorn(
+    cost: Float[Tensor, "m r s"], *, epsilon: float = 0.1, iterations: int = 100, tolerance: float = 0.1
+) -> Float[Tensor, "m r s"]:
+    """Plans of m entropic optimal transport problems with uniform marginals: Sinkhorn's iterations on the potentials.
+
+    u = ε (log 1/r - log Σ_j exp((v_j - C_ij) / ε)), v alike from the new u, and P_ij = exp((u_i + v_j - C_ij) / ε).
+    They stop, all problems together, when ‖u - u_before‖₁ averaged over the problems is below `tolerance`. What comes
+    after is computed and discarded: whether to go on is never asked of the device.
+
+    Args:
+        cost: C, of any scale; computed with in logarithms, so that nothing underflows.
+        epsilon: weight of the entropy, in units of the cost.
+        iterations: at most.
+        tolerance: in units of the cost; the last iteration's column sums are exact, row sums nearly so.
+
+    Source: Cuturi (NeurIPS 2013); the defaults are those of AlignMixup's released code.
+
+    >>> sinkhorn(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])).mul(1000).round()
+    tensor([[[500.,   0.],
+             [  0., 500.]]])
+    """
+    m, r, s = cost.shape
+    u, v = cost.new_zeros(m, r, 1), cost.new_zeros(m, 1, s)
+    moving = torch.ones((), dtype=torch.bool, device=cost.device)
+    for _ in range(iterations):
+        new_u = -epsilon * (((v - cost) / epsilon).logsumexp(dim=2, keepdim=True) + math.log(r))
+        new_v = -epsilon * (((new_u - cost) / epsilon).logsumexp(dim=1, keepdim=True) + math.log(s))
+        change = (new_u - u).abs().sum(dim=1).mean()
+        u, v = torch.where(moving, new_u, u), torch.where(moving, new_v, v)
+        moving = moving & (change >= tolerance)
+    return ((u + v - cost) / epsilon).exp()

@@ -1,0 +1,53 @@
+"""CutMix: a box of every image is replaced by its partner's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.annotations import Float, Int
+from mmlib.methods.mixup import draw_pairs, mix_pairs
+from mmlib.methods.objective import Objective, check_probability
+from mmlib.mixing import check_mixture
+
+
+class CutMix(Objective):
+    """On some mini-batches a box, the same in all images, is pasted from their partners; the others stay as they are.
+
+    The label keeps the share of the pixels that the image keeps.
+
+    Args:
+        alpha: of λ ~ Beta(α, α); the box, before the border clips it, has the area 1 - λ (published recipe: 1).
+        probability: of pasting a box; plain cross-entropy otherwise (published recipe: 0.5 on CIFAR, 1 on ImageNet).
+
+    Source: Yun et al. (ICCV 2019).
+    """
+
+    def __init__(self, classifier: nn.Module, *, alpha: float = 1.0, probability: float = 0.5, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        check_mixture(1, 2, alpha)
+        check_probability("probability", probability)
+        self.alpha, self.probability = alpha, probability
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        if not self.chance(self.probability):
+            return F.cross_entropy(self.classifier(images), labels)
+        partners, λ = draw_pairs(self, len(images), self.alpha)
+        size = images.shape[-1]
+        centre = torch.randint(size, (2,), generator=self.host_generator).tolist()
+        rows, columns = (interval(size, λ, at) for at in centre)
+        mixed = images.clone()
+        mixed[:, :, rows, columns] = images[partners, :, rows, columns]
+        pasted = (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
+        return F.cross_entropy(self.classifier(mixed), mix_pairs(self.one_hot(labels), partners, 1 - pasted))
+
+
+def interval(size: int, λ: float, centre: int) -> slice:
+    """The pixels along one side of a box that has the share 1 - λ of a square image, clipped at its border.
+
+    Source: Yun et al. (ICCV 2019); the released code rounds half a side down to whole pixels, and so do we.
+
+    >>> interval(32, 0.75, 20), interval(32, 0.75, 2)
+    (slice(12, 28, None), slice(0, 10, None))
+    """
+    half = int(size * (1 - λ) ** 0.5 / 2)
+    return slice(max(0, centre - half), min(size, centre + half))

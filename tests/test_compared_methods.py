@@ -1,0 +1,257 @@
+"""The methods MultiMix is compared with, against literal formulas and libraries, their draws replayed."""
+
+import ot
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import kstest
+from torchvision.transforms import v2
+
+from mmlib import sample_weights
+from mmlib.methods import METHODS
+from mmlib.methods.alignmixup import sinkhorn, squared_distances
+from mmlib.methods.cutmix import interval
+from mmlib.methods.mixup import draw_pairs
+from mmlib.methods.zeta_mixup import zeta_weights
+from mmlib.models import Classifier, preact_resnet
+from tests.reference import mixtures, pairs
+from tests.test_methods import assert_same, clone
+
+M, C = 6, 3
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
+    return images, torch.randint(C, (M,), generator=generator)
+
+
+def replay_pairs(host, device, alpha):
+    λ = sample_weights(1, 2, alpha, generator=host, dtype=torch.double)[0, 0].item()
+    return torch.randperm(M, generator=device).tolist(), λ
+
+
+def expected_loss(logits, labels, partners, λ):
+    """Mean of λ H(y, p) + (1 - λ) H(y', p)."""
+    y = F.one_hot(labels, C).double()
+    losses = [
+        λ * mixtures.cross_entropy(row, y[i]) + (1 - λ) * mixtures.cross_entropy(row, y[j])
+        for i, (j, row) in enumerate(zip(partners, logits))
+    ]
+    return sum(losses) / M
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cutmix(classifier, batch, seed):
+    images, labels = batch
+    objective = METHODS["cutmix"](classifier, alpha=0.7, probability=1, seed=seed)
+    host, device = clone(objective.host_generator), clone(objective.generator)
+    torch.rand((), generator=host)
+    partners, λ = replay_pairs(host, device, 0.7)
+    centre = torch.randint(8, (2,), generator=host).tolist()
+    mixed, kept = zip(*(pairs.cut(images[i], images[j], λ, centre) for i, j in enumerate(partners)))
+    expected = expected_loss(classifier(torch.stack(mixed)), labels, partners, kept[0])
+    assert_same(objective(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_boxes_are_torchvisions(seed):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    transform = v2.CutMix(alpha=1.0, num_classes=2)
+    torch.manual_seed(seed)
+    mixed, targets = transform(images, torch.tensor([0, 1]))
+    torch.manual_seed(seed)
+    λ = transform._dist.sample().item()
+    x, y = (int(torch.randint(32, (1,))) for _ in range(2))
+    rows, columns = interval(32, λ, y), interval(32, λ, x)
+    ours = images.clone()
+    ours[:, :, rows, columns] = images.flip(0)[:, :, rows, columns]
+    torch.testing.assert_close(ours, mixed, rtol=0, atol=0)
+    share = (rows.stop - rows.start) * (columns.stop - columns.start) / 32**2
+    torch.testing.assert_close(targets, torch.tensor([[1 - share, share], [share, 1 - share]]))
+
+
+def test_cutmix_leaves_the_other_mini_batches_as_they_are(classifier, batch):
+    images, labels = batch
+    objective = METHODS["cutmix"](classifier, probability=0)
+    assert_same(objective(images, labels), F.cross_entropy(classifier(images), labels), classifier)
+    objective = METHODS["cutmix"](classifier)
+    chances = [objective.chance(objective.probability) for _ in range(2000)]
+    assert abs(sum(chances) / 2000 - 0.5) < 0.04  # 3.6 standard deviations
+
+
+def test_images_of_the_mini_batch_are_left_alone(classifier, batch):
+    before = batch[0].clone()
+    for name in METHODS:
+        METHODS[name](classifier)(*batch)
+    torch.testing.assert_close(batch[0], before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 2.0])
+def test_share_follows_the_beta_distribution(classifier, alpha):
+    objective = METHODS["mixup"](classifier)
+    shares = [draw_pairs(objective, 1, alpha)[1] for _ in range(3000)]
+    assert kstest(shares, "beta", args=(alpha, alpha)).pvalue > 1e-3
+
+
+def test_manifold_mixup_mixes_at_every_layer_alike_often(classifier, batch):
+    images, labels = batch
+    encoder, seen = classifier.encoder, []
+    for seed in range(40):
+        objective = METHODS["manifold_mixup"](classifier, alpha=1.5, seed=seed)
+        host, device = clone(objective.host_generator), clone(objective.generator)
+        stage = int(torch.randint(3, (), generator=host))
+        seen.append(stage)
+        if seen.count(stage) > 2:
+            continue
+        partners, λ = replay_pairs(host, device, 1.5)
+        hidden = images if stage == 0 else encoder[0]((images - 0.4) / 0.2)
+        for k in range(stage):
+            hidden = encoder[1 + k](hidden)
+        hidden = torch.stack([λ * hidden[i] + (1 - λ) * hidden[j] for i, j in enumerate(partners)])
+        hidden = encoder[0]((hidden - 0.4) / 0.2) if stage == 0 else hidden
+        for k in range(stage, 2):
+            hidden = encoder[1 + k](hidden)
+        expected = expected_loss(classifier.head(hidden.mean((2, 3))), labels, partners, λ)
+        assert_same(objective(images, labels), expected, classifier)
+    assert {k: seen.count(k) >= 6 for k in range(3)} == dict.fromkeys(range(3), True)
+
+
+def test_manifold_mixup_of_inputs_alone_is_mixup(classifier, batch):
+    objective = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
+    torch.randint(1, (), generator=objective.host_generator)
+    mixup = METHODS["mixup"](classifier, alpha=2.0, seed=2)
+    mixup.host_generator.set_state(objective.host_generator.get_state())
+    objective = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
+    assert_same(objective(*batch), mixup(*batch), classifier)
+
+
+def test_manifold_mixup_names_a_stage_that_is_not_there(classifier, batch):
+    with pytest.raises(ValueError, match="stages is 3; this encoder takes 0 to 2"):
+        METHODS["manifold_mixup"](classifier, stages=3)(*batch)
+
+
+def plans_and_costs(scale, r=5, s=4):
+    costs = scale * torch.rand(3, r, s, generator=torch.Generator().manual_seed(7), dtype=torch.double)
+    return costs, lambda **options: sinkhorn(costs, **options)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_sinkhorn_converges_to_the_plan_of_pot(scale):
+    costs, plans = plans_and_costs(scale)
+    a, b = torch.full((5,), 0.2).double(), torch.full((4,), 0.25).double()
+    for cost, plan in zip(costs, plans(iterations=4000, tolerance=1e-14)):
+        expected = ot.sinkhorn(a, b, cost, 0.1, method="sinkhorn_log", numItermax=5000, stopThr=0, warn=False)
+        torch.testing.assert_close(plan, expected, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("tolerance", [3.0, 0.1, 0.01, 1e-3, 0.0])
+def test_sinkhorn_stops_all_problems_together(tolerance):
+    costs, plans = plans_and_costs(3.0)
+    expected, iterations = pairs.sinkhorn(costs, 0.1, 50, tolerance)
+    assert (iterations == 50) == (tolerance == 0)
+    torch.testing.assert_close(plans(iterations=50, tolerance=tolerance), expected)
+    if 1 < iterations < 50:  # one iteration less is another plan
+        assert (plans(iterations=iterations - 1, tolerance=0.0) - expected).abs().max() > 1e-6
+
+
+def test_sinkhorn_of_large_costs_in_single_precision_is_finite():
+    plan = sinkhorn(1e4 * torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(plan.sum(1), torch.full((2, 16), 1 / 16), rtol=1e-2, atol=0)
+
+
+def test_distances_of_close_positions_do_not_cancel():
+    a = 100 + torch.rand(2, 512, 30, generator=torch.Generator().manual_seed(0))
+    expected = (a.double().unsqueeze(3) - a.double().flip(2).unsqueeze(2)).square().sum(1)
+    torch.testing.assert_close(squared_distances(a, a.flip(2)).double(), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_alignmixup(classifier, batch):
+    images, labels = batch
+    directions = set()
+    for seed in range(5):
+        objective = METHODS["alignmixup"](classifier, alpha=1.5, probability=1, seed=seed)
+        host, device = clone(objective.host_generator), clone(objective.generator)
+        torch.rand((), generator=host)
+        partners, λ = replay_pairs(host, device, 1.5)
+        forth = torch.rand((), generator=host).item() < 0.5
+        directions.add(forth)
+        features = classifier.features(images).flatten(2)
+        detached = features.detach()
+        costs = (detached.unsqueeze(3) - detached[partners].unsqueeze(2)).square().sum(1)
+        plans, _ = pairs.sinkhorn(costs, 0.1, 100, 0.1)
+        mixed = pairs.align(features, features[partners], plans, λ, forth)
+        expected = expected_loss(classifier.head(mixed.mean(2)), labels, partners, λ)
+        assert_same(objective(images, labels), expected, classifier)
+    assert directions == {True, False}
+
+
+def test_alignmixup_of_inputs_on_the_other_mini_batches_is_mixup(classifier, batch):
+    objective = METHODS["alignmixup"](classifier, probability=0, seed=2)
+    mixup = METHODS["mixup"](classifier, alpha=2.0, seed=2)
+    torch.rand((), generator=mixup.host_generator)
+    assert_same(objective(*batch), mixup(*batch), classifier)
+
+
+@pytest.mark.parametrize("gamma", [0, 1.7, 2.8])
+def test_zeta_weights_in_closed_form(gamma):
+    generator = torch.Generator().manual_seed(0)
+    weights = zeta_weights(M, gamma, generator=generator, dtype=torch.double)
+    series = [rank**-gamma / sum(k**-gamma for k in range(1, M + 1)) for rank in range(1, M + 1)]
+    expected = torch.tensor(series).double().expand(M, M)
+    torch.testing.assert_close(weights.sort(dim=1, descending=True).values, expected)
+    torch.testing.assert_close(weights.diagonal(), expected[:, 0])
+
+
+def test_first_rank_outweighs_all_others_above_the_published_threshold():
+    for gamma, outweighs in ((1.72865, True), (1.728, False)):
+        weights = zeta_weights(20_000, gamma, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        assert (weights[0, 0] > 0.5).item() == outweighs
+
+
+def test_every_order_of_the_other_examples_is_alike_often():
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([zeta_weights(4, 2.0, generator=generator).argsort(dim=1) for _ in range(2000)])
+    for own, of_row in enumerate(orders.unbind(1)):
+        assert (of_row[:, 3] == own).all()
+        found, counts = of_row.unique(dim=0, return_counts=True)
+        assert len(found) == 6
+        assert counts.min() > 333 - 5 * 17  # five standard deviations
+
+
+def test_zeta_mixup(classifier, batch):
+    images, labels = batch
+    objective = METHODS["zeta_mixup"](classifier, gamma=2.0, seed=3)
+    weights = zeta_weights(M, 2.0, generator=clone(objective.generator), dtype=torch.double)
+    mixed = torch.stack([mixtures.mixture(row, images) for row in weights])
+    targets = [mixtures.mixture(row, F.one_hot(labels, C).double()) for row in weights]
+    losses = [mixtures.cross_entropy(row, target) for row, target in zip(classifier(mixed), targets)]
+    assert_same(objective(images, labels), sum(losses) / M, classifier)
+
+
+def test_zeta_mixup_of_one_example_each_is_erm(classifier, batch):
+    assert_same(METHODS["zeta_mixup"](classifier, gamma=100)(*batch), METHODS["erm"](classifier)(*batch), classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cutmix", {"alpha": 0}, "alpha is 0"),
+        ("cutmix", {"probability": 1.5}, "probability is 1.5"),
+        ("manifold_mixup", {"alpha": -1.0}, "alpha is -1.0"),
+        ("manifold_mixup", {"stages": -1}, "stages is -1"),
+        ("zeta_mixup", {"gamma": -1}, "gamma is -1"),
+        ("alignmixup", {"alpha": -1.0}, "alpha is -1.0"),
+        ("alignmixup", {"probability": -1}, "probability is -1"),
+    ],
+)
+def test_impossible_options_are_named(classifier, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        METHODS[name](classifier, **options)
