@@ -5,10 +5,12 @@ checkpoint beside it. What a rule watches of code is a digest of its meaning (`m
 refreshed outputs and touched files run nothing again.
 """
 
-import json
+import math
 import os
 import shlex
 from pathlib import Path
+
+import yaml
 
 from mmlib import grids
 from mmlib.provenance import code_digest
@@ -53,7 +55,9 @@ def chapter_parameters(chapter):
 
 
 def papermill(notebook, output, parameters):
-    return f"papermill -k python3 --no-progress-bar {notebook} {output} -y {shlex.quote(json.dumps(parameters))}"
+    # As YAML writes them: papermill reads JSON's 1e-05 as a string.
+    values = yaml.safe_dump(parameters, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    return f"papermill -k python3 --no-progress-bar {notebook} {output} -y {shlex.quote(values)}"
 
 
 rule site:

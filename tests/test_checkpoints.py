@@ -98,12 +98,9 @@ def test_a_full_disk_leaves_the_one_before_and_is_reported(checkpoints, monkeypa
 
 
 def test_one_process_at_a_time(tmp_path, monkeypatch):
-    with Checkpoints(tmp_path):
-        with (
-            pytest.raises(OSError, match=rf"folder {tmp_path} is trained in by another process"),
-            Checkpoints(tmp_path),
-        ):
-            pytest.fail("two at once")
+    words = rf"folder {tmp_path} is trained in by another process"
+    with Checkpoints(tmp_path), pytest.raises(OSError, match=words), Checkpoints(tmp_path):
+        pytest.fail("two at once")
     with Checkpoints(tmp_path):
         pass
     assert not list(tmp_path.iterdir())

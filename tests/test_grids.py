@@ -29,9 +29,10 @@ def clone(tmp_path, monkeypatch):
     """What the commands need of the repository, with a grid that takes seconds."""
     for name in ("mmlib", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", tmp_path / "notebooks")
+    for name in ("Snakefile", "_config.yml", "_toc.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "book").mkdir()
     embedded = yaml.safe_load((ROOT / "experiments.yml").read_text())["embedded"]
     (tmp_path / "experiments.yml").write_text(yaml.safe_dump({"tiny": TINY, "embedded": embedded}, sort_keys=False))
     monkeypatch.chdir(tmp_path)
@@ -58,7 +59,7 @@ def test_cells_come_seed_by_seed_in_the_order_of_the_file(clone):
         "seed": 0,
     }
     assert (cells[1].config.options, cells[1].config.epochs) == ({"n": 10}, 2)
-    with pytest.raises(ValueError, match="grid is 'tinny'; experiments.yml has tiny, embedded"):
+    with pytest.raises(ValueError, match=r"grid is 'tinny'; experiments.yml has tiny, embedded"):
         grids.cells("tinny")
 
 
@@ -109,23 +110,24 @@ def test_recording_goes_on_where_it_stopped(clone):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False)
 
+    def experiments(lr):
+        content = yaml.safe_load((clone / "experiments.yml").read_text())
+        variants = {"erm": {"method": "erm"}, "mixup": {"method": "mixup", "lr": lr}}
+        content["tiny"] |= {"seeds": [0], "datasets": {"digits": {"epochs": 2, "lr": 0.1}}, "variants": variants}
+        (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    experiments(lr=1e30)
     stopped = record(0)
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    assert "tiny: 0 of 6 cells are recorded" in stopped.stdout
-    experiments, whole = clone / "experiments.yml", (clone / "experiments.yml").read_text()
-    experiments.write_text(whole.replace("    epochs: 1\n    lr: 0.05\n", "    epochs: 1\n    lr: 1.0e+30\n", 1))
+    assert "tiny: 0 of 2 cells are recorded" in stopped.stdout
     first = record(10)
-    assert first.returncode == 1
-    assert "tiny: 4 of 6 cells are recorded" in first.stdout, first.stdout + first.stderr
-    assert "shapes/preactresnet-small/erm/seed1: 0 of 1 epochs; FAILED: FloatingPointError: the loss is" in first.stdout
-    experiments.write_text(whole)
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "entered digits/preactresnet-small/erm/seed0\ntiny: 1 of 2 cells are recorded" in first.stdout
+    assert "digits/preactresnet-small/mixup/seed0: 0 of 2 epochs; FAILED: FloatingPointError: the loss" in first.stdout
+    experiments(lr=0.1)
     second = record(10)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "tiny: 6 of 6 cells are recorded" in second.stdout
-    assert [line for line in second.stdout.splitlines() if line.startswith("entered")] == [
-        "entered shapes/preactresnet-small/erm/seed0",
-        "entered shapes/preactresnet-small/erm/seed1",
-    ]
+    assert second.stdout.startswith("entered digits/preactresnet-small/mixup/seed0\ntiny: 2 of 2 cells are recorded")
     found, missing, refused = grids.ledger("tiny")
-    assert (len(found), missing, refused) == (6, [], [])
-    assert all(record.weights().keys() for record in found)
+    assert (len(found), missing, refused) == (2, [], [])
+    assert all(record.weights() for record in found)

@@ -119,7 +119,7 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("seed*")) == ["seed0.json", "seed0.npz", "seed0.pt"]
     path = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
     path.write_text(path.read_text().replace('"accuracy": ', '"accuracy": 9'))
-    with pytest.raises(ValueError, match="seed0.json does not fit its checksum: it was edited by hand"):
+    with pytest.raises(ValueError, match=r"seed0.json does not fit its checksum: it was edited by hand"):
         records.read_ledger(path)
 
 
@@ -154,7 +154,7 @@ def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change,
 
 def test_record_in_another_cells_place_is_refused(finished, tmp_path):
     folder, *_ = finished
-    with pytest.raises(ValueError, match="seed1.json was made with seed 0"):
+    with pytest.raises(ValueError, match=r"seed1.json was made with seed 0"):
         records.enter(dataclasses.replace(records.read(folder), seed=1), tmp_path)
     assert not list(tmp_path.rglob("seed*"))
 

@@ -27,10 +27,20 @@ def enter_finished(grid: str) -> None:
 
 
 def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None:
-    """Hand the cells to Snakemake until the deadline, seconds since 1970; what it cannot finish goes on next time."""
+    """Hand the cells to Snakemake until the deadline, seconds since 1970; what it cannot finish goes on next time.
+
+    Raises:
+        RuntimeError: Snakemake did not start a single cell, with its last words.
+    """
+    since = time.time()
     targets = [str(RUNS / grid / cell.place / "metrics.json") for cell in cells]
+    # No lock of the whole folder, which a kill would leave behind: a cell's folder has its own.
     options = ["--cores", cores, "--quiet", "all", "--keep-going", "--rerun-incomplete", "--nolock"]
-    subprocess.run(["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"], check=False)
+    command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
+    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    began = any(path.stat().st_mtime >= since for path in (LOGS / grid).glob("*.log"))
+    if ended.returncode and not began and since < deadline:
+        raise RuntimeError("snakemake ran no cell: " + " ".join(ended.stdout.split())[-500:])
 
 
 def state(grid: str, cell: grids.Cell, since: float) -> str:
@@ -65,5 +75,5 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         sys.exit(f"record: {error}")
