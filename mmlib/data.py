@@ -16,7 +16,7 @@ from torch import Tensor
 from mmlib.annotations import Float, Int, UInt8
 from mmlib.shapes import SHAPES, draw_shapes
 
-__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load"]
+__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load", "load_test"]
 
 TAKES = "digits, shapes, cifar10, cifar100, a .npz file or a folder of class folders"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -309,6 +309,50 @@ def load(
     return _choose(dataset, labelled_per_class, holdout_per_class, seed)
 
 
+def load_test(name: str, *, root: str | Path = "data") -> Split:
+    """The test images of a data set that nobody trains on here, such as one to be told apart from another.
+
+    Args:
+        name: as in `load`; `svhn`, through torchvision; a .npz file or a folder that may lack what is trained on,
+            or a folder of images without classes, which all become class 0. CIFAR is read from `cifar10.npz` or
+            `cifar100.npz` in `root` where it is there.
+        root: where downloads are kept.
+
+    Raises:
+        ValueError: an unknown name, or arrays that are no images and classes.
+        FileNotFoundError: a path or an archive that is not there.
+
+    >>> len(load_test("digits"))
+    870
+    """
+    path, archive = Path(name).expanduser(), Path(root) / f"{name}.npz"
+    if name == "svhn":
+        return _svhn(Path(root))
+    if name in ("cifar10", "cifar100") and archive.is_file():
+        return _part(archive, _arrays(archive), "test")
+    if name in ("digits", "shapes", "cifar10", "cifar100"):
+        return load(name, root=root).test
+    if path.suffix == ".npz":
+        return _part(path, _arrays(path), "test")
+    if name and (path / "test").is_dir():
+        return _read(path / "test", _class_names(path / "test"))
+    if name and path.is_dir():
+        return _read(path.absolute().parent, (path.absolute().name,))
+    if len(path.parts) > 1:
+        raise FileNotFoundError(f"test set is {name!r}, which is not there; it takes svhn, {TAKES} or of images")
+    raise ValueError(f"test set is {name!r}; it takes svhn, {TAKES} or of images")
+
+
+def _svhn(root: Path) -> Split:
+    from torchvision import datasets
+
+    try:
+        test = datasets.SVHN(root, split="test", download=True)
+    except OSError as error:
+        raise FileNotFoundError(f"svhn is not in root {str(root)!r} and cannot be downloaded: {error}") from error
+    return _split(test.data.transpose(0, 2, 3, 1), test.labels)
+
+
 def _choose(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:
     train, validation = dataset.train, dataset.validation
     if holdout_per_class:
@@ -365,28 +409,34 @@ def _cifar(name: str, root: Path) -> Dataset:
 
 
 def _npz(path: Path) -> Dataset:
+    arrays = _arrays(path)
+    parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
+    splits = {part: _part(path, arrays, part) for part in parts}
+    classes = 1 + max((int(split.labels.max()) for split in splits.values() if len(split)), default=0)
+    names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
+    return _from_path(path.stem, splits, names)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .npz archive")
     try:
         with np.load(path) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
-    splits = {}
-    for part in parts:
-        for key in (f"{part}_images", f"{part}_labels"):
-            if key not in arrays:
-                raise ValueError(f"{path} has no {key}; it holds {', '.join(arrays) or 'nothing'}")
-        try:
-            splits[part] = _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
-        except ValueError as error:
-            raise ValueError(f"{path}: {part}_{error}") from None
-    classes = 1 + max((int(split.labels.max()) for split in splits.values() if len(split)), default=0)
-    names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
-    return _from_path(path.stem, splits, names)
+
+
+def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:
+    for key in (f"{part}_images", f"{part}_labels"):
+        if key not in arrays:
+            raise ValueError(f"{path} has no {key}; it holds {', '.join(arrays) or 'nothing'}")
+    try:
+        return _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {part}_{error}") from None
 
 
 def _folder(path: Path) -> Dataset:
@@ -394,10 +444,8 @@ def _folder(path: Path) -> Dataset:
     for part in parts:
         if not (path / part).is_dir():
             raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
-    names = {part: tuple(item.name for item in _listed(path / part) if item.is_dir()) for part in parts}
+    names = {part: _class_names(path / part) for part in parts}
     for part in parts:
-        if not names[part]:
-            raise FileNotFoundError(f"{path / part} has no class folders")
         if names[part] != names["train"]:
             differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
             raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
@@ -408,6 +456,13 @@ def _folder(path: Path) -> Dataset:
 def _listed(folder: Path) -> list[Path]:
     """What is in a folder, in alphabetical order, without what editors and file systems hide there."""
     return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(item.name for item in _listed(folder) if item.is_dir())
+    if not names:
+        raise FileNotFoundError(f"{folder} has no class folders")
+    return names
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> Split:
