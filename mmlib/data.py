@@ -16,7 +16,7 @@ from torch import Tensor
 from mmlib.annotations import Float, Int, UInt8
 from mmlib.shapes import SHAPES, draw_shapes
 
-__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load"]
+__all__ = ["Batches", "Dataset", "Split", "cifar_split", "draw_shapes", "load", "load_test"]
 
 TAKES = "digits, shapes, cifar10, cifar100, a .npz file or a folder of class folders"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -69,6 +69,10 @@ class Split:
     def to(self, device: torch.device | str) -> "Split":
         """The same split on `device`."""
         return Split(*(None if value is None else value.to(device) for value in (self.images, self.labels, self.boxes)))
+
+    def first_per_class(self, count: int) -> "Split":
+        """The first `count` images of every class, class by class: a small split, balanced and always the same."""
+        return self[torch.cat([(self.labels == k).nonzero().flatten()[:count] for k in self.labels.unique()])]
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any pixel, label or box, and not with device or memory layout."""
@@ -312,6 +316,50 @@ def load(
     return _choose(dataset, labelled_per_class, holdout_per_class, seed)
 
 
+def load_test(name: str, *, root: str | Path = "data") -> Split:
+    """The test images of a data set that nobody trains on here, such as one to be told apart from another.
+
+    Args:
+        name: as in `load`; `svhn`, through torchvision; a .npz file or a folder that may lack what is trained on,
+            or a folder of images without classes, which all become class 0. CIFAR is read from `cifar10.npz` or
+            `cifar100.npz` in `root` where it is there.
+        root: where downloads are kept.
+
+    Raises:
+        ValueError: an unknown name, or arrays that are no images and classes.
+        FileNotFoundError: a path or an archive that is not there.
+
+    >>> len(load_test("digits"))
+    870
+    """
+    path = Path(name).expanduser()
+    if name == "svhn":
+        return _svhn(Path(root))
+    if name in ("cifar10", "cifar100"):
+        return cifar_split(name, "test", Path(root))[0]
+    if name in ("digits", "shapes"):
+        return load(name, root=root).test
+    if path.suffix == ".npz":
+        return _part(path, _arrays(path), "test")
+    if name and (path / "test").is_dir():
+        return _read(path / "test", _class_names(path / "test"))
+    if name and path.is_dir():
+        return _read(path.absolute().parent, (path.absolute().name,))
+    if len(path.parts) > 1:
+        raise FileNotFoundError(f"test set is {name!r}, which is not there; it takes svhn, {TAKES} or of images")
+    raise ValueError(f"test set is {name!r}; it takes svhn, {TAKES} or of images")
+
+
+def _svhn(root: Path) -> Split:
+    from torchvision import datasets
+
+    try:
+        test = datasets.SVHN(root, split="test", download=True)
+    except OSError as error:
+        raise FileNotFoundError(f"svhn is not in root {str(root)!r} and cannot be downloaded: {error}") from error
+    return _split(test.data.transpose(0, 2, 3, 1), test.labels)
+
+
 def _choose(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:
     train, validation = dataset.train, dataset.validation
     if holdout_per_class:
@@ -363,8 +411,9 @@ def cifar_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, ...
     """
     path = root / f"{name}.npz"
     if path.exists():
-        arrays = _arrays(path, (f"{part}_images", f"{part}_labels", "class_names"))
-        split, names = _split(arrays[f"{part}_images"], arrays[f"{part}_labels"]), arrays["class_names"]
+        arrays = _arrays(path, part)
+        split = _part(path, arrays, part)
+        names = arrays.get("class_names", range(1 + int(split.labels.max())))
     else:
         from torchvision import datasets
 
@@ -396,37 +445,36 @@ def _cifar(name: str, root: Path) -> Dataset:
     return Dataset(name, train, None, test, names, batch_size=128, padding=4, flip=True)
 
 
-def _arrays(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """What an archive holds under `keys`, or all of it."""
+def _npz(path: Path) -> Dataset:
+    arrays = _arrays(path)
+    parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
+    splits = {part: _part(path, arrays, part) for part in parts}
+    classes = 1 + max((int(split.labels.max()) for split in splits.values() if len(split)), default=0)
+    names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
+    return _from_path(path.stem, splits, names)
+
+
+def _arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """What an archive holds: all of it, or the class names and what begins with `prefix`."""
     if not path.is_file():
         raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .npz archive")
     try:
         with np.load(path) as archive:
-            for key in keys:
-                if key not in archive.files:
-                    raise ValueError(f"it has no {key}; it holds {', '.join(archive.files) or 'nothing'}")
-            return {key: archive[key] for key in keys or archive.files}
+            return {key: archive[key] for key in archive.files if key.startswith((prefix, "class_names"))}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _npz(path: Path) -> Dataset:
-    arrays = _arrays(path)
-    parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
-    splits = {}
-    for part in parts:
-        for key in (f"{part}_images", f"{part}_labels"):
-            if key not in arrays:
-                raise ValueError(f"{path} has no {key}; it holds {', '.join(arrays) or 'nothing'}")
-        try:
-            splits[part] = _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
-        except ValueError as error:
-            raise ValueError(f"{path}: {part}_{error}") from None
-    classes = 1 + max((int(split.labels.max()) for split in splits.values() if len(split)), default=0)
-    names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
-    return _from_path(path.stem, splits, names)
+def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:
+    for key in (f"{part}_images", f"{part}_labels"):
+        if key not in arrays:
+            raise ValueError(f"{path} has no {key}; it holds {', '.join(arrays) or 'nothing'}")
+    try:
+        return _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {part}_{error}") from None
 
 
 def _folder(path: Path) -> Dataset:
@@ -434,10 +482,8 @@ def _folder(path: Path) -> Dataset:
     for part in parts:
         if not (path / part).is_dir():
             raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
-    names = {part: tuple(item.name for item in _listed(path / part) if item.is_dir()) for part in parts}
+    names = {part: _class_names(path / part) for part in parts}
     for part in parts:
-        if not names[part]:
-            raise FileNotFoundError(f"{path / part} has no class folders")
         if names[part] != names["train"]:
             differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
             raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
@@ -448,6 +494,13 @@ def _folder(path: Path) -> Dataset:
 def _listed(folder: Path) -> list[Path]:
     """What is in a folder, in alphabetical order, without what editors and file systems hide there."""
     return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(item.name for item in _listed(folder) if item.is_dir())
+    if not names:
+        raise FileNotFoundError(f"{folder} has no class folders")
+    return names
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> Split:

@@ -80,3 +80,47 @@ def class_spread(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) ->
     within = (u - means[labels]).square().sum(1).mean()
     between = (means[labels] - u.mean(0)).square().sum(1).mean()
     return float(within), float(between)
+
+
+def knn_accuracy(
+    train_embeddings: Float[Tensor, "k d"],
+    train_labels: Int[Tensor, " k"],
+    embeddings: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    k: int = 20,
+) -> float:
+    """Share of embeddings whose class is that of most of their k nearest training embeddings, in percent.
+
+    Nearest by cosine; of classes with equally many the one with the nearest embedding wins; k is 20, or all where
+    there are fewer (our choices). Similarities are computed in blocks of rows.
+
+    >>> train = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> knn_accuracy(train, torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 0]), k=1)
+    50.0
+    """
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    known, asked = (F.normalize(u.to(dtype), dim=1) for u in (train_embeddings, embeddings))
+    right = 0
+    for block, truth in zip(asked.split(512), labels.split(512)):
+        nearest = train_labels[(block @ known.T).topk(min(k, len(known)), dim=1).indices]
+        votes = (nearest.unsqueeze(2) == nearest.unsqueeze(1)).sum(dim=2)
+        # argmax takes the first of equal ones, and neighbours come by distance.
+        right += (nearest.gather(1, votes.argmax(dim=1, keepdim=True)).squeeze(1) == truth).sum()
+    return float(right / len(labels) * 100)
+
+
+def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> float:
+    """Mean cosine over all pairs of class means, seen from the mean of all embeddings.
+
+    Means as far apart as c vectors can be, a regular simplex (neural collapse), give -1 / (c - 1). NaN for one class.
+
+    Source: Papyan, Han & Donoho (PNAS 2020), equiangularity of the class means.
+
+    >>> round(class_mean_cosine(torch.eye(5), torch.arange(5)), 4)
+    -0.25
+    """
+    _, labels, sizes = labels.unique(return_inverse=True, return_counts=True)
+    u, c = embeddings.double(), len(sizes)
+    means = u.new_zeros(c, u.shape[1]).index_add_(0, labels, u) / sizes.unsqueeze(1)
+    u = F.normalize(means - u.mean(0), dim=1)
+    return float((u.sum(0).square().sum() - u.square().sum()) / (c * c - c))

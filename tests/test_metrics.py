@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from reference import metrics as reference
+from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from mmlib.metrics import accuracy, alignment, calibration_error, uniformity
+from mmlib.metrics import accuracy, alignment, calibration_error, class_mean_cosine, knn_accuracy, uniformity
 
 
 def embeddings_and_labels(n: int, classes: int, dtype: torch.dtype = torch.float64):
@@ -74,3 +75,36 @@ def test_calibration_error_is_that_of_torchmetrics(bins, scale):
 def test_calibration_of_a_certain_prediction():
     logits = torch.tensor([[100.0, 0.0]] * 4)
     assert calibration_error(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize(("k", "dtype"), [(1, torch.float64), (15, torch.float64), (15, torch.float32)])
+def test_knn_accuracy_is_that_of_scikit_learn(k, dtype):
+    """Of two classes and an odd k: no ties. More rows than a block."""
+    known, asked = embeddings_and_labels(300, 2, dtype), embeddings_and_labels(700, 2, dtype)
+    expected = KNeighborsClassifier(k, metric="cosine").fit(*known).score(*asked)
+    assert knn_accuracy(*known, *asked, k=k) == pytest.approx(100 * expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("k", "known"), [(20, 300), (4, 300), (20, 12)])
+def test_knn_ties_go_to_the_nearest(k, known):
+    known, asked = embeddings_and_labels(known, 9), embeddings_and_labels(301, 9)
+    expected = reference.knn_accuracy(*known, *asked, k)
+    assert knn_accuracy(*known, *asked, k=k) == pytest.approx(100 * expected, abs=1e-4)
+
+
+def test_class_mean_cosine_is_a_mean_over_pairs_of_classes():
+    embeddings, labels = embeddings_and_labels(200, 6)
+    labels[labels == 2] = 9  # class 2 has no example, 6, 7 and 8 neither
+    expected = reference.class_mean_cosine(embeddings, labels)
+    assert class_mean_cosine(embeddings, labels) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("c", [2, 3, 10])
+def test_class_means_of_a_simplex(c):
+    generator = torch.Generator().manual_seed(c)
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))[0]
+    labels = torch.arange(4 * c) % c
+    within = torch.randn(2 * c, 12, generator=generator, dtype=torch.float64)
+    embeddings = 3 * rotation[labels] + torch.cat([within, -within]) + 5
+    assert class_mean_cosine(embeddings, labels) == pytest.approx(-1 / (c - 1), abs=1e-12)
+    assert math.isnan(class_mean_cosine(embeddings, torch.zeros_like(labels)))

@@ -21,3 +21,29 @@ def uniformity(embeddings, t):
     """Logarithm of the mean of exp(-t squared distance) over the distinct pairs."""
     potentials = [math.exp(-t * square) for _, _, square in pairs(embeddings)]
     return math.log(sum(potentials) / len(potentials))
+
+
+def cosine(u, v):
+    """Inner product of two lists over the product of their lengths."""
+    return sum(a * b for a, b in zip(u, v)) / math.hypot(*u) / math.hypot(*v)
+
+
+def knn_accuracy(train_embeddings, train_labels, embeddings, labels, k):
+    """Majority of the k most similar, one vote each; of tied classes the one met first, from the nearest on."""
+    right = 0
+    for embedding, label in zip(embeddings.tolist(), labels.tolist()):
+        known = zip(train_embeddings.tolist(), train_labels.tolist())
+        nearest = sorted(known, key=lambda pair: -cosine(embedding, pair[0]))[:k]
+        votes = {}
+        for _, neighbour in nearest:
+            votes[neighbour] = votes.get(neighbour, 0) + 1
+        right += max(votes, key=votes.get) == label  # a dictionary keeps the order, max takes the first
+    return right / len(labels)
+
+
+def class_mean_cosine(embeddings, labels):
+    """Mean over the pairs of classes, each class mean minus the mean of all."""
+    centre = embeddings.mean(0)
+    means = [(embeddings[labels == k].mean(0) - centre).tolist() for k in sorted(set(labels.tolist()))]
+    cosines = [cosine(u, v) for i, u in enumerate(means) for v in means[:i]]
+    return sum(cosines) / len(cosines)

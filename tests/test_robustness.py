@@ -1,0 +1,193 @@
+"""Attacks against captum's, a closed form, and what an attack that is not masked must do."""
+
+from functools import partial
+
+import pytest
+import torch
+from captum.robust import FGSM, PGD
+from torch import nn
+
+from mmlib import data
+from mmlib.data import Split
+from mmlib.metrics import accuracy
+from mmlib.models import predict
+from mmlib.robustness import adversarial_error, fgsm, pgd
+from mmlib.train import Config, train
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def network():
+    """Smooth, so that no gradient is zero; batch normalisation and dropout differ between the two modes."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Dropout(), nn.Linear(64, 5)
+    network = nn.Sequential(*layers).double()
+    network(torch.rand(50, 3, 6, 6, generator=generator(), dtype=torch.double))
+    return network.eval()
+
+
+@pytest.fixture
+def batch():
+    images = torch.rand(20, 3, 6, 6, generator=generator(1), dtype=torch.double)
+    images[:5].round_()  # black and white pixels, which clipping to [0, 1] holds back
+    return images, torch.arange(20) % 5
+
+
+LOSS = nn.CrossEntropyLoss(reduction="none")
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor")
+@pytest.mark.parametrize("epsilon", [8 / 255, 0.3])
+def test_fgsm_is_captums(network, batch, epsilon):
+    attack = FGSM(network, LOSS, lower_bound=0, upper_bound=1)
+    attack.zero_thresh = 0
+    expected = attack.perturb(batch[0], epsilon, batch[1])
+    torch.testing.assert_close(fgsm(network, *batch, epsilon), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor")
+@pytest.mark.parametrize(("epsilon", "step", "steps"), [(4 / 255, 2 / 255, 10), (0.3, 0.05, 1), (0.3, 0.05, 15)])
+def test_pgd_is_captums(network, batch, epsilon, step, steps):
+    attack = PGD(network, LOSS, lower_bound=0, upper_bound=1)
+    attack.fgsm.zero_thresh = 0
+    expected = attack.perturb(batch[0], epsilon, step, steps, batch[1])
+    torch.testing.assert_close(pgd(network, *batch, epsilon, step, steps), expected, rtol=0, atol=1e-10)
+
+
+def test_defaults_are_the_published_settings(network, batch):
+    torch.testing.assert_close(fgsm(network, *batch), fgsm(network, *batch, epsilon=8 / 255), rtol=0, atol=0)
+    expected = pgd(network, *batch, 4 / 255, 2 / 255, 10)
+    torch.testing.assert_close(pgd(network, *batch), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("attack", [fgsm, partial(pgd, steps=30)])
+def test_two_classes_of_a_linear_classifier_are_solved_exactly(attack):
+    """The gap w·x of two logits falls fastest along -sign(w), whatever the step: the corner of the clipped ball."""
+    w = torch.randn(12, generator=generator(), dtype=torch.double)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False)).double()
+    classifier[1].weight.data = torch.stack([w, -w])
+    images = torch.rand(8, 3, 2, 2, generator=generator(1), dtype=torch.double)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 0.0, 1.0
+    labels = torch.arange(8) % 2
+    direction = torch.where(labels == 0, -1.0, 1.0).view(-1, 1, 1, 1) * w.sign().view(1, 3, 2, 2)
+    expected = (images + 0.1 * direction).clamp(0, 1)
+    torch.testing.assert_close(attack(classifier, images, labels, epsilon=0.1), expected, rtol=0, atol=1e-12)
+
+
+def test_random_start_is_uniform_in_the_ball_and_the_generators(network, batch):
+    images = torch.full((20, 3, 6, 6), 0.5, dtype=torch.double)
+    start = pgd(network, images, batch[1], 0.1, 0.0, 1, generator=generator()) - 0.5
+    assert start.abs().max() <= 0.1 + 1e-12
+    assert start.std() == pytest.approx(0.1 / 3**0.5, rel=0.05)
+    assert start.mean() == pytest.approx(0, abs=0.005)
+    again = pgd(network, images, batch[1], 0.1, 0.0, 1, generator=generator()) - 0.5
+    assert torch.equal(start, again)
+    seen = []
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    edge = pgd(network, batch[0], batch[1], 0.3, 0.1, 2, generator=generator())
+    assert all(0 <= image.min() <= image.max() <= 1 for image in [*seen, edge])
+    assert (edge - batch[0]).abs().max() <= 0.3 + 1e-12
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_classifier_is_left_as_it_was(network, batch, training):
+    network.train(training)
+    network[0].weight.grad = torch.ones_like(network[0].weight)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = batch[0].clone()
+    with torch.no_grad():
+        attacked = pgd(network, *batch)
+    adversarial_error(network, Split((batch[0] * 255).byte(), batch[1]), fgsm)
+    assert network.training is training
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+    assert network[0].weight.grad.eq(1).all()
+    assert all(parameter.grad is None for parameter in list(network.parameters())[1:])
+    assert torch.equal(batch[0], images)
+    assert not attacked.requires_grad
+    torch.testing.assert_close(attacked, pgd(network.eval(), *batch), rtol=0, atol=0)
+
+
+def test_confident_classifier_in_single_precision_is_attacked_as_in_double(network, batch):
+    """Right by a gap of logits at which p - y rounds to zero in float32, and its gradient with it."""
+    network[-1].weight.data *= 500
+    images, labels = batch[0], network(batch[0]).argmax(dim=1)
+    top = network(images).topk(2).values
+    assert (top[:, 0] - top[:, 1]).median() > 20
+    double = pgd(network, images, labels, 0.1, 0.01, 1)
+    single = pgd(network.float(), images.float(), labels, 0.1, 0.01, 1)
+    assert ((single - double).abs() < 1e-5).double().mean() > 0.999
+
+
+def test_low_precision_classifier_is_attacked_within_the_ball(network, batch):
+    images = batch[0].float()
+    attacked = pgd(network.bfloat16(), images, batch[1])
+    assert attacked.dtype == torch.float32
+    assert (attacked - images).abs().max() <= 4 / 255 + 1e-6
+    split = Split((batch[0] * 255).byte(), batch[1])
+    assert adversarial_error(network, split, lambda classifier, images, labels: images) == pytest.approx(
+        100 - accuracy(network((split.images / 255).bfloat16()), split.labels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": -0.1}, "epsilon is -0.1; it takes a number of at least 0"),
+        ({"step": float("nan")}, "step is nan"),
+        ({"steps": 0}, "steps is 0; it takes a number of at least 1"),
+    ],
+)
+def test_impossible_attacks_are_refused(network, batch, options, message):
+    with pytest.raises(ValueError, match=message):
+        pgd(network, *batch, **options)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    digits = data.load("digits")
+    return train(Config(method="erm", epochs=40), digits).classifier, digits.test.first_per_class(10)
+
+
+def test_no_attack_is_the_clean_error_whatever_the_batches(trained):
+    classifier, split = trained
+    clean = 100 - accuracy(predict(classifier, split).logits, split.labels)
+    for size in (7, 100):
+        error = adversarial_error(classifier, split, partial(pgd, epsilon=0.0), batch_size=size)
+        assert error == pytest.approx(clean)
+    assert adversarial_error(classifier, split, fgsm, batch_size=7) == adversarial_error(classifier, split, fgsm)
+
+
+def test_gradients_are_not_masked(trained):
+    """What a masked gradient would show (Athalye et al., ICML 2018): none of it is there."""
+    classifier, split = trained
+    by_epsilon = [
+        adversarial_error(classifier, split, partial(pgd, epsilon=k / 255, step=k / 510)) for k in (0, 4, 16, 32, 128)
+    ]
+    assert by_epsilon == sorted(by_epsilon)
+    assert by_epsilon[0] < 30
+    assert by_epsilon[-1] == 100
+    by_steps = [
+        adversarial_error(classifier, split, partial(pgd, epsilon=32 / 255, step=4 / 255, steps=steps))
+        for steps in (1, 2, 4, 16)
+    ]
+    assert by_steps == sorted(by_steps)
+    assert by_steps[-1] > by_steps[0]
+    epsilon = 24 / 255
+    noisy = adversarial_error(
+        classifier, split, partial(pgd, epsilon=epsilon, step=0.0, steps=1, generator=generator())
+    )
+    one = adversarial_error(classifier, split, partial(fgsm, epsilon=epsilon))
+    many = adversarial_error(classifier, split, partial(pgd, epsilon=epsilon, step=epsilon / 4))
+    assert noisy < one <= many
+
+
+def test_first_of_each_class_are_a_balanced_subset():
+    labels = torch.tensor([2, 0, 0, 1, 2, 0, 1, 2])
+    split = Split(torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1), labels)
+    chosen = split.first_per_class(2)
+    assert chosen.images.flatten().tolist() == [1, 2, 3, 6, 0, 4]
+    assert chosen.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert len(split.first_per_class(3)) == 8
