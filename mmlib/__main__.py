@@ -20,12 +20,14 @@ from mmlib.train import Config
 # Where, how fast and until when: what does not decide the result.
 PLACES = {"folder": str, "device": str, "threads": int, "root": str}
 STOPPING = {"checkpoint_minutes": float, "checkpoint_epochs": int, "max_minutes": float}
+EVALUATED = {"attacked_per_class": int, "out_sets": list}
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES` and `STOPPING`."""
+    """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES`, `STOPPING`, `EVALUATED`."""
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    names = {field.name for field in dataclasses.fields(Config)} | PLACES.keys() | STOPPING.keys()
+    beside = PLACES | STOPPING | EVALUATED
+    names = {field.name for field in dataclasses.fields(Config)} | beside.keys()
     for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
         raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
     values = {name: _literal(value) for name, value in values.items()}
@@ -33,9 +35,9 @@ def main(arguments: list[str]) -> None:
     places |= {name: values.pop(name) for name in PLACES if name in values}
     if "folder" not in places:
         raise ValueError("folder is missing; it takes the place of the run folder")
-    stopping = {name: values.pop(name) for name in STOPPING if name in values}
-    for name, value in (places | stopping).items():
-        check_type(name, value, (PLACES | STOPPING)[name])
+    stopping, evaluated = ({name: values.pop(name) for name in of if name in values} for of in (STOPPING, EVALUATED))
+    for name, value in (places | stopping | evaluated).items():
+        check_type(name, value, beside[name])
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])
     dataset = data.load(
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> None:
     device = distributed.start(places["device"])
     run = records.load_or_train(config, dataset, folder, device=device, **stopping)
     if distributed.rank() == 0:
-        metrics, predictions = evaluate(run.classifier, dataset)
+        metrics, predictions = evaluate(run.classifier, dataset, root=places["root"], **evaluated)
         records.write(folder, run, metrics, predictions)
         print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(run.history)} epochs")
     distributed.stop()

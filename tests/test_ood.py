@@ -9,6 +9,7 @@ from pytorch_ood.metrics import OODMetrics
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from mmlib import data
 from mmlib.data import Split, load, load_test
 from mmlib.ood import detection, energy, maximum_softmax, out_images
 
