@@ -106,7 +106,7 @@ def knn_accuracy(
         votes = (nearest.unsqueeze(2) == nearest.unsqueeze(1)).sum(dim=2)
         # argmax takes the first of equal ones, and neighbours come by distance.
         right += (nearest.gather(1, votes.argmax(dim=1, keepdim=True)).squeeze(1) == truth).sum()
-    return float(right / len(labels) * 100)
+    return 100 * int(right) / len(labels)
 
 
 def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> float:

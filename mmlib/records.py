@@ -217,14 +217,14 @@ def collect(root: Path | str) -> list[Record]:
 
 
 def table(found: list[Record]) -> list[dict]:
-    """One row a record: where it stands in the grid, and its numbers.
+    """One row a record: where it stands in the grid, and its single numbers.
 
     >>> table([])
     []
     """
     return [
         {"dataset": r.dataset, "model": r.model, "variant": r.variant, "seed": r.seed}
-        | {name: value for name, value in r.metrics.items() if not isinstance(value, list)}
+        | {name: value for name, value in r.metrics.items() if not isinstance(value, list | dict)}
         for r in found
     ]
 

@@ -113,4 +113,4 @@ def adversarial_error(
         with torch.no_grad():
             wrong += (classifier(attacked.to(parameter.dtype)).argmax(dim=1) != batch.labels).sum()
     classifier.train(training)
-    return float(wrong) / len(split) * 100
+    return 100 * int(wrong) / len(split)

@@ -164,7 +164,8 @@ def test_table_has_a_row_a_record(finished):
     (row,) = records.table([records.read(folder)])
     assert row["variant"] == "mixup"
     assert row["accuracy"] == metrics["accuracy"]
-    assert "class_accuracy" not in row
+    assert row["pgd_error"] == metrics["pgd_error"]
+    assert not row.keys() & {"class_accuracy", "pgd_errors", "ood"}
 
 
 def test_command_line_runs_one_cell(tmp_path, capsys):
