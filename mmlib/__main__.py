@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmlib import data, distributed, records
+from mmlib import data, distributed, ood, records
 from mmlib.evaluate import evaluate
 from mmlib.parameters import check_type
 from mmlib.train import Config
@@ -43,6 +43,8 @@ def main(arguments: list[str]) -> None:
     dataset = data.load(
         config.dataset, root=places["root"], labelled_per_class=config.labelled_per_class, seed=config.seed
     )
+    for name in evaluated.get("out_sets", []):  # what is not there is said before training
+        ood.out_images(name, dataset.test, 1, root=places["root"])
     device = distributed.start(places["device"])
     run = records.load_or_train(config, dataset, folder, device=device, **stopping)
     if distributed.rank() == 0:

@@ -1,5 +1,6 @@
 """Evaluation of a trained classifier on the test set: embed once, then every metric, attacks and other sets' images."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def evaluate(
     dataset: Dataset,
     *,
     attacked_per_class: int = 10,
-    out_sets: tuple[str, ...] = ("uniform", "gaussian"),
+    out_sets: Sequence[str] = ("uniform", "gaussian"),
     root: str | Path = "data",
 ) -> tuple[dict[str, float | list[float] | dict | None], Predictions]:
     """Metrics on the test set, with the predictions they were computed from.

@@ -33,8 +33,8 @@ EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embe
 
 OF = "classifier."  # its part of an objective's state
 
-# What a record must have. Metrics that came later are not asked of older records.
-METRICS = (
+# What a record must have.
+NUMBERS = (
     "accuracy",
     "top5_accuracy",
     "nll",
@@ -43,13 +43,27 @@ METRICS = (
     "uniformity",
     "within_class_variance",
     "between_class_variance",
-    "class_accuracy",
+    "class_mean_cosine",
+    "knn_accuracy",
+    "fgsm_error",
+    "pgd_error",
+    "attacked_images",
 )
 CONTENT = {
     "config": (*(field.name for field in dataclasses.fields(Config)), "data", "digest"),
-    "metrics": METRICS,
+    "metrics": (*NUMBERS, "class_accuracy", "pgd_errors", "ood"),
     "history": ("epoch", "lr", "loss", "seconds", "validation_accuracy"),
-    "environment": ("python", "torch", "numpy", "device", "threads", "commit", "train_seconds", "images_per_second"),
+    "environment": (
+        "python",
+        "torch",
+        "numpy",
+        "device",
+        "threads",
+        "commit",
+        "train_seconds",
+        "images_per_second",
+        "peak_memory_mib",
+    ),
 }
 
 
@@ -190,7 +204,7 @@ def _check(path: Path, content: dict) -> None:
     for name, place in (("dataset", dataset), ("model", model), ("seed", int(seed[4:]))):
         if config[name] != place:
             raise ValueError(f"{path} was made with {name} {config[name]!r}")
-    numbers = [content["metrics"][name] for name in METRICS if name != "class_accuracy"]
+    numbers = [content["metrics"][name] for name in NUMBERS]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise ValueError(f"{path} has metrics that are no numbers")
 
