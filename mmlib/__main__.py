@@ -18,7 +18,7 @@ from mmlib.parameters import check_type
 from mmlib.train import Config
 
 # Where, how fast and until when: what does not decide the result.
-PLACES = {"folder": str, "device": str, "threads": int, "root": str}
+PLACES = {"folder": str, "device": str, "threads": int, "root": str, "workers": int}
 STOPPING = {"checkpoint_minutes": float, "checkpoint_epochs": int, "max_minutes": float}
 EVALUATED = {"attacked_per_class": int, "out_sets": list}
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
         raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
     values = {name: _literal(value) for name, value in values.items()}
-    places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data"}
+    places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data", "workers": 0}
     places |= {name: values.pop(name) for name in PLACES if name in values}
     if "folder" not in places:
         raise ValueError("folder is missing; it takes the place of the run folder")
@@ -41,7 +41,12 @@ def main(arguments: list[str]) -> None:
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])
     dataset = data.load(
-        config.dataset, root=places["root"], labelled_per_class=config.labelled_per_class, seed=config.seed
+        config.dataset,
+        root=places["root"],
+        labelled_per_class=config.labelled_per_class,
+        seed=config.seed,
+        size=config.size,
+        workers=places["workers"],
     )
     for name in evaluated.get("out_sets", []):  # what is not there is said before training
         ood.out_images(name, dataset.test, 1, root=places["root"])

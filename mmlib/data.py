@@ -64,11 +64,11 @@ class Split:
 
     def __getitem__(self, index: slice | Tensor) -> "Split":
         """The examples at `index`, as a split."""
-        return Split(*(None if value is None else value[index] for value in (self.images, self.labels, self.boxes)))
+        return type(self)(*(None if x is None else x[index] for x in (self.images, self.labels, self.boxes)))
 
     def to(self, device: torch.device | str) -> "Split":
         """The same split on `device`."""
-        return Split(*(None if value is None else value.to(device) for value in (self.images, self.labels, self.boxes)))
+        return type(self)(*(None if x is None else x.to(device) for x in (self.images, self.labels, self.boxes)))
 
     def first_per_class(self, count: int) -> "Split":
         """The first `count` images of every class, class by class: a small split, balanced and always the same."""
@@ -169,6 +169,16 @@ class Dataset:
         parts = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
+    def batches(self, device: torch.device | str, batch_size: int | None = None, **options) -> "Batches":
+        """Mini-batches of the train split on `device`, augmented as this data set takes it.
+
+        Args:
+            batch_size: m; None takes the data set's.
+            options: `generator`, `dtype` and `share` of `Batches`.
+        """
+        split, batch_size = self.train.to(device), batch_size or self.batch_size
+        return Batches(split, batch_size, padding=self.padding, flip=self.flip, **options)
+
 
 class Batches:
     """Mini-batches of a split that lives on its device as bytes; every iteration is one shuffled epoch.
@@ -261,6 +271,8 @@ def load(
     labelled_per_class: int | None = None,
     holdout_per_class: int = 0,
     seed: int = 0,
+    size: int | None = None,
+    workers: int = 0,
 ) -> Dataset:
     """A data set by its name, or from a path.
 
@@ -282,6 +294,9 @@ def load(
             fewer; `shapes` draws others); None takes all, or the default above.
         holdout_per_class: images of each class taken from train as the validation split, the same for every seed;
             for data sets that come without one.
+        size: of a folder whose images do not fit in memory or differ in size: they are read as they are needed and
+            brought to so many pixels on a side (`mmlib.streaming`).
+        workers: processes that read them; 0 reads in this one.
 
     Raises:
         ValueError: an unknown name, a number that the classes do not have, or arrays that are no data set.
@@ -291,14 +306,15 @@ def load(
     >>> len(digits.train), digits.size, digits.classes
     (100, 8, 10)
     """
-    if labelled_per_class is not None and (not isinstance(labelled_per_class, int) or labelled_per_class < 1):
-        raise ValueError(
-            f"labelled_per_class is {labelled_per_class!r}; it takes a whole number of at least 1, or None"
-        )
-    for parameter, value in (("holdout_per_class", holdout_per_class), ("seed", seed)):
+    for parameter, value in (("labelled_per_class", labelled_per_class), ("size", size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{parameter} is {value!r}; it takes a whole number of at least 1, or None")
+    for parameter, value in (("holdout_per_class", holdout_per_class), ("seed", seed), ("workers", workers)):
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"{parameter} is {value!r}; it takes a whole number of at least 0")
     path = Path(name).expanduser()
+    if size is not None and (name in ("digits", "shapes", "cifar10", "cifar100") or path.suffix == ".npz"):
+        raise ValueError(f"size is {size!r}; {name} takes None: only images of a folder are brought to a size")
     if name in ("digits", "shapes"):
         if holdout_per_class:
             raise ValueError(f"holdout_per_class is {holdout_per_class}; {name} takes 0: it has a validation split")
@@ -308,7 +324,7 @@ def load(
     elif path.suffix == ".npz":
         dataset = _npz(path)
     elif name and path.is_dir():
-        dataset = _folder(path)
+        dataset = _folder(path, size, workers)
     elif len(path.parts) > 1:
         raise FileNotFoundError(f"dataset is {name!r}, which is not there; it takes {TAKES}")
     else:
@@ -342,9 +358,9 @@ def load_test(name: str, *, root: str | Path = "data") -> Split:
     if path.suffix == ".npz":
         return _part(path, _arrays(path), "test")
     if name and (path / "test").is_dir():
-        return _read(path / "test", _class_names(path / "test"))
+        return _read(*_files(path / "test", _class_names(path / "test")))
     if name and path.is_dir():
-        return _read(path.absolute().parent, (path.absolute().name,))
+        return _read(*_files(path.absolute().parent, (path.absolute().name,)))
     if len(path.parts) > 1:
         raise FileNotFoundError(f"test set is {name!r}, which is not there; it takes svhn, {TAKES} or of images")
     raise ValueError(f"test set is {name!r}; it takes svhn, {TAKES} or of images")
@@ -477,7 +493,7 @@ def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:
         raise ValueError(f"{path}: {part}_{error}") from None
 
 
-def _folder(path: Path) -> Dataset:
+def _folder(path: Path, size: int | None, workers: int) -> Dataset:
     parts = [part for part in ("train", "val", "test") if part != "val" or (path / part).is_dir()]
     for part in parts:
         if not (path / part).is_dir():
@@ -487,7 +503,12 @@ def _folder(path: Path) -> Dataset:
         if names[part] != names["train"]:
             differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
             raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
-    splits = {part: _read(path / part, names["train"]) for part in parts}
+    files = {part: _files(path / part, names["train"]) for part in parts}
+    if size is not None:
+        from mmlib.streaming import from_files
+
+        return from_files(path, files, names["train"], size=size, workers=workers)
+    splits = {part: _read(*of_part) for part, of_part in files.items()}
     return _from_path(path.resolve().name, splits, names["train"])
 
 
@@ -503,24 +524,45 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _read(folder: Path, names: tuple[str, ...]) -> Split:
-    """The images of one folder of class folders, in colour; classes in alphabetical order, and images within them."""
+def _files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """The image files of one folder of class folders, and their labels; in alphabetical order, class by class."""
+    paths, labels = [], []
+    for label, name in enumerate(names):
+        found = [file for file in _listed(folder / name) if file.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise FileNotFoundError(f"{folder / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def open_picture(file: Path):
+    """The picture in an image file, in colour; a PIL image of any size.
+
+    Raises:
+        ValueError: it cannot be read, or has more than 8 bits a channel.
+    """
     from PIL import Image
 
-    images, labels, first = [], [], None
-    for label, name in enumerate(names):
-        files = [file for file in _listed(folder / name) if file.suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
-            raise FileNotFoundError(f"{folder / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        for file in files:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            first = first or (file, pixels.shape)
-            if pixels.shape != first[1]:
-                sizes = f"{pixels.shape[1]} x {pixels.shape[0]} pixels; {first[0]} has {first[1][1]} x {first[1][0]}"
-                raise ValueError(f"{file} has {sizes}, and all images take one size")
-            images.append(pixels)
-            labels.append(label)
+    try:
+        with Image.open(file) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"it has mode {image.mode}, more than 8 bits a channel")
+            return image.convert("RGB")
+    except Exception as error:  # a broken file raises OSError, SyntaxError, ValueError and others, by its format
+        raise ValueError(f"{file} cannot be read as an image: {error}") from None
+
+
+def _read(files: list[Path], labels: list[int]) -> Split:
+    """The images of files that have one size."""
+    images = []
+    for file in files:
+        pixels = np.asarray(open_picture(file))
+        if images and pixels.shape != images[0].shape:
+            got, first = (f"{array.shape[1]} x {array.shape[0]}" for array in (pixels, images[0]))
+            sizes = f"{got} pixels; {files[0]} has {first}"
+            raise ValueError(f"{file} has {sizes}, and all images take one size; `size` brings them to one")
+        images.append(pixels)
     return _split(np.stack(images), np.array(labels))
 
 

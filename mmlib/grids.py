@@ -121,7 +121,9 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
 
 
 def _differs(record: records.Record, cell: Cell) -> str | None:
+    default = dataclasses.asdict(Config())  # of a parameter that there was not yet when the run was made
     for name, value in dataclasses.asdict(cell.config).items():
-        if name != "dataset" and record.config[name] != value:
-            return f"{name} is {record.config[name]!r}, the grid has {value!r}"
+        held = record.config.get(name, default[name])
+        if name != "dataset" and held != value:
+            return f"{name} is {held!r}, the grid has {value!r}"
     return None

@@ -9,7 +9,6 @@ checksum; beside it the embeddings of seed 0, and where a grid asks for them the
 """
 
 import csv
-import dataclasses
 import hashlib
 import io
 import json
@@ -50,7 +49,7 @@ NUMBERS = (
     "attacked_images",
 )
 CONTENT = {
-    "config": (*(field.name for field in dataclasses.fields(Config)), "data", "digest"),
+    "config": ("dataset", "model", "method", "options", "seed", "epochs", "data", "digest"),
     "metrics": (*NUMBERS, "class_accuracy", "pgd_errors", "ood"),
     "history": ("epoch", "lr", "loss", "seconds", "validation_accuracy"),
     "environment": (
@@ -89,8 +88,8 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
     held = json.loads((folder / "config.json").read_text())
     described = describe(config, dataset)
     for name, value in described.items():
-        if held[name] != value:
-            raise ValueError(f"folder {folder} holds a finished run whose {name} is {held[name]!r}, not {value!r}")
+        if held.get(name) != value:  # a run of before there was the parameter holds none
+            raise ValueError(f"folder {folder} holds a finished run whose {name} is {held.get(name)!r}, not {value!r}")
     state = Checkpoints(folder).load(lambda state: differs(state, described))
     if state is None:
         raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; it takes another folder")

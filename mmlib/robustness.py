@@ -107,10 +107,10 @@ def adversarial_error(
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     training = classifier.training
     classifier.eval()
-    for start in range(0, len(split), batch_size):
-        batch = split[start : start + batch_size].to(parameter.device)
-        attacked = attack(classifier, batch.images.to(dtype) / 255, batch.labels)
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
+        images, labels = images.to(parameter.device, dtype) / 255, labels.to(parameter.device)
+        attacked = attack(classifier, images, labels)
         with torch.no_grad():
-            wrong += (classifier(attacked.to(parameter.dtype)).argmax(dim=1) != batch.labels).sum()
+            wrong += (classifier(attacked.to(parameter.dtype)).argmax(dim=1) != labels).sum()
     classifier.train(training)
     return 100 * int(wrong) / len(split)

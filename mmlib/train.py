@@ -44,6 +44,7 @@ class Config:
         options: of the method, such as {"n": 100}.
         seed: of the split, the initial weights, the order of the data and all that the method draws.
         labelled_per_class: training images a class; None takes the data set's default.
+        size: pixels on a side that a folder's images are brought to; None takes images of one size as they are.
         epochs: whole passes over the training images; the last one is evaluated.
         batch_size: m; None takes the data set's default.
         lr, momentum, weight_decay: of SGD.
@@ -63,6 +64,7 @@ class Config:
     options: dict = field(default_factory=dict)
     seed: int = 0
     labelled_per_class: int | None = None
+    size: int | None = None
     epochs: int = 100
     batch_size: int | None = None
     lr: float = 0.1
@@ -82,7 +84,7 @@ class Config:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(choices)}")
-        for name in ("labelled_per_class", "epochs", "batch_size"):
+        for name in ("labelled_per_class", "size", "epochs", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a whole number of at least 1")
         for name in ("seed", "lr", "momentum", "weight_decay"):
@@ -140,14 +142,8 @@ class Training:
             fused=True,
         )
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.batches = data.Batches(
-            dataset.train.to(device),
-            config.batch_size or dataset.batch_size,
-            padding=dataset.padding,
-            flip=dataset.flip,
-            generator=self.generator,
-            dtype=dtype,
-            share=(rank, processes),
+        self.batches = dataset.batches(
+            device, config.batch_size, generator=self.generator, dtype=dtype, share=(rank, processes)
         )
         self.history: list[dict[str, float | None]] = []
 
