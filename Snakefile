@@ -30,6 +30,8 @@ CHAPTERS = {
     "05-embedding-space": {"results": "runs/embedded"},
     "06-compare-methods": {"results": "runs/embedded"},
     "07-cost": {},
+    "08-robustness": {"results": "runs/embedded"},
+    "09-out-of-distribution": {"results": "runs/embedded"},
 }
 
 
