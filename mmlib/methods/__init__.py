@@ -14,6 +14,7 @@ from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.puzzlemix import PuzzleMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Objective]] = {
     "mixup": Mixup,
     "cutmix": CutMix,
     "manifold_mixup": ManifoldMixup,
+    "puzzlemix": PuzzleMix,
     "alignmixup": AlignMixup,
     "zeta_mixup": ZetaMixup,
     "multimix": MultiMix,
@@ -41,6 +43,7 @@ __all__ = [
     "MultiMix",
     "MultiMixDistill",
     "Objective",
+    "PuzzleMix",
     "ZetaMixup",
     "option_names",
 ]
