@@ -1,4 +1,4 @@
-"""Puzzle Mix against its formula and against trying every mask and every permutation."""
+"""Puzzle Mix and Co-Mixup against their formulas, and against trying every mask and every permutation."""
 
 import itertools
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.methods import METHODS
+from mmlib import sample_weights
+from mmlib.methods import METHODS, comixup
 from mmlib.methods.mixup import draw_pairs
 from mmlib.methods.puzzlemix import enlarge, least_energy, pool_saliency, saliency_map, transport
 from mmlib.models import Classifier, preact_resnet
@@ -134,15 +135,15 @@ def test_puzzlemix(classifier, batch):
     classifier.eval()  # in training mode a forward pass moves the statistics that the saliency is measured with
     seen = set()
     for seed in range(6):
-        objective = METHODS["puzzlemix"](classifier, seed=seed)
+        objective = METHODS["puzzlemix"](classifier, xi=0.01, seed=seed)
         replay = METHODS["puzzlemix"](classifier, seed=seed)
         partners, λ = draw_pairs(replay, M, 1.0)
         blocks = (2, 4, 8)[int(torch.randint(3, (), generator=clone(replay.host_generator)))]
         seen.add(blocks)
         saliency = saliency_map(classifier, images, labels)
         z = 1 - least_energy(*replay.energy(images, saliency, partners, λ, blocks)).double() / 2
-        own = transport(images, saliency, z > 0, 0.8)
-        other = transport(images[partners], saliency[partners], z < 1, 0.8)
+        own = transport(images, saliency, z > 0, 0.01)
+        other = transport(images[partners], saliency[partners], z < 1, 0.01)
         mixed, targets, side = torch.empty_like(images), torch.zeros(M, C).double(), 8 // blocks
         for k, y, x in itertools.product(range(M), range(8), range(8)):
             share = z[k, y // side, x // side]
@@ -169,21 +170,145 @@ def test_blocks_on_pixels():
     torch.testing.assert_close(pool_saliency(torch.zeros(1, 4, 4), 2), torch.full((1, 2, 2), 0.25))
 
 
+def grids_of_labels(h, w, count, strength, grids=60):
+    borders = strength * rand(grids, count, count, seed=1)
+    borders = (borders + borders.mT) * (1 - torch.eye(count))
+    return rand(grids, count, h, w), borders
+
+
+@pytest.mark.parametrize(("h", "w", "count"), [(2, 3, 4), (3, 2, 3), (1, 4, 5), (3, 1, 5)])
+def test_move_is_the_best_of_all_expansions(h, w, count):
+    costs, borders = grids_of_labels(h, w, count, 0.3)
+    labels = torch.randint(count, (60, h, w), generator=torch.Generator().manual_seed(2))
+    moved = comixup.expand(costs, borders, labels)
+    for k in range(60):
+        every = puzzles.labelled_energy(costs[k], borders[k], puzzles.expansions(labels[k], count))
+        torch.testing.assert_close(puzzles.labelled_energy(costs[k], borders[k], moved[k]), every.min())
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.2, 0.6])
+@pytest.mark.parametrize(("h", "w", "images"), [(2, 3, 3), (4, 2, 2), (2, 2, 6)])
+def test_moves_end_at_the_best_labelling_of_all_almost_always(h, w, images, strength):
+    choices, _ = comixup.offer_halves(rand(60, images))
+    borders = strength / 2 * torch.cdist(choices, choices).square()
+    of_images = rand(60, images, h, w)
+    costs = torch.einsum("gln,gnyx->glyx", choices, of_images)
+    every = puzzles.every_labelling(h, w, choices.shape[1])
+    labels = comixup.least_energy(costs, borders)
+    best, reached = (
+        [puzzles.labelled_energy(c, b, x).min() for c, b, x in zip(costs, borders, candidates)]
+        for candidates in ([every] * 60, labels)
+    )
+    excess = torch.stack(reached) - torch.stack(best)
+    assert (excess < 1e-9).sum() >= 54  # of 60
+    assert excess.mean() < 0.003  # costs are 0.5 a block
+
+
+def test_halves_of_the_images_there_are():
+    choices, offered = comixup.offer_halves(torch.tensor([[4.0, 0.0, 7.0, 5.0], [0.0, 9.0, 0.0, 7.0]]))
+    half = choices[:, 4:] * offered[:, 4:].unsqueeze(2)
+    expected = [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0], [0.5, 0, 0, 0.5]], [[0, 0.5, 0, 0.5], [0.0] * 4, [0.0] * 4]
+    torch.testing.assert_close(half, torch.tensor(expected))
+    torch.testing.assert_close(choices[1, :4], torch.eye(4))
+    assert offered[:, :4].all()
+    assert [comixup.offer_halves(torch.ones(2, n))[0].shape[1] for n in (1, 2, 3)] == [1, 3, 6]
+
+
+def test_compatibility_grows_with_the_distance_of_peaks():
+    saliency = rand(2, 5, 12, 12) ** 8
+    for part, a in zip(saliency, comixup.compatibility(saliency, 0.3)):
+        distance = puzzles.distances_of_peaks(part, 3)
+        torch.testing.assert_close(a, 0.7 * torch.eye(5).double() + 0.3 * 5 * distance / distance.sum())
+    everywhere = comixup.compatibility(torch.ones(1, 5, 12, 12).double(), 0.3)
+    torch.testing.assert_close(everywhere[0], 0.7 * torch.eye(5).double())
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 0.83])
+def test_shares_are_those_of_trying_all(classifier, monkeypatch, tau):
+    monkeypatch.setattr(comixup, "BLOCKS", 2)
+    objective = METHODS["comixup"](classifier, tau=tau, gamma=0.1, eta=0.2, omega=0.1, seed=3)
+    saliency = rand(2, 4, 8, 8, seed=5) ** 20
+    replay = clone(objective.generator)
+    prior = sample_weights(2, 4, 2.0, generator=replay, dtype=torch.double)
+    start = torch.randint(4, (2, 4, 2, 2), generator=replay)
+    shares = objective.shares(saliency)
+    alike = comixup.compatibility(saliency, 0.1)
+    for k in range(2):
+        share = torch.stack([puzzles.pooled(s, 4) for s in saliency[k]])
+        share = share / share.sum((1, 2), keepdim=True)
+        expected = puzzles.comixup_shares(share, prior[k], start[k], alike[k], 0.32, 0.1, 0.2, tau, 4)
+        torch.testing.assert_close(shares[k], expected)
+    assert (shares == 0.5).any()
+
+
+def test_relabelling_lowers_the_papers_objective(classifier, monkeypatch):
+    monkeypatch.setattr(comixup, "ITERATIONS", 1)  # with whole images only
+    saliency = rand(3, 6, 16, 16, seed=5) ** 3
+    objective = METHODS["comixup"](classifier, tau=0.0, eta=0.0)
+    replay = clone(objective.generator)
+    sample_weights(3, 6, 2.0, generator=replay, dtype=torch.double)
+    start = F.one_hot(torch.randint(6, (3, 6, 4, 4), generator=replay), 6).double()
+    alike, shares = comixup.compatibility(saliency, 0.001), objective.shares(saliency)
+    for k in range(3):
+        share = pool_saliency(saliency[k], 4)
+        before, after = (puzzles.comixup_objective(share, x[k], alike[k], 0.32, 1.0) for x in (start, shares))
+        assert after < before
+
+
+def test_comixup(classifier, batch, monkeypatch):
+    monkeypatch.setattr(comixup, "PART", 4)  # a part of four and one of two
+    images, labels = batch
+    classifier.eval()
+    objective = METHODS["comixup"](classifier, clean=0.7, seed=1)
+    saliency = saliency_map(classifier, images, labels)
+    replay = METHODS["comixup"](classifier, seed=1)
+    y, mixed, targets = F.one_hot(labels, C).double(), [], []
+    for first, n in ((0, 4), (4, 2)):
+        shares = replay.shares(saliency[first : first + n].unsqueeze(0))[0]
+        for k in range(n):
+            image, target = torch.zeros(3, 8, 8).double(), torch.zeros(C).double()
+            for i, v, u in itertools.product(range(n), range(8), range(8)):
+                share = shares[k, v // 2, u // 2, i]
+                image[:, v, u] += share * images[first + i, :, v, u]
+                target += share * y[first + i] / 64
+            mixed.append(image)
+            targets.append(target)
+    ours, of_ours = objective.mix(images, labels, saliency)
+    torch.testing.assert_close(ours, torch.stack(mixed))
+    torch.testing.assert_close(of_ours, torch.stack(targets))
+    assert ((of_ours > 0).sum(1) > 1).any()
+    objective = METHODS["comixup"](classifier, clean=0.7, seed=1)
+    of_mixed = -(torch.stack(targets) * classifier(torch.stack(mixed)).log_softmax(1)).sum(1).mean()
+    expected = (of_mixed + 0.7 * F.cross_entropy(classifier(images), labels)) / 1.7
+    assert_same(objective(images, labels), expected, classifier)
+
+
+def test_comixup_of_one_image_is_erm(classifier, batch):
+    images, labels = batch[0][:1], batch[1][:1]
+    classifier.eval()
+    assert_same(METHODS["comixup"](classifier)(images, labels), METHODS["erm"](classifier)(images, labels), classifier)
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "options", "message"),
     [
-        ({"alpha": 0}, "alpha is 0"),
-        ({"gamma": 1.5}, "gamma is 1.5; it takes a number from 0 to 1"),
-        ({"beta": -1}, "beta is -1; it takes a number of at least 0"),
-        ({"eta": -1}, "eta is -1"),
-        ({"xi": float("inf")}, "xi is inf"),
+        ("puzzlemix", {"alpha": 0}, "alpha is 0"),
+        ("puzzlemix", {"gamma": 1.5}, "gamma is 1.5; it takes a number from 0 to 1"),
+        ("puzzlemix", {"beta": -1}, "beta is -1; it takes a number of at least 0"),
+        ("puzzlemix", {"eta": -1}, "eta is -1"),
+        ("puzzlemix", {"xi": float("inf")}, "xi is inf"),
+        ("comixup", {"alpha": 0}, "alpha is 0"),
+        ("comixup", {"omega": 2}, "omega is 2"),
+        ("comixup", {"tau": -0.5}, "tau is -0.5"),
+        ("comixup", {"clean": -1}, "clean is -1"),
     ],
 )
-def test_impossible_options_are_named(classifier, options, message):
+def test_impossible_options_are_named(classifier, name, options, message):
     with pytest.raises(ValueError, match=message):
-        METHODS["puzzlemix"](classifier, **options)
+        METHODS[name](classifier, **options)
 
 
-def test_images_that_cannot_be_halved_are_named(classifier, batch):
-    with pytest.raises(ValueError, match="images are 7 pixels wide; puzzlemix takes an even number"):
-        METHODS["puzzlemix"](classifier)(batch[0][:, :, :7, :7], batch[1])
+@pytest.mark.parametrize(("name", "takes"), [("puzzlemix", "an even number"), ("comixup", "a multiple of 4")])
+def test_images_without_blocks_are_named(classifier, batch, name, takes):
+    with pytest.raises(ValueError, match=f"images are 7 pixels wide; {name} takes {takes}"):
+        METHODS[name](classifier)(batch[0][:, :, :7, :7], batch[1])

@@ -8,6 +8,7 @@ It is made, called and moved on in every training loop alike::
 """
 
 from mmlib.methods.alignmixup import AlignMixup
+from mmlib.methods.comixup import CoMixup
 from mmlib.methods.cutmix import CutMix
 from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
 from mmlib.methods.manifold_mixup import ManifoldMixup
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Objective]] = {
     "cutmix": CutMix,
     "manifold_mixup": ManifoldMixup,
     "puzzlemix": PuzzleMix,
+    "comixup": CoMixup,
     "alignmixup": AlignMixup,
     "zeta_mixup": ZetaMixup,
     "multimix": MultiMix,
@@ -35,6 +37,7 @@ __all__ = [
     "ERM",
     "METHODS",
     "AlignMixup",
+    "CoMixup",
     "CutMix",
     "DenseMultiMix",
     "DenseMultiMixDistill",

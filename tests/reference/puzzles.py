@@ -79,3 +79,76 @@ def permutation_costs(s, wanted, xi, orders):
     for (place, (y, x)), (region, (v, u)) in itertools.product(enumerate(places), repeat=2):
         costs[place, region] = xi * ((y - v) ** 2 + (x - u) ** 2) / (n - 1) ** 2 - s[v, u] * wanted[y, x]
     return sum(costs[place, orders[:, place]] for place in range(n * n))
+
+
+def labelled_energy(costs, borders, labels):
+    """Σ costs + Σ borders[x_i, x_j] of labellings (..., h, w) of a grid; costs (labels, h, w)."""
+    h, w = labels.shape[-2:]
+    total = sum(costs[:, y, x][labels[..., y, x]] for y, x in itertools.product(range(h), range(w)))
+    for (y, x), (v, u) in neighbours(h, w):
+        total = total + borders[labels[..., y, x], labels[..., v, u]]
+    return total
+
+
+def expansions(labels, count):
+    """Every labelling that gives one label to some blocks of a grid, (count * 2 ** (h w), h, w)."""
+    h, w = labels.shape
+    sets = every_labelling(h, w, 2) == 1
+    return torch.cat([torch.where(sets, torch.tensor(label), labels) for label in range(count)])
+
+
+def distances_of_peaks(saliency, window):
+    """ℓ1 distances between the corners of the windows with most saliency, (n, n)."""
+    peaks = []
+    for image in saliency:
+        n = len(image) - window + 1
+        sums = {(y, x): float(image[y : y + window, x : x + window].sum()) for y in range(n) for x in range(n)}
+        peaks.append(max(sums, key=sums.get))
+    return torch.tensor([[abs(y - v) + abs(x - u) for v, u in peaks] for y, x in peaks]).double()
+
+
+def comixup_shares(saliency, prior, start, alike, beta, gamma, eta, tau, iterations):
+    """Shares (n, blocks, blocks, n) of n mixtures of a part, relabelled in turn, each time by trying all labellings.
+
+    saliency (n, blocks, blocks) sums to 1 for every image; start (n, blocks, blocks) are the images at first.
+    """
+    n, h, w = saliency.shape
+    area = h * w
+    whole = [[1.0 if i == k else 0.0 for i in range(n)] for k in range(n)]
+    shares = torch.tensor([[[whole[k] for k in row] for row in grid] for grid in start.tolist()]).double()
+    for iteration in range(iterations):
+        for k in range(n):
+            counts = shares[k].sum((0, 1))
+            choices = list(whole)
+            if iteration:
+                top = sorted(range(n), key=lambda i: -counts[i])[:3]
+                for i, j in itertools.combinations(top, 2):
+                    if counts[i] > 0 and counts[j] > 0:
+                        choices.append([(a + b) / 2 for a, b in zip(whole[i], whole[j])])
+            choices = torch.tensor(choices).double()
+            others = alike @ sum(shares[j].sum((0, 1)) for j in range(n) if j != k)
+            cost = torch.zeros(n, h, w, dtype=torch.double)
+            for i in range(n):
+                charge = 2 * gamma / area * others[i] if others[i] > tau * area else 0.0
+                cost[i] = -saliency[i] - eta / area * math.log(prior[i] + 1e-8) + charge
+            of_choice = torch.stack([sum(c * cost[i] for i, c in enumerate(choice)) for choice in choices])
+            borders = torch.tensor(
+                [[beta / area / 2 * ((a - b) ** 2).sum() for b in choices] for a in choices]
+            ).double()
+            every = every_labelling(h, w, len(choices))
+            shares[k] = choices[every[labelled_energy(of_choice, borders, every).argmin()]]
+    return shares
+
+
+def comixup_objective(saliency, shares, alike, beta, gamma):
+    """What relabelling in turn lowers while τ and η are zero and only whole images are offered."""
+    n, h, w = saliency.shape
+    total = 0.0
+    for mixture in shares:
+        total -= sum(float(mixture[y, x] @ saliency[:, y, x]) for y in range(h) for x in range(w))
+        for (y, x), (v, u) in neighbours(h, w):
+            total += beta / (h * w) / 2 * float((mixture[y, x] - mixture[v, u]).square().sum())
+    counts = [mixture.sum((0, 1)) for mixture in shares]
+    for i, j in itertools.permutations(range(n), 2):
+        total += gamma / (h * w) * float(counts[i] @ alike @ counts[j])
+    return total
