@@ -8,12 +8,14 @@ It is made, called and moved on in every training loop alike::
 """
 
 from mmlib.methods.alignmixup import AlignMixup
+from mmlib.methods.comixup import CoMixup
 from mmlib.methods.cutmix import CutMix
 from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
 from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.puzzlemix import PuzzleMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
@@ -21,6 +23,8 @@ METHODS: dict[str, type[Objective]] = {
     "mixup": Mixup,
     "cutmix": CutMix,
     "manifold_mixup": ManifoldMixup,
+    "puzzlemix": PuzzleMix,
+    "comixup": CoMixup,
     "alignmixup": AlignMixup,
     "zeta_mixup": ZetaMixup,
     "multimix": MultiMix,
@@ -33,6 +37,7 @@ __all__ = [
     "ERM",
     "METHODS",
     "AlignMixup",
+    "CoMixup",
     "CutMix",
     "DenseMultiMix",
     "DenseMultiMixDistill",
@@ -41,6 +46,7 @@ __all__ = [
     "MultiMix",
     "MultiMixDistill",
     "Objective",
+    "PuzzleMix",
     "ZetaMixup",
     "option_names",
 ]

@@ -31,6 +31,13 @@ class CutMix(Objective):
     def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
         if not self.chance(self.probability):
             return F.cross_entropy(self.classifier(images), labels)
+        mixed, targets = self.mix(images, labels)
+        return F.cross_entropy(self.classifier(mixed), targets)
+
+    def mix(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> tuple[Float[Tensor, "m channels size size"], Float[Tensor, "m c"]]:
+        """Images with their partner's box, and targets by the share of the pixels."""
         partners, λ = draw_pairs(self, len(images), self.alpha)
         size = images.shape[-1]
         centre = torch.randint(size, (2,), generator=self.host_generator).tolist()
@@ -38,7 +45,7 @@ class CutMix(Objective):
         mixed = images.clone()
         mixed[:, :, rows, columns] = images[partners, :, rows, columns]
         pasted = (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
-        return F.cross_entropy(self.classifier(mixed), mix_pairs(self.one_hot(labels), partners, 1 - pasted))
+        return mixed, mix_pairs(self.one_hot(labels), partners, 1 - pasted)
 
 
 def interval(size: int, λ: float, centre: int) -> slice:

@@ -1,6 +1,7 @@
 """What every method is: a module that holds the classifier and its random generators, and returns a loss."""
 
 import inspect
+import math
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,12 @@ def check_probability(name: str, value: float) -> None:
     """Refuse what is not a share of one."""
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}; it takes a number from 0 to 1")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is no weight."""
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}; it takes a number of at least 0")
 
 
 def option_names(method: type[Objective]) -> set[str]:
