@@ -201,7 +201,7 @@ def test_moves_end_at_the_best_labelling_of_all_almost_always(h, w, images, stre
     )
     excess = torch.stack(reached) - torch.stack(best)
     assert (excess < 1e-9).sum() >= 54  # of 60
-    assert excess.mean() < 0.003  # costs are 0.5 a block
+    assert excess.mean() < 0.005  # a cost is 0.5 on average
 
 
 def test_halves_of_the_images_there_are():
