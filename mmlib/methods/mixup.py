@@ -40,6 +40,15 @@ def mixup_loss(
     """Cross-entropy of λ x + (1 - λ) x' against λ y + (1 - λ) y', x' a permutation of x."""
     # Beta(α, α) is the Dirichlet distribution of two examples.
     λ = sample_weights(1, 2, alpha, generator=objective.host_generator, dtype=torch.double)[0, 0].item()
-    permutation = torch.randperm(len(images), generator=objective.generator, device=images.device)
-    mixed = torch.lerp(images[permutation], images, λ)
-    return F.cross_entropy(objective.classifier(mixed), torch.lerp(targets[permutation], targets, λ))
+    partners = torch.randperm(len(images), generator=objective.generator, device=images.device)
+    return F.cross_entropy(objective.classifier(mix_pairs(images, partners, λ)), mix_pairs(targets, partners, λ))
+
+
+def mix_pairs(values: Float[Tensor, "m *axes"], partners: Int[Tensor, " m"], λ: float) -> Float[Tensor, "m *axes"]:
+    """Interpolate: λ v + (1 - λ) v', v' the partners' values.
+
+    >>> mix_pairs(torch.tensor([0.0, 4.0]), torch.tensor([1, 0]), 0.75)
+    tensor([1., 3.])
+    """
+    # As a number λ would be part of the graph under `torch.compile`, which would compile every step anew.
+    return torch.lerp(values[partners], values, λ * values.new_ones(()))
