@@ -51,7 +51,10 @@ def compare(name, whole, found):
     for _ in range(STEPS):
         images = torch.rand(6, 1, 8, 8, generator=source, dtype=torch.double)
         labels = torch.randint(3, (6,), generator=source)
-        losses = compiled(ours, images, labels) if whole else step(compiled, images, labels), step(eager, images, labels)
+        losses = (
+            compiled(ours, images, labels) if whole else step(compiled, images, labels),
+            step(eager, images, labels),
+        )
         gradients = ([p.grad for p in objective.parameters()] for objective in (ours, eager))
         found["loss"].append(difference(*([loss] for loss in losses)))
         found["gradient"].append(difference(*gradients))
