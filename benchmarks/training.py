@@ -39,13 +39,17 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def step_times(model: str, device: str, precision: str, rounds: int, steps: int = 1) -> dict[str, list[float]]:
+def step_times(
+    model: str, device: str, precision: str, rounds: int, compiled: bool = False, steps: int = 1
+) -> dict[str, list[float]]:
     """Seconds a step, by method; every round times each method once, in turn, after two rounds of warm-up."""
-    dataset = noise(128 * steps)
-    runs = {
-        name: Training(Config(model=model, method=name, options=options, precision=precision), dataset, device)
-        for name, options in METHODS.items()
-    }
+    dataset, runs = noise(128 * steps), {}
+    for name, options in METHODS.items():
+        config = Config(model=model, method=name, options=options, precision=precision)
+        runs[name] = Training(config, dataset, device)
+        if compiled:
+            runs[f"{name}-compiled"] = Training(config, dataset, device)
+            runs[f"{name}-compiled"].loss = torch.compile(runs[f"{name}-compiled"].objective)
     times = {name: [] for name in runs}
     for _ in range(rounds + 2):
         for name, run in runs.items():
@@ -117,6 +121,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true", help="steps under torch.compile too: minutes, and a compiler")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--images", type=int, default=2560, help="of an epoch")
@@ -124,11 +129,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     figures = {"precision": arguments.precision, **environment(arguments.device)}
     for model in ("preactresnet-small", "preactresnet18"):
-        times = step_times(model, arguments.device, arguments.precision, arguments.rounds)
+        times = step_times(model, arguments.device, arguments.precision, arguments.rounds, arguments.compile)
         medians = {name: median(seconds) for name, seconds in times.items()}
         figures[model] = {name: {"milliseconds": 1e3 * t, "ratio": t / medians["erm"]} for name, t in medians.items()}
         for name, row in figures[model].items():
-            print(f"{model:<20}{name:<16}{row['milliseconds']:>9.1f} ms   {row['ratio']:.3f} x ERM")
+            print(f"{model:<20}{name:<24}{row['milliseconds']:>9.1f} ms   {row['ratio']:.3f} x ERM")
     dataset = noise(arguments.images)
     rates = {"common": [], "ours": []}
     for _ in range(3):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from mmlib import data, models, train
 from mmlib.checkpoints import Checkpoints
+from mmlib.methods import METHODS, option_names
 from mmlib.train import Config, learning_rate
 
 
@@ -139,6 +140,28 @@ def test_autocast_keeps_float32_weights(digits):
     run = train.train(small(method="multimix", precision="bfloat16", epochs=1), digits)
     assert {p.dtype for p in run.classifier.parameters()} == {torch.float32}
     assert math.isfinite(run.history[0]["loss"])
+
+
+def flat(classifier):
+    return torch.cat([p.detach().flatten() for p in classifier.parameters()])
+
+
+@pytest.mark.parametrize("probability", [0, 1])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probability):
+    options = {"probability": probability} if "probability" in option_names(METHODS[method]) else {}
+    steps = []
+    for precision in ("float32", "bfloat16"):
+        config = small(method=method, options=options, precision=precision, batch_size=100, epochs=1, momentum=0.0)
+        run, losses = train.Training(config, digits), []
+        run.objective.register_forward_hook(lambda module, inputs, loss, losses=losses: losses.append(loss.detach()))
+        before = flat(run.classifier)
+        train.train_epoch(run, 0)
+        steps.append((*losses, flat(run.classifier) - before))
+    (exact, step), (loss, rounded) = steps
+    assert loss.dtype == exact.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=1e-3, atol=0)
+    assert 0 < (rounded - step).norm() < 0.1 * step.norm()
 
 
 @pytest.mark.parametrize(

@@ -55,4 +55,5 @@ def mix_pairs(values: Float[Tensor, "m *axes"], partners: Int[Tensor, " m"], λ:
     >>> mix_pairs(torch.tensor([0.0, 4.0]), torch.tensor([1, 0]), 0.75)
     tensor([1., 3.])
     """
-    return torch.lerp(values[partners], values, λ)
+    # As a number λ would be part of the graph under `torch.compile`, which would compile every step anew.
+    return torch.lerp(values[partners], values, λ * values.new_ones(()))
