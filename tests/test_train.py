@@ -160,8 +160,8 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probabili
         steps.append((*losses, flat(run.classifier) - before))
     (exact, step), (loss, rounded) = steps
     assert loss.dtype == exact.dtype == torch.float32
-    torch.testing.assert_close(loss, exact, rtol=1e-3, atol=0)
-    assert 0 < (rounded - step).norm() < 0.1 * step.norm()
+    torch.testing.assert_close(loss, exact, rtol=5e-3, atol=0)
+    assert 0 < (rounded - step).norm() < 0.3 * step.norm()
 
 
 @pytest.mark.parametrize(
