@@ -18,7 +18,7 @@ from mmlib.annotations import Float, Int
 from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_blocks, sample_weights, somewhere
 
 # Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
-CHUNK_ON_CPU, CHUNK = 2**17, 2**24
+CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
 
 
 def _eager(function: Callable) -> Callable:
