@@ -19,11 +19,12 @@ RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 
 def enter_finished(grid: str) -> None:
     """Enter the runs that have finished since."""
-    for cell in grids.ledger(grid, LEDGER).missing:
+    weights = grids.read()[grid].get("weights", False)
+    for cell in grids.cells(grid):
         folder = RUNS / grid / cell.place
-        if (folder / "metrics.json").exists():
-            records.enter(records.read(folder), LEDGER / grid, weights=grids.read()[grid].get("weights", False))
-            print(f"entered {cell.place}")
+        if (folder / "metrics.json").exists() and not (LEDGER / grid / cell.place.with_suffix(".json")).exists():
+            records.enter(records.read(folder), LEDGER / grid, weights=weights)
+            print(f"entered {cell.place}", flush=True)
 
 
 def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None:
@@ -37,10 +38,15 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
     # No lock of the whole folder, which a kill would leave behind: a cell's folder has its own.
     options = ["--cores", cores, "--quiet", "all", "--keep-going", "--rerun-incomplete", "--nolock"]
     command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
-    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = LOGS / grid / "snakemake.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as words, subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver:
+        while driver.poll() is None:
+            time.sleep(1)
+            enter_finished(grid)  # at once: who kills this command keeps what has finished
     began = any(path.stat().st_mtime >= since for path in (LOGS / grid).glob("*.log"))
-    if ended.returncode and not began and since < deadline:
-        raise RuntimeError("snakemake ran no cell: " + " ".join(ended.stdout.split())[-500:])
+    if driver.returncode and not began and since < deadline:
+        raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text().split())[-500:])
 
 
 def state(grid: str, cell: grids.Cell, since: float) -> str:
@@ -61,10 +67,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cores", default="all")
     given = parser.parse_args(arguments)
     start = time.time()
+    grids.cells(given.grid)  # an unknown grid ends here
     enter_finished(given.grid)
     if missing := grids.ledger(given.grid, LEDGER).missing:
         run(given.grid, missing, start + 60 * given.minutes, given.cores)
-        enter_finished(given.grid)
     found, missing, refused = grids.ledger(given.grid, LEDGER)
     print(f"{given.grid}: {len(found)} of {len(found) + len(missing)} cells are recorded in {LEDGER / given.grid}")
     lines = [state(given.grid, cell, start) for cell in missing]
