@@ -30,6 +30,7 @@ CHAPTERS = {
     "05-embedding-space": {"results": "runs/embedded"},
     "06-compare-methods": {"results": "runs/embedded"},
     "07-cost": {},
+    "10-mixing-methods": {},
 }
 
 
