@@ -32,6 +32,7 @@ CHAPTERS = {
     "07-cost": {},
     "08-robustness": {"results": "runs/embedded"},
     "09-out-of-distribution": {"results": "runs/embedded"},
+    "10-mixing-methods": {},
 }
 
 

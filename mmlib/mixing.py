@@ -122,6 +122,29 @@ def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float
     return float(low), float(high)
 
 
+def sample_tuples(
+    n: int,
+    m: int,
+    length: int,
+    alpha: float | tuple[float, float] = (0.5, 2.0),
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "n m"]:
+    """Draw n points of the (m-1)-simplex, each on a random face of `length` examples, all others' weights zero.
+
+    Arguments other than `length` are those of `sample_weights`.
+
+    >>> Λ = sample_tuples(1000, 128, 2, generator=torch.Generator().manual_seed(0))
+    >>> Λ.count_nonzero(dim=1).unique()
+    tensor([2])
+    """
+    weights = sample_weights(n, length, alpha, generator=generator, device=device, dtype=dtype)
+    keys = torch.rand(n, m, generator=generator, device=weights.device)
+    return weights.new_zeros(n, m).scatter_(1, keys.topk(length, dim=1).indices, weights)
+
+
 def mix(weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Float[Tensor, "n *axes"]:
     """Interpolate: row k is sum_i weights[k, i] * values[i], a point of the convex hull of `values`.
 
@@ -176,3 +199,16 @@ def attention_map(
     uniform = torch.full_like(scores, 1 / scores.shape[1])
     # No division by zero, not even where it is discarded: its gradient would be NaN.
     return torch.where(total > 0, scores / total.where(total > 0, torch.ones_like(total)), uniform)
+
+
+def softmax_attention_map(
+    features: Float[Tensor, "m d r"], query: Float[Tensor, "m d"] | Float[Tensor, " d"]
+) -> Float[Tensor, "m r"]:
+    """How much every position of every example resembles the query: softmax of the inner product over positions.
+
+    Source: MultiMix (NeurIPS 2023), section 3, dense interpolation; at temperature 1 (our choice).
+
+    >>> softmax_attention_map(torch.tensor([[[1.0, 1.0]]]), torch.tensor([3.0]))
+    tensor([[0.5000, 0.5000]])
+    """
+    return torch.einsum("mdr,md->mr", features, query.expand(len(features), -1)).softmax(dim=1)

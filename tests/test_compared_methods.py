@@ -134,7 +134,7 @@ def test_manifold_mixup_of_inputs_alone_is_mixup(classifier, batch):
 
 
 def test_manifold_mixup_names_a_stage_that_is_not_there(classifier, batch):
-    with pytest.raises(ValueError, match="stages is 3; this encoder takes 0 to 2"):
+    with pytest.raises(ValueError, match="stage 3 is not there; this encoder takes 0 to 2"):
         METHODS["manifold_mixup"](classifier, stages=3)(*batch)
 
 

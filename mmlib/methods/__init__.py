@@ -7,6 +7,13 @@ It is made, called and moved on in every training loop alike::
     objective.after_step()
 """
 
+from mmlib.methods.ablations import (
+    AttentionDenseMultiMix,
+    HiddenMultiMix,
+    MultiMixDistillAtMixture,
+    OneAlphaMultiMix,
+    TupleMultiMix,
+)
 from mmlib.methods.alignmixup import AlignMixup
 from mmlib.methods.comixup import CoMixup
 from mmlib.methods.cutmix import CutMix
@@ -31,22 +38,32 @@ METHODS: dict[str, type[Objective]] = {
     "dense_multimix": DenseMultiMix,
     "multimix_distill": MultiMixDistill,
     "dense_multimix_distill": DenseMultiMixDistill,
+    "multimix_tuples": TupleMultiMix,
+    "multimix_one_alpha": OneAlphaMultiMix,
+    "multimix_hidden": HiddenMultiMix,
+    "dense_multimix_attention": AttentionDenseMultiMix,
+    "multimix_distill_at_mixture": MultiMixDistillAtMixture,
 }
 
 __all__ = [
     "ERM",
     "METHODS",
     "AlignMixup",
+    "AttentionDenseMultiMix",
     "CoMixup",
     "CutMix",
     "DenseMultiMix",
     "DenseMultiMixDistill",
+    "HiddenMultiMix",
     "ManifoldMixup",
     "Mixup",
     "MultiMix",
     "MultiMixDistill",
+    "MultiMixDistillAtMixture",
     "Objective",
+    "OneAlphaMultiMix",
     "PuzzleMix",
+    "TupleMultiMix",
     "ZetaMixup",
     "option_names",
 ]

@@ -73,8 +73,8 @@ def sinkhorn(
     Args:
         cost: C, of any scale; computed with in logarithms, so that nothing underflows.
         epsilon: weight of the entropy, in units of the cost.
-        iterations: at most.
-        tolerance: in units of the cost; the last iteration's column sums are exact, row sums nearly so.
+        iterations: at most; about the largest cost over ε are needed to converge.
+        tolerance: in units of the cost. Columns sum to 1/s exactly, rows to 1/r only once converged.
 
     Source: Cuturi (NeurIPS 2013); the defaults are those of AlignMixup's released code.
 

@@ -33,12 +33,22 @@ class ManifoldMixup(Objective):
         self.alpha, self.stages = alpha, stages
 
     def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        classifier, encoder = self.classifier, self.classifier.encoder
-        if self.stages >= len(encoder):
-            raise ValueError(f"stages is {self.stages}; this encoder takes 0 to {len(encoder) - 1}")
+        classifier = self.classifier
+        split_encoder(classifier.encoder, self.stages)  # the last there may be a draw of
         stage = int(torch.randint(self.stages + 1, (), generator=self.host_generator))
+        before, after = split_encoder(classifier.encoder, stage)
         partners, λ = draw_pairs(self, len(images), self.alpha)
-        before = stage + 1 if stage else 0  # modules: the stem comes with the first stage
-        mixed = mix_pairs(encoder[:before](classifier.normalise(images)), partners, λ)
-        logits = classifier.classify(encoder[before:](mixed))
-        return F.cross_entropy(logits, mix_pairs(self.one_hot(labels), partners, λ))
+        mixed = mix_pairs(before(classifier.normalise(images)), partners, λ)
+        return F.cross_entropy(classifier.classify(after(mixed)), mix_pairs(self.one_hot(labels), partners, λ))
+
+
+def split_encoder(encoder: nn.Sequential, stage: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """What comes up to a stage's output, the stem included, and what comes after; before the stem for stage 0.
+
+    Raises:
+        ValueError: the encoder has fewer stages.
+    """
+    if stage >= len(encoder):
+        raise ValueError(f"stage {stage} is not there; this encoder takes 0 to {len(encoder) - 1}")
+    modules = stage + 1 if stage else 0
+    return encoder[:modules], encoder[modules:]

@@ -1,0 +1,164 @@
+"""MultiMix with one choice made otherwise: how many examples a mixture has, their α, where they meet, who attends."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib.annotations import Float, Int
+from mmlib.losses import dense_mixed_cross_entropy, mixed_cross_entropy
+from mmlib.methods.distillation import MultiMixDistill
+from mmlib.methods.manifold_mixup import split_encoder
+from mmlib.methods.mixup import draw_pairs, mix_pairs
+from mmlib.methods.multimix import DenseMultiMix, MultiMix
+from mmlib.mixing import attention_map, mix, sample_tuples, sample_weights, softmax_attention_map
+
+
+class TupleMultiMix(MultiMix):
+    """MultiMix whose mixtures are of random subsets of the mini-batch.
+
+    Args:
+        tuple_length: examples of a mixture; 2 mixes pairs of embeddings, m is MultiMix itself.
+        options: of `MultiMix`.
+
+    Raises:
+        ValueError: at the first mini-batch that has fewer examples.
+    """
+
+    def __init__(self, classifier: nn.Module, *, tuple_length: int = 2, **options) -> None:
+        super().__init__(classifier, **options)
+        if not isinstance(tuple_length, int) or tuple_length < 1:
+            raise ValueError(f"tuple_length is {tuple_length!r}; it takes a whole number of at least 1")
+        self.tuple_length = tuple_length
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose embeddings are mixed, some of them a mixture."""
+        if self.tuple_length > len(images):
+            raise ValueError(
+                f"tuple_length is {self.tuple_length}; a mini-batch of {len(images)} takes as many at most"
+            )
+        n, size = self.criterion.n, (len(images), self.tuple_length)
+        alpha = self.criterion.concentration(self.tuple_length)
+        logits = self.classifier(images)
+        weights = sample_tuples(n, *size, alpha, generator=self.generator, dtype=_exact(logits))
+        return mixed_cross_entropy(logits, self.targets(images, labels), weights)
+
+
+class OneAlphaMultiMix(MultiMix):
+    """MultiMix that draws one concentration for the whole mini-batch instead of one for every mixture."""
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose embeddings are mixed with weights of one α."""
+        low, high = self.criterion.concentration(len(images))
+        alpha = low + (high - low) * torch.rand((), generator=self.host_generator, dtype=torch.double).item()
+        targets = self.targets(images, labels)
+        return mixed_cross_entropy(
+            self.classifier(images), targets, n=self.criterion.n, alpha=alpha, generator=self.generator
+        )
+
+
+class HiddenMultiMix(MultiMix):
+    """MultiMix of an earlier stage's output: the rest of the network, which is not affine, sees all n mixtures.
+
+    That costs n / m times as much as a mini-batch does from there on, and batch normalisation takes its statistics
+    from mixtures.
+
+    Args:
+        stage: whose output is mixed, its stem included in the first; 0 mixes the images.
+        options: of `MultiMix`.
+
+    Raises:
+        ValueError: at the first mini-batch, if the encoder has fewer stages.
+    """
+
+    def __init__(self, classifier: nn.Module, *, stage: int = 1, **options) -> None:
+        super().__init__(classifier, **options)
+        if not isinstance(stage, int) or stage < 0:
+            raise ValueError(f"stage is {stage!r}; it takes a whole number of at least 0")
+        self.stage = stage
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose hidden features are mixed."""
+        before, after = split_encoder(self.classifier.encoder, self.stage)
+        hidden, targets = before(self.classifier.normalise(images)), self.targets(images, labels)
+        n, alpha = self.criterion.n, self.criterion.concentration(len(images))
+        weights = sample_weights(n, len(images), alpha, generator=self.generator, dtype=_exact(hidden))
+        logits = self.classifier.classify(after(mix(weights.to(hidden.dtype), hidden)))
+        return F.cross_entropy(logits, mix(weights.to(targets.dtype), targets))
+
+
+# Query of the attention: features (m, d, r) without gradient, weights of the head (c, d), labels (m,) -> (m, d).
+QUERIES = {
+    "gap": lambda features, weight, labels: features.mean(dim=2),
+    "cam": lambda features, weight, labels: weight[labels],
+    "uniform": lambda features, weight, labels: torch.zeros_like(features[:, :, 0]),
+}
+NONLINEARITIES = {"relu": attention_map, "softmax": softmax_attention_map}
+
+
+class AttentionDenseMultiMix(DenseMultiMix):
+    """Dense MultiMix with a choice of what a position is compared with, and of how that becomes attention.
+
+    Args:
+        query: `gap`, the mean of the features; `cam`, the head's weights of the label; `uniform`, no attention.
+        nonlinearity: `relu`, normalised by its sum, or `softmax`.
+        options: of `DenseMultiMix`; its own query is `gap`, its nonlinearity `relu`.
+
+    Source: MultiMix (NeurIPS 2023), section 3, dense interpolation.
+    """
+
+    def __init__(self, classifier: nn.Module, *, query: str = "cam", nonlinearity: str = "relu", **options) -> None:
+        super().__init__(classifier, **options)
+        for name, value, choices in (("query", query, QUERIES), ("nonlinearity", nonlinearity, NONLINEARITIES)):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; it takes {', '.join(choices)}")
+        self.query, self.nonlinearity = query, nonlinearity
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose features are mixed at every position."""
+        targets, head = self.position_targets(images, labels), self.classifier.head
+        features = self.classifier.features(images).flatten(2)
+        fixed = features.detach()
+        query = QUERIES[self.query](fixed, head.weight.detach().to(fixed.dtype), labels)
+        attention = NONLINEARITIES[self.nonlinearity](fixed, query)
+        drawn = {"n": self.criterion.n, "alpha": self.criterion.concentration(len(images)), "generator": self.generator}
+        return dense_mixed_cross_entropy(head(features.mT), targets, attention, **drawn)
+
+
+class MultiMixDistillAtMixture(MultiMixDistill):
+    """MultiMix with self-distillation, read otherwise: the teacher predicts *at* the mixtures.
+
+    ỹ' = softmax(Λ l') of the teacher's logits l' where `MultiMixDistill` has Λ softmax(l'). On mini-batches with input
+    mixup the teacher predicts at the mixed images.
+    """
+
+    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+        if self.chance(self.probability):
+            return self.interpolate(images, labels)
+        partners, λ = draw_pairs(self, len(images), self.mixup_alpha)
+        mixed = mix_pairs(images, partners, λ)
+        targets = self._blend(mix_pairs(self.one_hot(labels), partners, λ), lambda teacher: teacher(mixed))
+        return F.cross_entropy(self.classifier(mixed), targets)
+
+    def interpolate(
+        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose embeddings are mixed, the student's and the teacher's alike."""
+        logits, targets = self.classifier(images), self.one_hot(labels)
+        n, alpha = self.criterion.n, self.criterion.concentration(len(images))
+        weights = sample_weights(n, len(images), alpha, generator=self.generator, dtype=_exact(logits))
+        targets = self._blend(
+            mix(weights.to(targets.dtype), targets), lambda teacher: mix(weights, teacher(images).to(weights.dtype))
+        )
+        return F.cross_entropy(mix(weights, logits.to(weights.dtype)), targets)
+
+
+def _exact(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)

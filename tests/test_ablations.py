@@ -1,0 +1,199 @@
+"""MultiMix with one choice made otherwise, against literal formulas and against what it is a case of."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import kstest
+
+from mmlib import attention_map, mix, sample_weights
+from mmlib.methods import METHODS
+from mmlib.mixing import sample_tuples, softmax_attention_map
+from mmlib.models import Classifier, preact_resnet
+from tests.reference import mixtures
+from tests.test_methods import assert_same, clone, expected_mixup, perturb, skip_coin
+
+M, C, N = 6, 3, 5
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
+    return images, torch.randint(C, (M,), generator=generator)
+
+
+def one_hot(labels):
+    return F.one_hot(labels, C).double()
+
+
+def test_tuples_are_random_subsets_with_the_weights_of_that_many():
+    generator = torch.Generator().manual_seed(0)
+    weights = sample_tuples(4000, 5, 3, 0.7, generator=generator, dtype=torch.double)
+    torch.testing.assert_close(weights.sum(1), torch.ones(4000).double())
+    chosen = weights > 0
+    assert (chosen.sum(1) == 3).all()
+    subsets, counts = chosen.unique(dim=0, return_counts=True)
+    assert len(subsets) == 10
+    assert (counts - 400).abs().max() < 5 * 19  # five standard deviations
+    # A coordinate of a symmetric Dirichlet distribution of three is Beta(α, 2 α).
+    assert kstest(weights[chosen[:, 0], 0].numpy(), "beta", args=(0.7, 1.4)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("length", [2, 4])
+def test_multimix_of_tuples(classifier, batch, length):
+    images, labels = batch
+    objective = METHODS["multimix_tuples"](classifier, tuple_length=length, n=N, alpha=0.5, probability=1, seed=4)
+    weights = sample_tuples(N, M, length, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
+    images, labels = batch
+    objective = METHODS["multimix_tuples"](classifier, tuple_length=1, n=N, probability=1, seed=4)
+    drawn = sample_tuples(N, M, 1, generator=clone(objective.generator), dtype=torch.double).argmax(dim=1)
+    assert_same(objective(images, labels), F.cross_entropy(classifier(images)[drawn], labels[drawn]), classifier)
+
+
+def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
+    with pytest.raises(ValueError, match="tuple_length is 7; a mini-batch of 6 takes as many at most"):
+        METHODS["multimix_tuples"](classifier, tuple_length=7, probability=1)(*batch)
+
+
+def test_one_alpha_for_the_mini_batch(classifier, batch):
+    images, labels = batch
+    objective = METHODS["multimix_one_alpha"](classifier, n=N, alpha=(0.6, 3.0), probability=1, seed=4)
+    host = clone(objective.host_generator)
+    torch.rand((), generator=host)
+    alpha = 0.6 + 2.4 * torch.rand((), generator=host, dtype=torch.double).item()
+    weights = sample_weights(N, M, alpha, generator=clone(objective.generator), dtype=torch.double)
+    expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_mixtures_of_a_hidden_layer(classifier, batch, stage):
+    images, labels = batch
+    objective = METHODS["multimix_hidden"](classifier, stage=stage, n=N, alpha=0.5, probability=1, seed=4)
+    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    stem, first, second = classifier.encoder
+    hidden = (images - 0.4) / 0.2
+    hidden = hidden if stage == 0 else first(stem(hidden)) if stage == 1 else second(first(stem(hidden)))
+    mixed = torch.stack([mixtures.mixture(row, hidden) for row in weights])
+    mixed = second(first(stem(mixed))) if stage == 0 else second(mixed) if stage == 1 else mixed
+    logits = classifier.head(mixed.mean((2, 3)))
+    targets = [mixtures.mixture(row, one_hot(labels)) for row in weights]
+    expected = sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, targets)) / N
+    assert_same(objective(images, labels), expected, classifier)
+
+
+def test_mixtures_of_the_last_layer_are_multimix(classifier, batch):
+    losses = [
+        METHODS[name](classifier, n=N, probability=1, seed=4, **options)(*batch)
+        for name, options in (("multimix_hidden", {"stage": 2}), ("multimix", {}))
+    ]
+    assert_same(*losses, classifier)
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "softmax"])
+@pytest.mark.parametrize("query", ["gap", "cam", "uniform"])
+def test_attention(classifier, batch, query, nonlinearity):
+    images, labels = batch
+    options = {"query": query, "nonlinearity": nonlinearity}
+    objective = METHODS["dense_multimix_attention"](classifier, n=N, alpha=0.5, probability=1, seed=4, **options)
+    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    features = classifier.features(images).flatten(2)
+    attention = torch.empty(M, 16).double()
+    for i, z in enumerate(features.detach()):
+        u = {"gap": z.mean(1), "cam": classifier.head.weight[labels[i]].detach(), "uniform": torch.zeros(8).double()}
+        scores = torch.stack([torch.dot(z[:, j], u[query]) for j in range(16)])
+        scores = scores.exp() if nonlinearity == "softmax" else scores.clamp(min=0)
+        attention[i] = scores / scores.sum() if scores.sum() > 0 else 1 / 16
+    targets = one_hot(labels).unsqueeze(1).expand(M, 16, C)
+    expected = mixtures.dense_multimix(features, classifier.head, targets, attention, weights)
+    assert_same(objective(images, labels), expected, classifier)
+
+
+def test_default_attention_is_that_of_dense_multimix(classifier, batch):
+    options = {"n": N, "probability": 1, "seed": 4}
+    ours = METHODS["dense_multimix_attention"](classifier, query="gap", nonlinearity="relu", **options)(*batch)
+    assert ours.item() == METHODS["dense_multimix"](classifier, **options)(*batch).item()
+
+
+def test_softmax_attention_of_large_scores_is_finite():
+    features = torch.tensor([[[1e4, 0.0, 1e4]]])
+    torch.testing.assert_close(softmax_attention_map(features, torch.ones(1)), torch.tensor([[0.5, 0.0, 0.5]]))
+    assert attention_map(features, torch.zeros(1)).unique() == torch.tensor([1 / 3])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_teacher_at_mixtures(classifier, batch, gamma):
+    images, labels = batch
+    objective = METHODS["multimix_distill_at_mixture"](
+        classifier, n=N, alpha=0.5, gamma=gamma, probability=1, seed=4
+    ).train()
+    perturb(classifier)
+    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    teacher = copy.deepcopy(objective.teacher.module).eval()
+    with torch.no_grad():
+        predicted = teacher.head(mix(weights, teacher.embed(images))).softmax(1)
+    targets = (1 - gamma) * mix(weights, one_hot(labels)) + gamma * predicted
+    logits = classifier.head(mix(weights, classifier.embed(images)))
+    expected = sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, targets)) / N
+    assert_same(objective(images, labels), expected, classifier)
+
+
+def test_teacher_at_mixed_images(classifier, batch):
+    images, labels = batch
+    objective = METHODS["multimix_distill_at_mixture"](classifier, gamma=0.3, probability=0, seed=4).train()
+    perturb(classifier)
+    before = METHODS["multimix"](classifier, seed=4)
+    skip_coin(before)
+    λ = sample_weights(1, 2, 1.0, generator=clone(before.host_generator), dtype=torch.double)[0, 0]
+    partners = torch.randperm(M, generator=clone(before.generator))
+    mixed = λ * images + (1 - λ) * images[partners]
+    with torch.no_grad():
+        predicted = copy.deepcopy(objective.teacher.module).eval()(mixed).softmax(1)
+    targets = 0.7 * (λ * one_hot(labels) + (1 - λ) * one_hot(labels)[partners]) + 0.3 * predicted
+    expected = -(targets * classifier(mixed).log_softmax(1)).sum(1).mean()
+    assert_same(objective(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["multimix_tuples", "multimix_one_alpha", "multimix_hidden", "dense_multimix_attention"],
+)
+def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
+    images, labels = batch
+    objective = METHODS[name](classifier, probability=0, seed=3)
+    before = METHODS[name](classifier, probability=0, seed=3)
+    skip_coin(before)
+    assert_same(objective(images, labels), expected_mixup(before, images, one_hot(labels), 1.0), classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("multimix_tuples", {"tuple_length": 0}, "tuple_length is 0; it takes a whole number of at least 1"),
+        ("multimix_hidden", {"stage": -1}, "stage is -1; it takes a whole number of at least 0"),
+        ("dense_multimix_attention", {"query": "max"}, "query is 'max'; it takes gap, cam, uniform"),
+        ("dense_multimix_attention", {"nonlinearity": "elu"}, "nonlinearity is 'elu'; it takes relu, softmax"),
+        ("multimix_one_alpha", {"alpha": -1.0}, "alpha is -1.0"),
+    ],
+)
+def test_impossible_options_are_named(classifier, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        METHODS[name](classifier, **options)
+
+
+def test_stage_that_is_not_there_is_named(classifier, batch):
+    with pytest.raises(ValueError, match="stage 3 is not there; this encoder takes 0 to 2"):
+        METHODS["multimix_hidden"](classifier, stage=3, probability=1)(*batch)
