@@ -32,6 +32,9 @@ CHAPTERS = {
     "07-cost": {},
     "08-robustness": {"results": "runs/embedded"},
     "09-out-of-distribution": {"results": "runs/embedded"},
+    "12-signal": {},
+    "13-ablations": {},
+    "15-undetermined": {},
 }
 
 
