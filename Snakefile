@@ -33,6 +33,11 @@ CHAPTERS = {
     "08-robustness": {"results": "runs/embedded"},
     "09-out-of-distribution": {"results": "runs/embedded"},
     "10-mixing-methods": {},
+    "11-cifar100": {},
+    "12-signal": {},
+    "13-ablations": {},
+    "14-claims": {},
+    "15-undetermined": {},
 }
 
 

@@ -354,3 +354,26 @@ def growth(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     axes[0].legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
+
+
+def against(
+    axis: Axes, numbers: pd.DataFrame, x: str, y: str, by: str, levels: Mapping[str, float] | None = None, **labels
+) -> None:
+    """Every run's y against x, with mean and standard deviation over runs, one line for each value of the column `by`.
+
+    Args:
+        levels: what does not depend on x, such as a baseline's mean: a dashed line a name.
+        labels: go to the axis.
+    """
+    series = list(numbers.groupby(by, sort=False))
+    for colour, (name, rows) in zip(SERIES, series):
+        groups = rows.groupby(x)[y]
+        axis.scatter(rows[x], rows[y], s=8, color=colour, alpha=0.4, lw=0)
+        axis.errorbar(
+            groups.mean().index, groups.mean(), groups.std(), fmt="o-", color=colour, ms=4, capsize=3, label=name
+        )
+    for colour, (name, level) in zip(SERIES[len(series) :], (levels or {}).items()):
+        axis.axhline(level, color=colour, ls="--", lw=1.2, label=name)
+    axis.set(xlabel=x, ylabel=y, **labels)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
