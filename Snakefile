@@ -73,7 +73,7 @@ rule site:
         expand("build/notebooks/{chapter}.ipynb", chapter=CHAPTERS),
         finished("embedded"),
     params:
-        sources=source_digest("book", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmlib"),
+        sources=source_digest("book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmlib"),
     output:
         "build/site/_build/html/index.html",
     shell:

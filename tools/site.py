@@ -17,10 +17,11 @@ MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2")
 
 
 def stage(site: Path, notebooks: Path, results: Path) -> None:
-    """Lay prose, notebooks, generated tables and MathJax under `site`, by the paths they have in the repository."""
+    """Lay prose, notebooks, examples, generated tables and MathJax under `site`, by their paths in the repository."""
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree("book", site / "book", ignore=shutil.ignore_patterns("results"))
     shutil.copytree(notebooks, site / "notebooks")
+    shutil.copytree("examples", site / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(name, site)
     generated = site / "book" / "generated"
