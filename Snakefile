@@ -113,7 +113,9 @@ rule chapter:
     input:
         lambda wildcards: finished("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
     params:
-        sources=lambda wildcards: source_digest(f"notebooks/{wildcards.chapter}.ipynb", "mmlib"),
+        sources=lambda wildcards: source_digest(
+            f"notebooks/{wildcards.chapter}.ipynb", "mmlib", "book/results", "experiments.yml"
+        ),
         command=lambda wildcards: papermill(
             f"notebooks/{wildcards.chapter}.ipynb",
             f"build/notebooks/{wildcards.chapter}.ipynb",
