@@ -1,10 +1,16 @@
 """Networks: their sizes as published, and what they return."""
 
+import json
+import sys
+
 import pytest
+import timm
 import torch
 from torch import nn
 
 from mmlib import data, models
+from mmlib.__main__ import main
+from mmlib.methods import DenseMultiMix
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +79,79 @@ def test_predict_is_in_evaluation_mode_and_leaves_the_mode(digits):
     with torch.no_grad():
         torch.testing.assert_close(classifier.eval()(images), logits)
         torch.testing.assert_close(classifier.features(images).mean((2, 3)), embeddings)
+
+
+TIMM_WITHOUT = {"class_token": False, "global_pool": "avg", "fc_norm": False, "num_classes": 0}
+TIMM = {
+    "vit-tiny": {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 4, "in_chans": 1},
+    "vit-small-16": {"img_size": 48, "in_chans": 1},
+}
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "vit-small-16"])
+def test_vit_is_timms(name):
+    """Same initial weights from the same seed, and patch tokens in reading order."""
+    expected = {"vit-tiny": "vit_tiny_patch16_224", "vit-small-16": "vit_small_patch16_224"}[name]
+    size = TIMM[name]["img_size"]
+    torch.manual_seed(0)
+    encoder, d = models.MODELS[name](1, size)
+    torch.manual_seed(0)
+    whole = timm.create_model(expected, **TIMM[name], **TIMM_WITHOUT).eval()
+    images = torch.rand(2, 1, size, size)
+    with torch.no_grad():
+        features, tokens = encoder.eval()(images), whole.forward_features(images)
+    side = round(tokens.shape[1] ** 0.5)
+    assert features.shape == (2, d, side, side)
+    for row in range(side):
+        for column in range(side):
+            torch.testing.assert_close(features[:, :, row, column], tokens[:, row * side + column])
+    classifier = models.Classifier(encoder, d, classes=10, mean=(0.0,), std=(1.0,))
+    torch.testing.assert_close(classifier.embed(images), whole(images))
+
+
+def test_vit_small_16_has_the_published_size():
+    encoder, d = models.vit_small_16(3, 224)
+    classifier = models.Classifier(encoder, d, classes=1000, mean=(0.5,) * 3, std=(0.2,) * 3)
+    # timm's vit_small_patch16_224 has 22,050,664 parameters, two times 384 of them for the class token and its place.
+    assert sum(p.numel() for p in classifier.parameters()) == 22_050_664 - 2 * 384
+    assert classifier.features(torch.rand(1, 3, 224, 224)).shape == (1, 384, 14, 14)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_vit_tiny_has_a_4x4_map(size):
+    encoder, d = models.vit_tiny(3, size)
+    assert encoder(torch.rand(2, 3, size, size)).shape == (2, d, 4, 4)
+
+
+@pytest.mark.parametrize(("name", "size", "of"), [("vit-tiny", 10, 4), ("vit-small-16", 8, 16)])
+def test_images_that_are_not_whole_patches_are_refused(name, size, of):
+    with pytest.raises(ValueError, match=f"images is {size}; this ViT takes a multiple of {of} pixels"):
+        models.MODELS[name](3, size)
+
+
+def test_without_timm_a_vit_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="model is a ViT; it takes timm, which cannot be imported"):
+        models.vit_tiny(3, 32)
+
+
+@pytest.mark.parametrize("method", ["dense_multimix", "manifold_mixup"])
+def test_a_vit_runs_from_the_command_line(tmp_path, method):
+    folder, only = tmp_path / "run", ["attacked_per_class=0", "out_sets=[]"]
+    main(["dataset=digits", "model=vit-tiny", f"method={method}", "epochs=2", "lr=0.05", f"folder={folder}", *only])
+    assert json.loads((folder / "config.json").read_text())["model"] == "vit-tiny"
+    assert json.loads((folder / "metrics.json").read_text())["accuracy"] > 5
+    losses = [float(line.split(",")[2]) for line in (folder / "history.csv").read_text().splitlines()[1:]]
+    assert len(losses) == 2
+    assert all(1 < loss < 4 for loss in losses)
+
+
+def test_every_weight_of_a_vit_gets_a_gradient(digits):
+    torch.manual_seed(0)
+    classifier = models.build("vit-tiny", digits)
+    images = digits.train.images[:20].float() / 255
+    DenseMultiMix(classifier, n=50, probability=1)(images, digits.train.labels[:20]).backward()
+    for name, parameter in classifier.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.abs().sum() > 0, name
