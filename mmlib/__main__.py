@@ -19,14 +19,14 @@ from mmlib.train import Config
 
 # Where, how fast and until when: what does not decide the result.
 PLACES = {"folder": str, "device": str, "threads": int, "root": str, "workers": int}
-STOPPING = {"checkpoint_minutes": float, "checkpoint_epochs": int, "max_minutes": float}
+RUNNING = {"compile": bool, "checkpoint_minutes": float, "checkpoint_epochs": int, "max_minutes": float}
 EVALUATED = {"attacked_per_class": int, "out_sets": list}
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES`, `STOPPING`, `EVALUATED`."""
+    """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES`, `RUNNING`, `EVALUATED`."""
     values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    beside = PLACES | STOPPING | EVALUATED
+    beside = PLACES | RUNNING | EVALUATED
     names = {field.name for field in dataclasses.fields(Config)} | beside.keys()
     for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
         raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> None:
     places |= {name: values.pop(name) for name in PLACES if name in values}
     if "folder" not in places:
         raise ValueError("folder is missing; it takes the place of the run folder")
-    stopping, evaluated = ({name: values.pop(name) for name in of if name in values} for of in (STOPPING, EVALUATED))
-    for name, value in (places | stopping | evaluated).items():
+    running, evaluated = ({name: values.pop(name) for name in of if name in values} for of in (RUNNING, EVALUATED))
+    for name, value in (places | running | evaluated).items():
         check_type(name, value, beside[name])
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     for name in evaluated.get("out_sets", []):  # what is not there is said before training
         ood.out_images(name, dataset.test, 1, root=places["root"])
     device = distributed.start(places["device"])
-    run = records.load_or_train(config, dataset, folder, device=device, **stopping)
+    run = records.load_or_train(config, dataset, folder, device=device, **running)
     if distributed.rank() == 0:
         metrics, predictions = evaluate(run.classifier, dataset, root=places["root"], **evaluated)
         records.write(folder, run, metrics, predictions)

@@ -71,20 +71,20 @@ def digest(config: Config, dataset: Dataset) -> str:
     return _digest(describe(config, dataset))
 
 
-def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu", **stopping) -> Training:
+def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu", **running) -> Training:
     """The run of this configuration: read if the folder holds it finished, else trained on from its last checkpoint.
 
     A checkpoint that is not whole, or of other code or another configuration, is passed over with a warning.
 
     Args:
-        stopping: `checkpoint_minutes`, `checkpoint_epochs` and `max_minutes` of `train`.
+        running: `compile`, `checkpoint_minutes`, `checkpoint_epochs` and `max_minutes` of `train`.
 
     Raises:
         ValueError: the folder holds the finished run of another configuration.
         FileNotFoundError: it holds a finished run without a checkpoint that can be read.
     """
     if not (folder / "metrics.json").exists():
-        return train(config, dataset, device=device, folder=folder, **stopping)
+        return train(config, dataset, device=device, folder=folder, **running)
     held = json.loads((folder / "config.json").read_text())
     described = describe(config, dataset)
     for name, value in described.items():

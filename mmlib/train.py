@@ -117,9 +117,10 @@ class Training:
         config: of the run.
         dataset: as `data.load(config.dataset, ...)` gives it.
         device: `cpu` or `cuda`.
+        compile: whether `torch.compile` makes the step, which takes a minute or more at first and rounds otherwise.
     """
 
-    def __init__(self, config: Config, dataset: data.Dataset, device: str = "cpu") -> None:
+    def __init__(self, config: Config, dataset: data.Dataset, device: str = "cpu", *, compile: bool = False) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         with torch.random.fork_rng(devices=[]):
@@ -134,6 +135,8 @@ class Training:
         self.loss = (
             DistributedDataParallel(self.objective, broadcast_buffers=False) if processes > 1 else self.objective
         )
+        if compile:
+            self.loss = torch.compile(self.loss)
         self.optimizer = torch.optim.SGD(
             self.classifier.parameters(),
             lr=config.lr,
@@ -199,6 +202,7 @@ def train(
     dataset: data.Dataset,
     *,
     device: str = "cpu",
+    compile: bool = False,
     folder: Path | None = None,
     checkpoint_minutes: float = 5,
     checkpoint_epochs: int | None = None,
@@ -207,6 +211,7 @@ def train(
     """Train for the whole schedule, or go on from the last checkpoint in `folder` if there is one.
 
     Args:
+        device, compile: as in `Training`.
         folder: where checkpoints are kept; None keeps none.
         checkpoint_minutes, checkpoint_epochs: save after so many, whichever comes first; always after the first
             epoch and the last. A run that is killed loses what came since.
@@ -226,7 +231,7 @@ def train(
     """
     if max_minutes is not None and max_minutes <= 0:
         raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
-    run = Training(config, dataset, device)
+    run = Training(config, dataset, device, compile=compile)
     expected = made_by(config, dataset)
     # Leaving the context waits for the last file to be written, also where the loop is interrupted.
     with Checkpoints(folder) if distributed.rank() == 0 else nullcontext(Checkpoints(folder)) as checkpoints:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 METHODS = ["erm", "mixup", "multimix", "dense_multimix"]
-GRAPHS, BREAKS = 12, 16  # drawing is no graph; what lies between two draws is one
+GRAPHS, BREAKS = 12, 17  # drawing is no graph; what lies between two draws is one
 
 
 @pytest.fixture(scope="module")

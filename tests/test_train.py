@@ -124,6 +124,22 @@ def test_checkpoint_of_other_code_is_passed_over(digits, tmp_path, monkeypatch):
         train.train(small(epochs=1), digits, folder=tmp_path)
 
 
+def test_a_compiled_run_trains_through_what_is_compiled(digits, tmp_path, monkeypatch):
+    compiled = []
+
+    def interpreted(module):  # the compiler itself is in test_compile
+        compiled.append(torch.nn.Sequential())
+        compiled[-1].forward = lambda *batch: module(*batch)
+        return compiled[-1]
+
+    monkeypatch.setattr(torch, "compile", interpreted)
+    run = train.train(small(method="multimix", epochs=2), digits, compile=True, folder=tmp_path)
+    assert run.loss is compiled[0]
+    plain = train.train(small(method="multimix", epochs=2), digits)
+    torch.testing.assert_close(run.objective.state_dict(), plain.objective.state_dict(), rtol=0, atol=0)
+    assert len(compiled) == 1
+
+
 def test_loss_that_is_not_finite_stops_the_run(digits):
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+ of mixup, seed 3; a lower lr"):
         train.train(small(method="mixup", lr=1e200, seed=3, epochs=50), digits)
