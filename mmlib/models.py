@@ -180,7 +180,7 @@ def vision_transformer(
 
 
 def vit_tiny(channels: int, size: int) -> tuple[nn.Sequential, int]:
-    """4x4 patches of a quarter of the side, for images of 8 to 64 pixels; width 64, 4 blocks of 4 heads (our choice)."""
+    """4x4 patches of a quarter of the side, for images of 8 to 64 pixels; width 64, 4 blocks, 4 heads (our choice)."""
     check_multiple(size, 4)
     return vision_transformer(channels, size, patch=size // 4, width=64, depth=4, heads=4)
 
