@@ -32,7 +32,8 @@ def clone(tmp_path, monkeypatch):
     for name in ("Snakefile", "_config.yml", "_toc.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    (tmp_path / "book").mkdir()
+    for name in ("book", "examples"):
+        (tmp_path / name).mkdir()
     embedded = yaml.safe_load((ROOT / "experiments.yml").read_text())["embedded"]
     (tmp_path / "experiments.yml").write_text(yaml.safe_dump({"tiny": TINY, "embedded": embedded}, sort_keys=False))
     monkeypatch.chdir(tmp_path)

@@ -177,7 +177,8 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probabili
     (exact, step), (loss, rounded) = steps
     assert loss.dtype == exact.dtype == torch.float32
     torch.testing.assert_close(loss, exact, rtol=5e-3, atol=0)
-    assert 0 < (rounded - step).norm() < 0.3 * step.norm()
+    # Puzzle Mix and Co-Mixup choose blocks by saliency: rounded, another block can be the most salient one.
+    assert 0 < (rounded - step).norm() < (0.6 if method in ("puzzlemix", "comixup") else 0.3) * step.norm()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
     since = time.time()
     targets = [str(RUNS / grid / cell.place / "metrics.json") for cell in cells]
     # No lock of the whole folder, which a kill would leave behind: a cell's folder has its own.
-    options = ["--cores", cores, "--quiet", "all", "--keep-going", "--rerun-incomplete", "--nolock"]
+    options = ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock"]
     command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
     log = LOGS / grid / "snakemake.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
