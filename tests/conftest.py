@@ -1,7 +1,26 @@
 """Every call of mmlib has its tensors' shapes checked (jaxtyping with beartype) while the tests run."""
 
+import pytest
+import torch
 from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401  the hook looks the name up and imports only its first part
 
 install_import_hook("mmlib", "tests.typechecker.typechecker")
+
+M, C = 6, 3  # examples and classes of the methods' tests
+
+
+@pytest.fixture
+def classifier():
+    from mmlib.models import Classifier, preact_resnet
+
+    torch.manual_seed(0)
+    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
+    return images, torch.randint(C, (M,), generator=generator)

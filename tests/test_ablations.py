@@ -10,24 +10,8 @@ from scipy.stats import kstest
 from mmlib import attention_map, mix, sample_weights
 from mmlib.methods import METHODS
 from mmlib.mixing import sample_tuples, softmax_attention_map
-from mmlib.models import Classifier, preact_resnet
 from tests.reference import mixtures
-from tests.test_methods import assert_same, clone, expected_mixup, perturb, skip_coin
-
-M, C, N = 6, 3, 5
-
-
-@pytest.fixture
-def classifier():
-    torch.manual_seed(0)
-    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
-
-
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
-    return images, torch.randint(C, (M,), generator=generator)
+from tests.test_methods import C, M, N, assert_same, clone, expected_mixup, perturb, skip_coin
 
 
 def one_hot(labels):

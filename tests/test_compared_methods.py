@@ -13,24 +13,8 @@ from mmlib.methods.alignmixup import sinkhorn, squared_distances
 from mmlib.methods.cutmix import interval
 from mmlib.methods.mixup import draw_pairs
 from mmlib.methods.zeta_mixup import zeta_weights
-from mmlib.models import Classifier, preact_resnet
 from tests.reference import mixtures, pairs
-from tests.test_methods import assert_same, clone
-
-M, C = 6, 3
-
-
-@pytest.fixture
-def classifier():
-    torch.manual_seed(0)
-    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
-
-
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
-    return images, torch.randint(C, (M,), generator=generator)
+from tests.test_methods import C, M, assert_same, clone
 
 
 def replay_pairs(host, device, alpha):

@@ -8,23 +8,9 @@ import torch.nn.functional as F
 
 from mmlib import sample_weights
 from mmlib.methods import METHODS, option_names
-from mmlib.models import Classifier, preact_resnet
 from tests.reference import mixtures
 
 M, C, N = 6, 3, 5
-
-
-@pytest.fixture
-def classifier():
-    torch.manual_seed(0)
-    return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()
-
-
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(M, 1, 8, 8, generator=generator, dtype=torch.double)
-    return images, torch.randint(C, (M,), generator=generator)
 
 
 def clone(generator):
