@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> None:
         config.dataset,
         root=places["root"],
         labelled_per_class=config.labelled_per_class,
+        holdout_per_class=config.holdout_per_class,
         seed=config.seed,
         size=config.size,
         workers=places["workers"],

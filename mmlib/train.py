@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmlib import data, distributed, models
 from mmlib.checkpoints import Checkpoints
 from mmlib.methods import METHODS, Objective, option_names
-from mmlib.metrics import accuracy
+from mmlib.metrics import accuracy, alignment, uniformity
 from mmlib.parameters import check_type
 from mmlib.provenance import code_digest
 
@@ -30,7 +30,7 @@ except ImportError:  # a machine with torch and NumPy only trains without a prog
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 SCHEDULES = ("cosine", "steps")
 RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
-LOOKS = 5  # times that a run looks at the validation set
+LOOKS = 10  # times that a run looks at the validation set
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Config:
         options: of the method, such as {"n": 100}.
         seed: of the split, the initial weights, the order of the data and all that the method draws.
         labelled_per_class: training images a class; None takes the data set's default.
+        holdout_per_class: images a class taken from train as the validation split, where a data set has none.
         size: pixels on a side that a folder's images are brought to; None takes images of one size as they are.
         epochs: whole passes over the training images; the last one is evaluated.
         batch_size: m; None takes the data set's default.
@@ -64,6 +65,7 @@ class Config:
     options: dict = field(default_factory=dict)
     seed: int = 0
     labelled_per_class: int | None = None
+    holdout_per_class: int = 0
     size: int | None = None
     epochs: int = 100
     batch_size: int | None = None
@@ -87,7 +89,7 @@ class Config:
         for name in ("labelled_per_class", "size", "epochs", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a whole number of at least 1")
-        for name in ("seed", "lr", "momentum", "weight_decay"):
+        for name in ("seed", "holdout_per_class", "lr", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")
         takes = option_names(METHODS[self.method])
@@ -227,7 +229,7 @@ def train(
 
     >>> run = train(Config(dataset="digits", method="erm", epochs=1), data.load("digits"))
     >>> sorted(run.history[0])
-    ['epoch', 'loss', 'lr', 'seconds', 'validation_accuracy']
+    ['epoch', 'loss', 'lr', 'seconds', 'validation_accuracy', 'validation_alignment', 'validation_uniformity']
     """
     if max_minutes is not None and max_minutes <= 0:
         raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
@@ -284,7 +286,7 @@ def _epoch(run: Training, epoch: int) -> dict[str, float | None]:
         "lr": run.optimizer.param_groups[0]["lr"],
         "loss": sum(losses) / len(losses),
         "seconds": seconds,
-        "validation_accuracy": _validate(run) if look else None,
+        **_look(run, look),
     }
 
 
@@ -305,6 +307,12 @@ def train_epoch(run: Training, epoch: int) -> Tensor:
     return losses
 
 
-def _validate(run: Training) -> float | None:
+def _look(run: Training, now: bool) -> dict[str, float | None]:
+    """The validation set's accuracy and the shape of its embeddings; None where this is no time to look."""
+    names = ("validation_accuracy", "validation_alignment", "validation_uniformity")
     split = run.dataset.validation
-    return split and accuracy(models.predict(run.classifier, split).logits, split.labels)
+    if not now or split is None:
+        return dict.fromkeys(names)
+    embeddings, logits = models.predict(run.classifier, split)
+    values = accuracy(logits, split.labels), alignment(embeddings, split.labels), uniformity(embeddings)
+    return dict(zip(names, values))
