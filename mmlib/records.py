@@ -146,8 +146,17 @@ class Record:
         Raises:
             FileNotFoundError: the ledger keeps none of this grid.
         """
-        state = torch.load(self.weights_path, map_location="cpu", weights_only=True)["objective"]
-        return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
+        return weights(self.weights_path)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The classifier's state in a checkpoint, or in what a ledger keeps of one.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)["objective"]
+    return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
 
 
 def read(folder: Path) -> Record:
