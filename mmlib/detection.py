@@ -33,7 +33,6 @@ from mmlib.parameters import check_type, project_root, read_arguments
 from mmlib.provenance import environment
 from mmlib.scenes import Scenes
 
-LEVELS = 2  # of the encoder's maps, the last ones; either detector adds coarser ones
 WIDTH = 256  # channels of a pyramid, at most; half of the encoder's where that is less
 SHOWN, LEAST_SCORE = 8, 0.3  # test pictures whose predictions a record keeps, and how sure those are
 MODELS = [name for name in models.MODELS if not name.startswith("vit")]
@@ -150,42 +149,44 @@ def backbone(config: Config, data: Scenes) -> tuple[Classifier, dict | None]:
 
 
 def pyramid(encoder: nn.Sequential, channels: int, extra: Callable[[int], nn.Module]) -> BackboneWithFPN:
-    """torchvision's feature pyramid on the last stage of each of the encoder's two coarsest maps, and `extra`'s maps.
+    """torchvision's feature pyramid on the last stage of every map from a quarter of a side on, and `extra`'s maps.
 
     Source: Lin et al. (CVPR 2017).
     """
     maps = {}
-    x = torch.zeros(1, channels, 64, 64, dtype=next(encoder.parameters()).dtype)
+    x = torch.zeros(1, channels, 64, 64)
     with torch.no_grad():
         for name, stage in encoder.eval().named_children():
             x = stage(x)
             maps[x.shape[-1]] = name, x.shape[1]
-    names, inputs = zip(*list(maps.values())[-LEVELS:])
+    names, inputs = zip(*(of_side for side, of_side in maps.items() if 4 * side <= 64))
     width = min(WIDTH, inputs[-1] // 2)
     of_stage = {name: str(level) for level, name in enumerate(names)}
     return BackboneWithFPN(encoder, of_stage, list(inputs), width, extra(width), nn.BatchNorm2d)
 
 
 def ssd(classifier: Classifier, classes: int, config: Config) -> SSD:
-    """torchvision's SSD: default boxes on four maps, each half of the one before.
+    """torchvision's SSD: default boxes on the pyramid's maps and two coarser ones, each half of the one before.
 
-    Source: Liu et al. (ECCV 2016), here on a feature pyramid.
+    Source: Liu et al. (ECCV 2016), there without a pyramid.
     """
     maps = pyramid(classifier.encoder, len(classifier.mean), lambda width: LastLevelP6P7(width, width))
-    boxes = DefaultBoxGenerator([[2]] * (LEVELS + 2))
-    head = SSDHead([maps.out_channels] * (LEVELS + 2), boxes.num_anchors_per_location(), classes + 1)
+    levels = len(maps.body.return_layers) + 2
+    boxes = DefaultBoxGenerator([[2]] * levels)
+    head = SSDHead([maps.out_channels] * levels, boxes.num_anchors_per_location(), classes + 1)
     size = (config.size, config.size)
     # COCO's mAP counts the hundred surest of a picture.
     return SSD(maps, boxes, size, classes + 1, *_moments(classifier), head=head, detections_per_img=100)
 
 
 def faster_rcnn(classifier: Classifier, classes: int, config: Config) -> FasterRCNN:
-    """torchvision's Faster R-CNN: anchors of an eighth, a quarter and half of the size on three maps.
+    """torchvision's Faster R-CNN: anchors of half the size on the coarsest map, and half as large on each finer one.
 
-    Source: Ren et al. (NeurIPS 2015).
+    Source: Ren et al. (NeurIPS 2015), there without a pyramid.
     """
     maps = pyramid(classifier.encoder, len(classifier.mean), lambda width: LastLevelMaxPool())
-    width, levels = maps.out_channels, range(LEVELS + 1)
+    width, pooled = maps.out_channels, list(maps.body.return_layers.values())
+    levels = len(pooled) + 1
     mean, std = _moments(classifier)
     return FasterRCNN(
         maps,
@@ -194,14 +195,14 @@ def faster_rcnn(classifier: Classifier, classes: int, config: Config) -> FasterR
         image_mean=mean,
         image_std=std,
         rpn_anchor_generator=AnchorGenerator(
-            tuple((config.size * 2**level // 8,) for level in levels), ((0.5, 1.0, 2.0),) * len(levels)
+            tuple((config.size // 2 ** (levels - level),) for level in range(levels)), ((0.5, 1.0, 2.0),) * levels
         ),
         rpn_pre_nms_top_n_train=config.proposals,
         rpn_post_nms_top_n_train=config.proposals,
         rpn_pre_nms_top_n_test=config.proposals // 2,
         rpn_post_nms_top_n_test=config.proposals // 2,
         box_batch_size_per_image=config.proposals // 4,
-        box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(LEVELS)], 7, 2),
+        box_roi_pool=MultiScaleRoIAlign(pooled, 7, 2),
         box_head=TwoMLPHead(49 * width, 4 * width),
         box_predictor=FastRCNNPredictor(4 * width, classes + 1),
     )
@@ -421,10 +422,10 @@ def cells() -> dict[Path, Config]:
             detector=detector,
             start=start and f"{start}/seed{seed}",
             seed=seed,
-            **grid["settings"],
+            **grid["settings"] | of_detector,
         )
         for seed in grid["seeds"]
-        for detector in grid["detectors"]
+        for detector, of_detector in grid["detectors"].items()
         for name, start in grid["starts"].items()
     }
 

@@ -139,7 +139,7 @@ def draw_canvas(
     image = _texture(rng.uniform(*DARK, (1, 3)), GROUND, rng, size)
     for _ in range(STROKES * size**2 // SIZE**2):
         image = _blend(image, _stroke(1, rng, size), rng.uniform(*STROKE, (1, 3))[:, :, None, None])
-    circles = _apart(rng.integers(most) + 1, size, rng)
+    circles = _apart(1 + int(rng.integers(most)), size, rng)
     labels = rng.integers(len(SHAPES), size=len(circles))
     distances, covered = list(SHAPES.values()), []
     for label, (x, y, radius) in zip(labels, circles):
