@@ -430,6 +430,44 @@ def cells() -> dict[Path, Config]:
     }
 
 
+def ledger(root: Path | str = "book/results/detection") -> tuple[dict[Path, dict], list[Path], list[str]]:
+    """The records of `detection.yml`'s runs by place, the places without one, and a line for each that was left out.
+
+    Args:
+        root: below the root of the clone, where it is relative.
+    """
+    found, refused = {}, []
+    for place, config in cells().items():
+        try:
+            content = read(project_root() / root / place)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        held, wanted = content["config"], dataclasses.asdict(config)
+        differ = [name for name, value in wanted.items() if name not in ("dataset", "start") and held[name] != value]
+        if differ:
+            name = differ[0]
+            refused.append(f"{place} is left out: {name} is {held[name]!r}, the grid has {wanted[name]!r}")
+        else:
+            found[place] = content
+    return found, [place for place in cells() if place not in found], refused
+
+
+def table(found: dict[Path, dict]) -> list[dict]:
+    """One row a record: detector, start, as the grid calls it, seed, and its single numbers.
+
+    >>> table({})
+    []
+    """
+    return [
+        {"detector": content["config"]["detector"], "start": place.parts[-2], "seed": content["config"]["seed"]}
+        | {name: value for name, value in content["metrics"].items() if not isinstance(value, list)}
+        for place, content in found.items()
+    ]
+
+
 def main(arguments: list[str]) -> None:
     """One run by `name=value` arguments: `Config`'s fields, and `record`, `root`, `device`, `workers`, `threads`."""
     beside = {"record": str, "root": str, "device": str, "workers": int, "threads": int}

@@ -33,9 +33,11 @@ def few(monkeypatch):
 
 
 def blobs(image):
-    """x0, y0, x1, y1 of every connected piece that is not black."""
+    """x0, y0, x1, y1 of every connected piece that is not black; a star's faint tip can be a pixel apart from it."""
     pieces, _ = ndimage.label(np.asarray(image).max(axis=0) > 0, np.ones((3, 3)))
-    return [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in ndimage.find_objects(pieces)]
+    sizes = np.bincount(pieces.ravel())[1:]
+    found = [slices for slices, size in zip(ndimage.find_objects(pieces), sizes) if size > 3]
+    return [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in found]
 
 
 # Canvases
@@ -58,18 +60,16 @@ def test_every_shape_of_a_canvas_is_apart_and_in_its_box(plain, size):
 
 
 def test_label_of_a_canvas_is_the_shape_in_the_box(plain):
-    """Discs fill π/4 of their box, upright or not, and rings less; the others are told apart by no such number."""
-    filled = {label: [] for label in range(10)}
-    for i in range(150):
+    """Upright or not, a disc fills most of its box, a ring less by its hole, and a star the least."""
+    filled = {name: [] for name in shapes.SHAPES}
+    for i in range(60):
         image, labels, boxes = draw_canvas((6, i))
         for label, (x0, y0, x1, y1) in zip(labels.tolist(), boxes.int().tolist()):
-            filled[label].append((image[0, y0:y1, x0:x1] > 127).float().mean().item())
-    names = list(shapes.SHAPES)
-    assert all(len(values) > 20 for values in filled.values())
-    assert np.mean(filled[names.index("disc")]) == pytest.approx(np.pi / 4, abs=0.02)
-    assert np.std(filled[names.index("disc")]) < 0.03
-    assert np.mean(filled[names.index("ring")]) == pytest.approx(np.pi / 4 * (1 - (0.48 / 0.92) ** 2), abs=0.05)
-    assert np.mean(filled[names.index("star")]) < 0.45
+            filled[list(filled)[label]].append((image[0, y0:y1, x0:x1] > 127).float().mean().item())
+    share = {name: np.mean(values) for name, values in filled.items()}
+    assert share["disc"] == max(share.values())
+    assert share["ring"] / share["disc"] == pytest.approx(1 - (0.48 / 0.92) ** 2, abs=0.04)
+    assert share["star"] == min(share.values())
 
 
 def test_canvases_are_the_same_by_index_and_held_out_ones_for_every_seed(few):
@@ -97,7 +97,7 @@ def test_canvases_are_the_same_by_index_and_held_out_ones_for_every_seed(few):
     }
 
 
-@pytest.mark.parametrize("given", [{"size": 31}, {"size": 64.0}, {"most": 0}])
+@pytest.mark.parametrize("given", [{"size": 31}, {"most": 0}])
 def test_canvas_refuses(given):
     ((name, value),) = given.items()
     with pytest.raises(ValueError, match=rf"{name} is {value}; it takes a whole number of at least"):
@@ -108,7 +108,7 @@ def test_mirrored_boxes_stay_on_their_shapes(plain):
     examples = list(scenes.Canvases(12, seed=(4,)))
     torch.manual_seed(0)
     images, targets = detection.augment(examples)
-    mirrored = [not torch.equal(image, example[0] / 255) for image, example in zip(images, examples)]
+    mirrored = [not torch.allclose(image, example[0] / 255) for image, example in zip(images, examples)]
     assert 2 <= sum(mirrored) <= 10
     for image, target, (_, given) in zip(images, targets, examples):
         assert target["labels"].tolist() == given["labels"].tolist()
@@ -348,10 +348,10 @@ def test_mean_average_precision_of_perfect_and_of_shifted_boxes():
 def test_average_precision_by_hand():
     """Two objects; the surest box finds one, the next none: precision is 1 up to recall 1/2, at 51 of 101 recalls."""
     there = [boxes([0, 0, 10, 10], [20, 20, 30, 30])]
-    found = [boxes([0, 0, 10, 8], [50, 50, 60, 60]) | {"scores": torch.tensor([0.9, 0.8])}]
+    found = [boxes([0, 0, 10, 8.2], [50, 50, 60, 60]) | {"scores": torch.tensor([0.9, 0.8])}]
     numbers = mean_average_precision(found, there, 2)
     assert numbers["map_50"] == numbers["map_75"] == pytest.approx(100 * 51 / 101)
-    assert numbers["map"] == pytest.approx(100 * 51 / 101 * 7 / 10)  # IoU 0.8 passes 7 of the 10 thresholds
+    assert numbers["map"] == pytest.approx(100 * 51 / 101 * 7 / 10)  # IoU 0.82 passes 7 of the 10 thresholds
     assert numbers["class_map"] == [pytest.approx(numbers["map"]), None]
 
 
@@ -426,13 +426,12 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, few, detector):
         (["record={}", "detecter=ssd"], "detecter is no parameter; they are backbone_size, batch_size,"),
         (["record={}", "detector=yolo"], "detector is 'yolo'; a detector takes ssd, fasterrcnn"),
         (["record={}", "model=vit-tiny"], "model is 'vit-tiny'; a detector takes preactresnet-small, "),
-        (["record={}", "epochs=ten"], "epochs is 'ten'; it takes int"),
         (["record={}", "epochs=0"], "epochs is 0; it takes a whole number of at least 1"),
         (["record={}", "batch_size=1"], "batch_size is 1; batch normalisation takes"),
         (["record={}", "train_images=4"], "batch_size is 8; canvas has 4 pictures to train on"),
         (["record={}", "lr=-1"], "lr is -1; it takes a number of at least 0"),
         (["record={}", "workers=many"], "workers is 'many'; it takes int"),
-        (["record={}", "dataset=./nowhere"], "nowhere is no folder in COCO's format"),
+        (["record={}", "dataset=folder/nowhere"], "nowhere is no folder in COCO's format"),
         (["record={}", "dataset=voc", "root=nowhere"], "voc is not in root 'nowhere'; it takes 2007 trainval"),
     ],
 )
@@ -447,6 +446,28 @@ def test_command_line_runs_one_cell(tmp_path, few, capsys):
     path = tmp_path / "folder" / "record.json"
     detection.main([f"record={path}", "train_images=4", "batch_size=2", "epochs=1", "detector=ssd", "threads=1"])
     assert f"test mAP {detection.read(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
+
+
+def test_ledger_takes_the_records_of_the_grid_and_names_what_it_leaves_out(tmp_path, few, monkeypatch):
+    places = [tmp_path / f"seed{seed}.json" for seed in range(4)]
+    configs = [Config(seed=seed, **TINY) for seed in range(4)]
+    monkeypatch.setattr(detection, "cells", lambda: dict(zip((path.relative_to(tmp_path) for path in places), configs)))
+    for path, config in zip(places[:3], (configs[0], configs[1], Config(seed=2, lr=0.1, **TINY))):
+        detection.run(config, path)
+    places[1].write_text(places[1].read_text().replace("0.002", "0.003"))
+    found, missing, refused = detection.ledger(tmp_path)
+    assert list(found) == [places[0].relative_to(tmp_path)]
+    assert [path.name for path in missing] == ["seed1.json", "seed2.json", "seed3.json"]
+    assert "seed1.json does not fit its checksum" in refused[0]
+    assert "seed2.json is left out: lr is 0.1, the grid has 0.002" in refused[1]
+
+
+def test_table_has_a_row_a_record():
+    made = {"detector": "ssd", "seed": 4, "start": {"method": "erm"}}
+    (row,) = detection.table(
+        {detection.Path("a/b/ssd/erm/seed4.json"): {"config": made, "metrics": {"map": 3.0, "class_map": []}}}
+    )
+    assert row == {"detector": "ssd", "start": "erm", "seed": 4, "map": 3.0}
 
 
 def test_every_start_of_the_grid_is_a_cell_of_a_grid():
