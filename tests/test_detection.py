@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
-from torch.utils.data import Subset
 
 from mmlib import detection, grids, models, records, scenes, shapes
 from mmlib.detection import Config, mean_average_precision
@@ -365,19 +364,19 @@ def test_crowd_counts_neither_as_found_nor_as_missed():
 # Runs
 
 
-@pytest.mark.parametrize(("detector", "epochs"), [("ssd", 60), ("fasterrcnn", 60)])
-def test_a_handful_of_canvases_is_learned_by_heart(few, detector, epochs):
-    """Ten seconds each."""
-    data = scenes.load("canvas", train_images=6)
-    config = Config(detector=detector, epochs=epochs, batch_size=6, lr=0.005)
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_a_handful_of_canvases_is_learned_by_heart(few, detector):
+    """Ten seconds each on one quiet core."""
+    data = scenes.load("canvas", train_images=4)
+    config = Config(detector=detector, epochs=80, batch_size=4, lr=0.005, proposals=100)
     built, _ = detection.build(config, data)
-    handful = Subset(data.train, range(6))
+    handful = data.train
     before = mean_average_precision(*detection.predict(built, handful), 10)["map"]
     detection.train(built.train(), config, data)
     after = mean_average_precision(*detection.predict(built, handful), 10)
     assert before < 5
     assert after["map_50"] > 95
-    assert after["map"] > 80
+    assert after["map"] > 75
 
 
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
