@@ -39,6 +39,7 @@ def evaluate(
     Returns:
         The numbers by name, and embeddings and logits of the test set.
 
+        ``reliability``: rows of `metrics.reliability`.
         ``fgsm_error``, ``pgd_error``: top-1 error on the `attacked_images` under `fgsm` (8/255) and `pgd` (4/255),
         None without attacks; ``pgd_errors``: under `pgd` for every radius in `EPSILONS`.
         ``knn_accuracy``: of the test set, by its nearest images of the train split.
@@ -64,6 +65,7 @@ def evaluate(
         "validation_accuracy": validation and metrics.accuracy(validation.logits, dataset.validation.labels),
         "nll": F.cross_entropy(logits.double(), labels).item(),
         "calibration_error": metrics.calibration_error(logits, labels),
+        "reliability": metrics.reliability(logits, labels).tolist(),
         "alignment": metrics.alignment(embeddings, labels),
         "uniformity": metrics.uniformity(embeddings),
         "within_class_variance": within,

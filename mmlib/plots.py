@@ -65,19 +65,22 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Figure:
-    """Accuracy against confidence in equal bins of confidence; a calibrated classifier lies on the diagonal."""
-    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
-    right = (prediction == labels).double()
-    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    figure, axis = plt.subplots(figsize=(3.4, 3.2))
-    axis.plot([0, 1], [0, 1], color="0.7", lw=1, ls="--")
-    for k in bin_of.unique():
-        here = bin_of == k
-        axis.scatter(
-            confidence[here].mean(), right[here].mean(), s=4 + 300 * here.double().mean(), color=ACCENT, alpha=0.7
-        )
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+def reliability(panels: Mapping[str, Tensor]) -> Figure:
+    """Accuracy against confidence, a panel a name; a calibrated classifier lies on the diagonal.
+
+    Args:
+        panels: rows of `metrics.reliability`, (3, bins). A dot's size is the bin's share of the predictions.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(0.6 + 2.6 * len(panels), 3.1), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, (name, bins) in zip(axes[0], panels.items()):
+        count, confidence, right = bins[:, bins[0] > 0]
+        axis.plot([0, 1], [0, 1], color="0.7", lw=1, ls="--")
+        axis.scatter(confidence / count, right / count, s=4 + 300 * count / count.sum(), color=ACCENT, alpha=0.7)
+        axis.set_title(name, fontsize=10)
+        axis.set(xlabel="confidence", ylabel="" if axis is not axes[0, 0] else "accuracy", xlim=(0, 1), ylim=(0, 1))
+        axis.set_aspect("equal")
     figure.tight_layout()
     return figure
 

@@ -23,6 +23,7 @@ from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective, option_names
 from mmlib.methods.puzzlemix import PuzzleMix
+from mmlib.methods.signal import AmplifiedMultiMix, AnnealedMultiMix, AroundMultiMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
@@ -43,12 +44,18 @@ METHODS: dict[str, type[Objective]] = {
     "multimix_hidden": HiddenMultiMix,
     "dense_multimix_attention": AttentionDenseMultiMix,
     "multimix_distill_at_mixture": MultiMixDistillAtMixture,
+    "multimix_amplified": AmplifiedMultiMix,
+    "multimix_annealed": AnnealedMultiMix,
+    "multimix_around": AroundMultiMix,
 }
 
 __all__ = [
     "ERM",
     "METHODS",
     "AlignMixup",
+    "AmplifiedMultiMix",
+    "AnnealedMultiMix",
+    "AroundMultiMix",
     "AttentionDenseMultiMix",
     "CoMixup",
     "CutMix",
