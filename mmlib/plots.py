@@ -77,7 +77,8 @@ def reliability(panels: Mapping[str, Tensor]) -> Figure:
     for axis, (name, bins) in zip(axes[0], panels.items()):
         count, confidence, right = bins[:, bins[0] > 0]
         axis.plot([0, 1], [0, 1], color="0.7", lw=1, ls="--")
-        axis.scatter(confidence / count, right / count, s=4 + 300 * count / count.sum(), color=ACCENT, alpha=0.7)
+        sizes = 4 + 300 * count / count.sum()
+        axis.scatter(confidence / count, right / count, s=sizes, color=ACCENT, alpha=0.7, clip_on=False, zorder=3)
         axis.set_title(name, fontsize=10)
         axis.set(xlabel="confidence", ylabel="" if axis is not axes[0, 0] else "accuracy", xlim=(0, 1), ylim=(0, 1))
         axis.set_aspect("equal")
