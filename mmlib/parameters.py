@@ -20,6 +20,19 @@ def check_type(name: str, value: object, annotation: type | UnionType) -> None:
         raise ValueError(f"{name} is {value!r}; it takes {takes}")
 
 
+def check_whole(least: int, *, optional: bool = False, **values: object) -> None:
+    """Refuse a value, given by its name, that is no whole number of at least `least`, nor None where it is optional.
+
+    >>> check_whole(1, epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs is 0; it takes a whole number of at least 1
+    """
+    for name, value in values.items():
+        if not (optional and value is None) and (not isinstance(value, int) or value < least):
+            takes = f"a whole number of at least {least}" + ", or None" * optional
+            raise ValueError(f"{name} is {value!r}; it takes {takes}")
+
+
 def check_parameters(namespace: dict) -> None:
     """Refuse a notebook's parameters that are unknown or of the wrong type; called right after their cell.
 
