@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mmlib import records
+from mmlib import ood, records
 from mmlib.parameters import project_root
-from mmlib.train import Config
+from mmlib.train import Config, difference, load_data
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,24 @@ def cells(grid: str) -> list[Cell]:
     ]
 
 
+def lacking(cells: list[Cell]) -> dict[str, str]:
+    """The data sets that cells lack, by their names in the grid, and why; what can be downloaded is, here and once.
+
+    Raises:
+        ValueError: data that are there and are not what they should be.
+    """
+    reasons = {}
+    for cell in {cell.dataset: cell for cell in reversed(cells)}.values():  # the first cell of each
+        root = cell.parameters.get("root", "data")
+        try:
+            test = load_data(cell.config, root=root).test
+            for name in cell.parameters.get("out_sets", []):
+                ood.out_images(name, test, 1, root=root)
+        except (ImportError, OSError) as error:
+            reasons[cell.dataset] = str(error)
+    return reasons
+
+
 class Ledger(NamedTuple):
     """What is recorded of a grid.
 
@@ -121,9 +139,7 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
 
 
 def _differs(record: records.Record, cell: Cell) -> str | None:
-    default = dataclasses.asdict(Config())  # of a parameter that there was not yet when the run was made
-    for name, value in dataclasses.asdict(cell.config).items():
-        held = record.config.get(name, default[name])
-        if name != "dataset" and held != value:
-            return f"{name} is {held!r}, the grid has {value!r}"
-    return None
+    expected = dataclasses.asdict(cell.config)
+    del expected["dataset"]  # a path there, a name in the record
+    found = difference(record.config, expected)
+    return found and "{} is {!r}, the grid has {!r}".format(*found)
