@@ -236,8 +236,8 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        check_whole(1, batch_size=batch_size)
-        check_whole(0, padding=padding)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("padding", padding)
         if not len(split):
             raise ValueError("split has no images; batches take at least one")
         self.part, self.parts = share
@@ -316,8 +316,11 @@ def load(
     >>> len(load("digits").train)
     100
     """
-    check_whole(1, optional=True, labelled_per_class=labelled_per_class, size=size)
-    check_whole(0, holdout_per_class=holdout_per_class, seed=seed, workers=workers)
+    for parameter, value in (("labelled_per_class", labelled_per_class), ("size", size)):
+        if value is not None:
+            check_whole(parameter, value, 1)
+    for parameter, value in (("holdout_per_class", holdout_per_class), ("seed", seed), ("workers", workers)):
+        check_whole(parameter, value)
     drawn, path = {"digits": _digits, "shapes": _shapes}, Path(name).expanduser()
     if size is not None and (name in drawn or name in STORED or path.suffix == ".npz"):
         raise ValueError(f"size is {size!r}; {name} takes None: only images of a folder are brought to a size")

@@ -20,17 +20,15 @@ def check_type(name: str, value: object, annotation: type | UnionType) -> None:
         raise ValueError(f"{name} is {value!r}; it takes {takes}")
 
 
-def check_whole(least: int, *, optional: bool = False, **values: object) -> None:
-    """Refuse a value, given by its name, that is no whole number of at least `least`, nor None where it is optional.
+def check_whole(name: str, value: int, least: int = 0) -> None:
+    """Refuse what is no whole number, or less than the least.
 
-    >>> check_whole(1, epochs=0)
+    >>> check_whole("seed", -1)
     Traceback (most recent call last):
-    ValueError: epochs is 0; it takes a whole number of at least 1
+    ValueError: seed is -1; it takes a whole number of at least 0
     """
-    for name, value in values.items():
-        if not (optional and value is None) and (not isinstance(value, int) or value < least):
-            takes = f"a whole number of at least {least}" + ", or None" * optional
-            raise ValueError(f"{name} is {value!r}; it takes {takes}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
 
 
 def check_parameters(namespace: dict) -> None:

@@ -106,7 +106,7 @@ def draw_shapes(
 
     >>> images, labels, boxes = draw_shapes(10, seed=0)
     """
-    check_whole(1, count=count)
+    check_whole("count", count, 1)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(SHAPES))
     blocks = [_draw(labels[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]

@@ -91,10 +91,11 @@ class Config:
         for name, takes in choices.items():
             if getattr(self, name) not in takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(takes)}")
-        check_whole(1, epochs=self.epochs)
-        for name in ("labelled_per_class", "size", "batch_size"):
-            check_whole(1, optional=True, **{name: getattr(self, name)})
-        check_whole(0, seed=self.seed, holdout_per_class=self.holdout_per_class, warmup_epochs=self.warmup_epochs)
+        for name in ("epochs", "labelled_per_class", "size", "batch_size"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        for name in ("seed", "holdout_per_class", "warmup_epochs"):
+            check_whole(name, getattr(self, name))
         for name in ("lr", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")

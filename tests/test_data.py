@@ -705,7 +705,7 @@ def test_paths_that_are_not_there(tmp_path):
         (
             "digits",
             {"labelled_per_class": 0},
-            "labelled_per_class is 0; it takes a whole number of at least 1, or None",
+            "labelled_per_class is 0; it takes a whole number of at least 1",
         ),
         ("shapes", {"labelled_per_class": -3}, "labelled_per_class is -3"),
         ("digits", {"labelled_per_class": 88}, "labelled_per_class is 88; class '8' has 87 images to choose from"),
