@@ -17,6 +17,7 @@ class Cell:
 
     Args:
         parameters: of the notebook or command that runs it, by name; those of `Config` decide the result.
+        processes: that run it together, a GPU each.
 
     >>> cells("embedded")[0].place
     PosixPath('digits/preactresnet-small/erm/seed0')
@@ -27,6 +28,7 @@ class Cell:
     variant: str
     seed: int
     parameters: dict
+    processes: int = 1
 
     @property
     def place(self) -> Path:
@@ -63,23 +65,15 @@ def cells(grid: str) -> list[Cell]:
     grids = read()
     if grid not in grids:
         raise ValueError(f"grid is {grid!r}; experiments.yml has {', '.join(grids)}")
-    content = grids[grid]
-    return [
-        Cell(
-            grid,
-            dataset,
-            variant,
-            seed,
-            {"dataset": dataset}
-            | content["settings"]
-            | {name: value for name, value in of_dataset.items() if name != "only"}
-            | content["variants"][variant]
-            | {"seed": seed},
-        )
-        for seed in content["seeds"]
-        for dataset, of_dataset in content["datasets"].items()
-        for variant in of_dataset.get("only", content["variants"])
-    ]
+    content, found = grids[grid], []
+    for seed in content["seeds"]:
+        for dataset, of_dataset in content["datasets"].items():
+            for variant in of_dataset.get("only", content["variants"]):
+                parameters = {"dataset": dataset} | content["settings"] | of_dataset | content["variants"][variant]
+                beside = {name: parameters.pop(name) for name in ("only", "processes") if name in parameters}
+                parameters |= {"seed": seed}
+                found.append(Cell(grid, dataset, variant, seed, parameters, beside.get("processes", 1)))
+    return found
 
 
 def lacking(cells: list[Cell]) -> dict[str, str]:
@@ -141,5 +135,8 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
 def _differs(record: records.Record, cell: Cell) -> str | None:
     expected = dataclasses.asdict(cell.config)
     del expected["dataset"]  # a path there, a name in the record
-    found = difference(record.config, expected)
+    found = difference(
+        {"processes": record.environment.get("processes", 1), **record.config},
+        {"processes": cell.processes, **expected},
+    )
     return found and "{} is {!r}, the grid has {!r}".format(*found)

@@ -109,7 +109,8 @@ def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) 
     seconds = sum(row["seconds"] for row in run.history)
     images = len(run.history) * len(run.batches) * run.batches.batch_size * distributed.processes()
     cost = {"train_seconds": seconds, "images_per_second": images / seconds, "peak_memory_mib": _peak(run.device)}
-    _write_json(folder / "environment.json", environment(run.device) | cost)
+    processes = {"processes": distributed.processes()}
+    _write_json(folder / "environment.json", environment(run.device) | processes | cost)
     _write_embeddings(folder / "embeddings.npz", run.dataset, predictions)
     _write_json(folder / "metrics.json", metrics)
 

@@ -54,7 +54,7 @@ class Config:
         lr, momentum, weight_decay: of either; AdamW's β₁ is the momentum, its β₂ 0.999.
         schedule: `cosine` to zero, or `steps` (the papers'): a tenth at each of the milestones.
         milestones: of `steps`, as shares of the epochs.
-        warmup_epochs: at first, in which the learning rate also rises from 0, linearly.
+        warmup_epochs: at first, in which the schedule is multiplied by a line from 0 to 1 (our choice).
         precision: `float32`, `float64`, or `bfloat16` for autocast with float32 weights.
 
     Raises:

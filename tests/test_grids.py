@@ -81,6 +81,17 @@ def enter(cell, root, **changes):
     records.enter(records.read(folder), root / "book" / "results" / "tiny")
 
 
+def test_a_cell_of_several_processes_takes_a_run_of_as_many(clone):
+    content = yaml.safe_load((clone / "experiments.yml").read_text())
+    (erm, *_), tiny = grids.cells("tiny"), content["tiny"]
+    enter(erm, clone)
+    tiny["settings"] |= {"processes": 4}
+    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (four, *_) = grids.cells("tiny")
+    assert (four.processes, four.parameters, four.config) == (4, erm.parameters, erm.config)
+    assert grids.ledger("tiny").refused == [f"{erm.place} is left out: processes is 1, the grid has 4"]
+
+
 def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
     erm, multimix, *others = grids.cells("tiny")
     assert grids.ledger("tiny") == ([], [erm, multimix, *others], [])
@@ -136,7 +147,7 @@ def test_recording_goes_on_where_it_stopped(clone):
 
     def experiments(lr, **others):
         content = yaml.safe_load((clone / "experiments.yml").read_text())
-        variants = {"erm": {"method": "erm"}, "mixup": {"method": "mixup", "lr": lr}}
+        variants = {"erm": {"method": "erm", "processes": 2}, "mixup": {"method": "mixup", "lr": lr}}
         content["tiny"] |= {
             "seeds": [0],
             "datasets": {"digits": {"epochs": 2, "lr": 0.1}} | others,
@@ -151,6 +162,8 @@ def test_recording_goes_on_where_it_stopped(clone):
     first = record(10)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "entered digits/preactresnet-small/erm/seed0\ntiny: 1 of 2 cells are recorded" in first.stdout
+    (record_of_two,) = grids.ledger("tiny").found
+    assert record_of_two.environment["processes"] == 2
     assert "digits/preactresnet-small/mixup/seed0: 0 of 2 epochs; FAILED: FloatingPointError: the loss" in first.stdout
     experiments(lr=0.1, absent={"dataset": "data/absent", "epochs": 2, "lr": 0.1})
     second = record(10)

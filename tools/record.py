@@ -53,7 +53,7 @@ def state(grid: str, cell: grids.Cell, since: float) -> str:
     """How far a cell without a record has come; one that failed is marked."""
     log = LOGS / grid / f"{'-'.join(cell.place.parts)}.log"
     lines = log.read_text().strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
-    failed = lines and "max_minutes is" not in lines[-1]
+    failed = lines and not any("max_minutes is" in line for line in lines)
     held = Checkpoints(RUNS / grid / cell.place).load()
     done = f"{len(held['history']) if held else 0} of {cell.config.epochs} epochs"
     return f"{cell.place}: {done}" + (f"; FAILED: {lines[-1]} ({log})" if failed else "")
