@@ -545,22 +545,21 @@ def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:
 
 
 def _folder(path: Path, size: int | None, workers: int) -> Dataset:
-    parts = [part for part in ("train", "val", "test") if part != "val" or (path / part).is_dir()]
-    for part in parts:
+    names, files = (), {}
+    for part in ("train", "val", "test") if (path / "val").is_dir() else ("train", "test"):
         if not (path / part).is_dir():
             raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
-    names = {part: _class_names(path / part) for part in parts}
-    for part in parts:
-        if names[part] != names["train"]:
-            differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
+        found = _class_names(path / part)
+        names = names or found
+        if found != names:
+            differ = ", ".join(sorted(set(found) ^ set(names)))
             raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
-    files = {part: _files(path / part, names["train"]) for part in parts}
+        files[part] = _files(path / part, names)
     if size is not None:
         from mmlib.streaming import from_files
 
-        return from_files(path, files, names["train"], size=size, workers=workers)
-    splits = {part: _read(*of_part) for part, of_part in files.items()}
-    return _from_path(path.resolve().name, splits, names["train"])
+        return from_files(path, files, names, size=size, workers=workers)
+    return _from_path(path.resolve().name, {part: _read(*of_part) for part, of_part in files.items()}, names)
 
 
 def _listed(folder: Path) -> list[Path]:

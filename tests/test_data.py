@@ -663,6 +663,17 @@ def test_tinyimagenet_that_cannot_be_downloaded(tmp_path, archive, monkeypatch, 
     assert not list(root.iterdir())
 
 
+def test_tinyimagenet_on_a_full_disk_leaves_nothing(tmp_path, archive, monkeypatch):
+    def fails(path, **arrays):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", fails)
+    with pytest.raises(OSError, match="No space left on device"):
+        load("tinyimagenet", root=tmp_path / "root")
+    assert not list((tmp_path / "root").iterdir())
+
+
 def test_tinyimagenet_that_is_not_the_real_one(tmp_path, archive):
     short = tmp_path / "tiny-imagenet-200.zip"
     short.write_bytes(archive.read_bytes()[:-1])
