@@ -1,5 +1,7 @@
 """Networks: images -> encoder -> feature map (m, d, h, w) -> its mean, the embedding (m, d) -> head -> logits."""
 
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -119,13 +121,18 @@ def wrn16_8(channels: int, size: int) -> tuple[nn.Sequential, int]:
 
 def resnet50(channels: int, size: int) -> tuple[nn.Sequential, int]:
     """torchvision's ResNet-50, its stem as one stage: 2048x7x7 on 224x224 images in colour (He et al., CVPR 2016)."""
-    from torchvision.models import resnet50
-
     if channels != 3:
         raise ValueError(f"channels of the images are {channels}; resnet50 takes 3")
-    whole = resnet50()
+    whole = _package("torchvision", "resnet50").models.resnet50()
     stem = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool)
     return nn.Sequential(stem, whole.layer1, whole.layer2, whole.layer3, whole.layer4), 2048
+
+
+def _package(name: str, model: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(f"model is {model}; it takes {name}, which cannot be imported: {error}") from error
 
 
 class PatchEmbedding(nn.Module):
@@ -172,11 +179,7 @@ def vision_transformer(
     >>> encoder(torch.rand(5, 3, 32, 32)).shape
     torch.Size([5, 64, 4, 4])
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(f"model is a ViT; it takes timm, which cannot be imported: {error}") from error
-    whole = timm.models.VisionTransformer(
+    whole = _package("timm", "a ViT").models.VisionTransformer(
         img_size=size,
         patch_size=patch,
         in_chans=channels,

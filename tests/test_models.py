@@ -154,10 +154,11 @@ def test_images_that_are_not_whole_patches_are_refused(name, size, of):
         models.MODELS[name](3, size)
 
 
-def test_without_timm_a_vit_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="model is a ViT; it takes timm, which cannot be imported"):
-        models.vit_tiny(3, 32)
+@pytest.mark.parametrize(("model", "package"), [("vit-tiny", "timm"), ("resnet50", "torchvision")])
+def test_without_its_package_a_network_is_refused(monkeypatch, model, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"model is .*; it takes {package}, which cannot be imported"):
+        models.MODELS[model](3, 32)
 
 
 @pytest.mark.parametrize("method", ["dense_multimix", "manifold_mixup"])
