@@ -99,6 +99,8 @@ class Config:
         for name in ("lr", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")
+        if self.optimizer == "adamw" and self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}; adamw takes a number below 1")
         self._check_schedule()
         takes = option_names(METHODS[self.method])
         for name in self.options.keys() - takes:

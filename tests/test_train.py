@@ -242,6 +242,7 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probabili
         ({"model": "resnet"}, "model is 'resnet'; it takes preactresnet-small"),
         ({"schedule": "linear"}, "schedule is 'linear'; it takes cosine, steps"),
         ({"optimizer": "adam"}, "optimizer is 'adam'; it takes sgd, adamw"),
+        ({"optimizer": "adamw", "momentum": 1.0}, "momentum is 1.0; adamw takes a number below 1"),
         ({"milestones": [0.5]}, r"milestones is \[0.5\]; only the schedule 'steps' takes any, not 'cosine'"),
         ({"schedule": "steps", "milestones": [600, 900]}, r"milestones is \[600, 900\]; it takes growing shares"),
         ({"schedule": "steps", "milestones": [0.75, 0.5]}, r"milestones is \[0.75, 0.5\]; it takes growing"),
