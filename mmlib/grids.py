@@ -133,10 +133,7 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
 
 
 def _differs(record: records.Record, cell: Cell) -> str | None:
-    expected = dataclasses.asdict(cell.config)
-    del expected["dataset"]  # a path there, a name in the record
-    found = difference(
-        {"processes": record.environment.get("processes", 1), **record.config},
-        {"processes": cell.processes, **expected},
-    )
+    held = record.config | {"processes": record.environment.get("processes", 1)}
+    expected = dataclasses.asdict(cell.config) | {"processes": cell.processes}
+    found = difference(held, expected | {"dataset": held["dataset"]})  # a path there, a name in the record
     return found and "{} is {!r}, the grid has {!r}".format(*found)
