@@ -122,4 +122,4 @@ def _copy(value: object) -> object:
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
+    return type(value)(_copy(item) for item in value) if isinstance(value, list | tuple) else value

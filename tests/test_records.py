@@ -78,7 +78,7 @@ def test_metrics_come_last(finished, tmp_path, monkeypatch):
     )
     records.write(tmp_path, run, metrics, predictions)
     assert written[-1] == "metrics.json"
-    assert sorted(written) == ["config.json", "environment.json", "history.csv", "metrics.json"]
+    assert sorted(written) == ["config.json", "embeddings.npz", "environment.json", "history.csv", "metrics.json"]
 
 
 def test_folders_without_metrics_are_not_read(finished, tmp_path):
@@ -121,6 +121,15 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
     path.write_text(path.read_text().replace('"accuracy": ', '"accuracy": 9'))
     with pytest.raises(ValueError, match=r"seed0.json does not fit its checksum: it was edited by hand"):
         records.read_ledger(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
+def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
+    records.enter(records.read(finished[0]), tmp_path)
+    bad = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed1.json"
+    bad.write_text(text)
+    with pytest.warns(UserWarning, match=r"seed1.json (is no record|does not fit its checksum).*: left out"):
+        assert [record.seed for record in records.collect(tmp_path)] == [0]
 
 
 def without(content, part, name):
@@ -174,6 +183,14 @@ def test_command_line_runs_one_cell(tmp_path, capsys):
     record = records.read(folder)
     assert record.config["options"] == {"n": 10}
     assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
+
+
+def test_pair_among_the_options_is_the_same_run_again(tmp_path, capsys):
+    arguments = [f"folder={tmp_path / 'seed0'}", "method=multimix", "options={'alpha': (0.5, 2.0), 'n': 5}", "epochs=1"]
+    for _ in range(2):  # in a file a tuple is a list
+        main([*arguments, "threads=1", "attacked_per_class=0", "out_sets=[]"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
 @pytest.mark.parametrize(
