@@ -12,6 +12,7 @@ from mmlib import data, records
 from mmlib.__main__ import main
 from mmlib.checkpoints import Checkpoints
 from mmlib.evaluate import evaluate
+from mmlib.provenance import environment
 from mmlib.train import Config
 
 
@@ -166,6 +167,11 @@ def test_record_in_another_cells_place_is_refused(finished, tmp_path):
     with pytest.raises(ValueError, match=r"seed1.json was made with seed 0"):
         records.enter(dataclasses.replace(records.read(folder), seed=1), tmp_path)
     assert not list(tmp_path.rglob("seed*"))
+
+
+def test_machine_without_git_still_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] is None
 
 
 def test_table_has_a_row_a_record(finished):
