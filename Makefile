@@ -23,9 +23,10 @@ record: environment          ## run what GRID lacks in the ledger for MINUTES, a
 results: environment         ## enter finished embedded runs into book/results, and README's table from them
 	python -m tools.results runs/embedded book/results/embedded
 
-bench: environment           ## measure the losses and the training step on a quiet machine; OUT=book/results/cost records them
+bench: environment           ## measure losses, training step and checkpoints on a quiet machine; OUT=book/results/cost records them
 	python benchmarks/losses.py --out $(or $(OUT),build/bench)
 	python benchmarks/training.py --out $(or $(OUT),build/bench)
+	python benchmarks/checkpoints.py --out $(or $(OUT),build/bench)
 
 links: environment           ## write badges, launch buttons and Colab cells from project.urls in pyproject.toml
 	python -m tools.links

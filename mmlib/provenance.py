@@ -56,7 +56,12 @@ def environment(device: str = "cpu") -> dict[str, str | int | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
         "threads": torch.get_num_threads(),
         "commit": commit.strip() or None,
     }
+
+
+def _processor() -> str:
+    """What decides how sums are rounded: the family of processors, and the instructions that torch uses on it."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

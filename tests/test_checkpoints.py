@@ -109,12 +109,28 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+EPOCHS = 60
 KILLS = int(os.environ.get("KILLS", "4"))  # KILLS=20 takes some minutes
 
 
+def kill_in_evaluation(command, environment, folder):
+    """Run to the end of training and kill what follows it: the last checkpoint is there, the metrics are not."""
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None:
+        state = Checkpoints(folder).load()
+        if state and len(state["history"]) == EPOCHS:
+            break
+        time.sleep(0.02)
+    time.sleep(0.3)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    assert not (folder / "metrics.json").exists()
+
+
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
-    """One uninterrupted run against one that SIGKILL meets wherever it happens to be, evaluation included."""
-    command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "epochs=60", "threads=1"]
+    """One uninterrupted run against one that SIGKILL meets wherever it happens to be, and once in evaluation."""
+    command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "threads=1"]
+    command.append(f"epochs={EPOCHS}")
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     folders = [tmp_path / name / "digits" / "net" / "multimix_distill" / "seed0" for name in ("whole", "killed")]
     subprocess.run([*command, f"folder={folders[0]}"], check=True, capture_output=True, env=quiet)
@@ -140,8 +156,9 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
         halves += (folders[1] / "checkpoint.pt.partial").exists()
         if run.returncode == 0:  # it has ended: from the start, and killed elsewhere
             shutil.rmtree(folders[1])
+    kill_in_evaluation([*command, f"folder={folders[1]}"], quiet, folders[1])
     subprocess.run([*command, f"folder={folders[1]}"], check=True, capture_output=True, env=quiet)
-    print(f"{kills} of {KILLS} runs killed, {halves} of them while a checkpoint was written")
+    print(f"{kills} of {KILLS} runs killed, {halves} of them while a checkpoint was written; and one in evaluation")
     assert kills >= 0.7 * KILLS
     whole, killed = (records.read(folder) for folder in folders)
     assert killed.metrics == whole.metrics
