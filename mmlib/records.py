@@ -33,17 +33,20 @@ EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embe
 
 OF = "classifier."  # its part of an objective's state
 
-# What every part of a record must have; these metrics are finite numbers.
-NUMBERS = (
-    "accuracy top5_accuracy nll calibration_error alignment uniformity within_class_variance between_class_variance "
-    "class_mean_cosine knn_accuracy fgsm_error pgd_error attacked_images"
-)
+# What every part of a record must have. Of the metrics all but these are finite numbers.
+LISTED = ("class_accuracy", "pgd_errors", "ood")
 CONTENT = {
-    "config": "dataset model method options seed epochs data digest",
-    "metrics": f"{NUMBERS} class_accuracy pgd_errors ood",
-    "history": "epoch lr loss seconds validation_accuracy",
-    "environment": "python torch numpy device threads commit train_seconds images_per_second peak_memory_mib",
+    part: tuple(names.split())
+    for part, names in {
+        "config": "dataset model method options seed epochs data digest",
+        "metrics": "accuracy top5_accuracy nll calibration_error alignment uniformity within_class_variance "
+        "between_class_variance class_mean_cosine knn_accuracy fgsm_error pgd_error attacked_images "
+        "class_accuracy pgd_errors ood",
+        "history": "epoch lr loss seconds validation_accuracy",
+        "environment": "python torch numpy device threads commit train_seconds images_per_second peak_memory_mib",
+    }.items()
 }
+NUMBERS = tuple(name for name in CONTENT["metrics"] if name not in LISTED)
 
 
 def digest(config: Config, dataset: Dataset) -> str:
@@ -168,7 +171,7 @@ def _check(path: Path, content: dict) -> None:
         rows = content.get(part) if part == "history" else [content.get(part)]
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{path} has no {part}")
-        for name in names.split():
+        for name in names:
             if any(name not in row for row in rows):
                 raise ValueError(f"{path} is incomplete: its {part} has no {name}")
     config = dict(content["config"])
@@ -177,7 +180,7 @@ def _check(path: Path, content: dict) -> None:
     for name, place in _place(path).items():
         if name != "variant" and config[name] != place:
             raise ValueError(f"{path} was made with {name} {config[name]!r}")
-    numbers = [content["metrics"][name] for name in NUMBERS.split()]
+    numbers = [content["metrics"][name] for name in NUMBERS]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise ValueError(f"{path} has metrics that are no numbers")
 
