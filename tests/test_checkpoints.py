@@ -56,6 +56,12 @@ def test_code_in_a_checkpoint_is_never_run(checkpoints):
         assert checkpoints.load()["epoch"] == 2
 
 
+def test_one_that_holds_no_state_is_named(checkpoints):
+    torch.save([1, 2], last(checkpoints))
+    with pytest.warns(UserWarning, match="checkpoint.pt is not whole"):
+        assert checkpoints.load(lambda state: state.get("reason"))["epoch"] == 2
+
+
 def test_killed_between_the_renames(checkpoints):
     last(checkpoints).replace(checkpoints.paths[1])
     assert checkpoints.load()["epoch"] == 3
