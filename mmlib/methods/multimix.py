@@ -25,6 +25,7 @@ class MultiMix(Objective):
 
     Source: MultiMix (NeurIPS 2023), section 3.
 
+    >>> import torch
     >>> from mmlib.models import Classifier, preact_resnet
     >>> classifier = Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=10, mean=(0.3,), std=(0.3,))
     >>> loss = MultiMix(classifier, n=100)(torch.rand(8, 1, 8, 8), torch.randint(10, (8,)))
