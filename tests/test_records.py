@@ -12,6 +12,7 @@ from mmlib import data, records
 from mmlib.__main__ import main
 from mmlib.checkpoints import Checkpoints
 from mmlib.evaluate import evaluate
+from mmlib.provenance import environment
 from mmlib.train import Config
 
 
@@ -78,7 +79,7 @@ def test_metrics_come_last(finished, tmp_path, monkeypatch):
     )
     records.write(tmp_path, run, metrics, predictions)
     assert written[-1] == "metrics.json"
-    assert sorted(written) == ["config.json", "environment.json", "history.csv", "metrics.json"]
+    assert sorted(written) == ["config.json", "embeddings.npz", "environment.json", "history.csv", "metrics.json"]
 
 
 def test_folders_without_metrics_are_not_read(finished, tmp_path):
@@ -123,6 +124,15 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
         records.read_ledger(path)
 
 
+@pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
+def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
+    records.enter(records.read(finished[0]), tmp_path)
+    bad = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed1.json"
+    bad.write_text(text)
+    with pytest.warns(UserWarning, match=r"seed1.json (is no record|does not fit its checksum).*: left out"):
+        assert [record.seed for record in records.collect(tmp_path)] == [0]
+
+
 def without(content, part, name):
     return content | {part: {k: v for k, v in content[part].items() if k != name}}
 
@@ -159,6 +169,11 @@ def test_record_in_another_cells_place_is_refused(finished, tmp_path):
     assert not list(tmp_path.rglob("seed*"))
 
 
+def test_machine_without_git_still_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] is None
+
+
 def test_table_has_a_row_a_record(finished):
     folder, *_, metrics, _ = finished
     (row,) = records.table([records.read(folder)])
@@ -174,6 +189,14 @@ def test_command_line_runs_one_cell(tmp_path, capsys):
     record = records.read(folder)
     assert record.config["options"] == {"n": 10}
     assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
+
+
+def test_pair_among_the_options_is_the_same_run_again(tmp_path, capsys):
+    arguments = [f"folder={tmp_path / 'seed0'}", "method=multimix", "options={'alpha': (0.5, 2.0), 'n': 5}", "epochs=1"]
+    for _ in range(2):  # in a file a tuple is a list
+        main([*arguments, "threads=1", "attacked_per_class=0", "out_sets=[]"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
 @pytest.mark.parametrize(
