@@ -48,10 +48,11 @@ def _code_cells(path: Path) -> str:
 
 
 def environment(device: str = "cpu") -> dict[str, str | int | None]:
-    """Versions, device, threads and commit; the commit is None outside a clone, or where there is no git."""
+    """Versions, device, threads and commit, with a word where files differ from it; None without git or a clone."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty= with changes"]
     commit = ""
     with suppress(FileNotFoundError):
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PACKAGE, capture_output=True, text=True).stdout
+        commit = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True).stdout
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from mmlib import data, records
+from mmlib import data, provenance, records
 from mmlib.__main__ import main
 from mmlib.checkpoints import Checkpoints
 from mmlib.evaluate import evaluate
@@ -172,6 +173,19 @@ def test_record_in_another_cells_place_is_refused(finished, tmp_path):
 def test_machine_without_git_still_records(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["commit"] is None
+
+
+def test_commit_says_where_files_differ_from_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    assert environment()["commit"] is None
+    (tmp_path / "code.py").write_text("a = 1")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert environment()["commit"] == head
+    (tmp_path / "code.py").write_text("a = 2")
+    assert environment()["commit"] == f"{head} with changes"
 
 
 def test_table_has_a_row_a_record(finished):
