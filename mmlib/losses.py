@@ -109,11 +109,11 @@ def dense_mixed_cross_entropy(
 def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
     """Targets as distributions that broadcast with logits of `shape`, (m, c) or (m, r, c)."""
     m, c = shape[0], shape[-1]
-    if targets.dtype == torch.long and targets.shape == (m,):
+    if not targets.is_floating_point() and targets.shape == (m,):
         if targets.device.type == "cpu" and m and not 0 <= int(targets.min()) <= int(targets.max()) < c:
             low, high = int(targets.min()), int(targets.max())
             raise ValueError(f"targets hold classes {low} to {high}; logits {tuple(shape)} take classes 0 to {c - 1}")
-        targets = F.one_hot(targets, c).to(torch.get_default_dtype())
+        targets = F.one_hot(targets.long(), c).to(torch.get_default_dtype())
     if targets.shape != (m, c) and targets.shape != shape:
         takes = f"({m},) integers or {(m, c)}" + (f" or {tuple(shape)}" if len(shape) == 3 else "")
         raise ValueError(f"targets have shape {tuple(targets.shape)}; logits {tuple(shape)} take {takes}")

@@ -56,6 +56,12 @@ def test_code_in_a_checkpoint_is_never_run(checkpoints):
         assert checkpoints.load()["epoch"] == 2
 
 
+def test_one_that_holds_no_state_is_named(checkpoints):
+    torch.save([1, 2], last(checkpoints))
+    with pytest.warns(UserWarning, match="checkpoint.pt is not whole"):
+        assert checkpoints.load(lambda state: state.get("reason"))["epoch"] == 2
+
+
 def test_killed_between_the_renames(checkpoints):
     last(checkpoints).replace(checkpoints.paths[1])
     assert checkpoints.load()["epoch"] == 3
@@ -78,9 +84,10 @@ def test_what_is_saved_is_the_state_at_that_moment(tmp_path, monkeypatch):
     checkpoints, weights = Checkpoints(tmp_path), torch.zeros(3)
     write = checkpoints._write
     monkeypatch.setattr(checkpoints, "_write", lambda state: (time.sleep(0.2), write(state)))
-    checkpoints.save({"weights": weights, "nested": [{"weights": weights}]})
+    checkpoints.save({"weights": weights, "nested": [{"weights": weights}], "options": {"alpha": (0.5, 2.0)}})
     weights += 1  # training goes on while the file is written
     state = checkpoints.load()
+    assert state["options"] == {"alpha": (0.5, 2.0)}  # still a pair: what a run is compared by
     assert state["weights"].tolist() == state["nested"][0]["weights"].tolist() == [0, 0, 0]
 
 

@@ -163,9 +163,9 @@ def test_dense_gradients_of_everything(wanted, per):
 
 def test_labels_of_many_classes_are_mixed_as_a_sparse_matrix():
     c, attention, weights = 50, make_attention("holes"), make_weights()
-    classes = torch.arange(M) * 7
+    classes = (torch.arange(M) * 7).int()
     logits, expected_logits = leaf(randn(M, R, c)), leaf(randn(M, R, c))
-    full = F.one_hot(classes, c).double()
+    full = F.one_hot(classes.long(), c).double()
     assert mmlib.losses._sparse(full).is_sparse
     assert not mmlib.losses._sparse(full + 0.01).is_sparse
     loss = dense_mixed_cross_entropy(logits, classes, attention, weights)

@@ -21,7 +21,8 @@ from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
 from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
-from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.objective import Objective
+from mmlib.methods.objective import option_names as option_names
 from mmlib.methods.puzzlemix import PuzzleMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
@@ -44,26 +45,3 @@ METHODS: dict[str, type[Objective]] = {
     "dense_multimix_attention": AttentionDenseMultiMix,
     "multimix_distill_at_mixture": MultiMixDistillAtMixture,
 }
-
-__all__ = [
-    "ERM",
-    "METHODS",
-    "AlignMixup",
-    "AttentionDenseMultiMix",
-    "CoMixup",
-    "CutMix",
-    "DenseMultiMix",
-    "DenseMultiMixDistill",
-    "HiddenMultiMix",
-    "ManifoldMixup",
-    "Mixup",
-    "MultiMix",
-    "MultiMixDistill",
-    "MultiMixDistillAtMixture",
-    "Objective",
-    "OneAlphaMultiMix",
-    "PuzzleMix",
-    "TupleMultiMix",
-    "ZetaMixup",
-    "option_names",
-]
