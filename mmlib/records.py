@@ -25,9 +25,9 @@ from mmlib import distributed
 from mmlib.checkpoints import Checkpoints
 from mmlib.data import Dataset
 from mmlib.methods import METHODS
-from mmlib.models import Predictions
+from mmlib.models import Classifier, Predictions, build
 from mmlib.provenance import environment
-from mmlib.train import Config, Training, describe, differs, train
+from mmlib.train import Config, Training, describe, difference, differs, train
 
 EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
 
@@ -70,9 +70,8 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
         return train(config, dataset, device=device, folder=folder, **running)
     held = json.loads((folder / "config.json").read_text())
     described = describe(config, dataset)
-    for name, value in json.loads(json.dumps(described)).items():  # as a file has it: a tuple is a list there
-        if held.get(name) != value:  # a run of before there was the parameter holds none
-            raise ValueError(f"folder {folder} holds a finished run whose {name} is {held.get(name)!r}, not {value!r}")
+    if found := difference(held, json.loads(json.dumps(described))):  # as a file has it: a tuple is a list there
+        raise ValueError("folder {} holds a finished run whose {} is {!r}, not {!r}".format(folder, *found))
     state = Checkpoints(folder).load(lambda state: differs(state, described))
     if state is None:
         raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; it takes another folder")
@@ -93,7 +92,8 @@ def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) 
     seconds = sum(row["seconds"] for row in run.history)
     images = len(run.history) * len(run.batches) * run.batches.batch_size * distributed.processes()
     cost = {"train_seconds": seconds, "images_per_second": images / seconds, "peak_memory_mib": _peak(run.device)}
-    _write_json(folder / "environment.json", environment(run.device) | cost)
+    processes = {"processes": distributed.processes()}
+    _write_json(folder / "environment.json", environment(run.device) | processes | cost)
     _write_embeddings(folder / "embeddings.npz", run.dataset, predictions)
     _write_json(folder / "metrics.json", metrics)
 
@@ -124,13 +124,38 @@ class Record:
             return dict(arrays)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The classifier's state of the last epoch, for `models.build(model, dataset).load_state_dict(...)`.
+        """The classifier's state of the last epoch.
 
         Raises:
             FileNotFoundError: the ledger keeps none of this grid.
         """
         state = torch.load(self.weights_path, map_location="cpu", weights_only=True)["objective"]
         return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
+
+    def classifier(self, dataset: Dataset) -> Classifier:
+        """The trained network of the last epoch, in evaluation mode.
+
+        Args:
+            dataset: the one that it was trained on, or another part of it.
+
+        Raises:
+            ValueError: another data set, or weights of another model, of other classes or other images than it has.
+            FileNotFoundError: the ledger keeps no weights of this grid.
+        """
+        if dataset.name != self.config["dataset"]:
+            raise ValueError(f"dataset is {dataset.name}; {self.place} takes {self.config['dataset']}")
+        classifier, weights = build(self.config["model"], dataset), self.weights()
+        held, takes = ({name: list(x.shape) for name, x in of.items()} for of in (weights, classifier.state_dict()))
+        classes = len(weights.get("head.bias", ()))
+        if held.keys() == takes.keys() and classes != dataset.classes:
+            raise ValueError(f"{self.weights_path} is of {classes} classes; {dataset.name} has {dataset.classes}")
+        for name in sorted(held.keys() | takes.keys()):
+            if held.get(name) != takes.get(name):
+                other = f"another model than {self.config['model']} or other images"
+                shapes = f"{name} is {held.get(name)}, not {takes.get(name)}"
+                raise ValueError(f"{self.weights_path} is of {other}: {shapes}")
+        classifier.load_state_dict(weights)
+        return classifier.eval()
 
 
 def read(folder: Path) -> Record:

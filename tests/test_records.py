@@ -125,6 +125,38 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
         records.read_ledger(path)
 
 
+def test_a_record_gives_its_network_back(finished, digits):
+    folder, _, run, _, predictions = finished
+    classifier = records.read(folder).classifier(data.load("digits", seed=3))
+    torch.testing.assert_close(classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
+    assert not classifier.training
+    images = digits.test.images[:50].float() / 255
+    torch.testing.assert_close(classifier(images), predictions.logits[:50])
+
+
+def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(finished, digits, tmp_path):
+    folder, *_ = finished
+    record = records.read(folder)
+    place = "digits/preactresnet-small/mixup/seed0"
+    with pytest.raises(ValueError, match=rf"dataset is pets; {place} takes digits"):
+        record.classifier(dataclasses.replace(digits, name="pets"))
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of 10 classes; digits has 11"):
+        record.classifier(dataclasses.replace(digits, class_names=(*digits.class_names, "ten")))
+    other = dataclasses.replace(record, config=record.config | {"model": "vit-tiny"})
+    words = r"checkpoint.pt is of another model than vit-tiny or other images: encoder.0.patches.proj.bias is None, not"
+    with pytest.raises(ValueError, match=words):
+        other.classifier(digits)
+    splits = {
+        name: data.Split(split.images.expand(-1, 3, -1, -1), split.labels) for name, split in digits.splits().items()
+    }
+    with pytest.raises(
+        ValueError, match=r"than preactresnet-small or other images: encoder.0.weight is \[16, 1, 3, 3\]"
+    ):
+        record.classifier(dataclasses.replace(digits, **splits))
+    with pytest.raises(FileNotFoundError, match=r"seed0\.pt"):
+        dataclasses.replace(record, weights_path=tmp_path / "seed0.pt").classifier(digits)
+
+
 @pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
 def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
     records.enter(records.read(finished[0]), tmp_path)

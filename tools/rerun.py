@@ -62,9 +62,10 @@ def main(arguments: list[str]) -> None:
     )
     same = json.dumps(record.metrics, sort_keys=True) == json.dumps(again.metrics, sort_keys=True)
     print(f"all metrics are {'the same to the last digit' if same else 'not the same'}")
-    for name in ("device", "threads", "torch", "numpy"):
-        if record.environment[name] != again.environment[name]:
-            print(f"{name}: recorded with {record.environment[name]}, here {again.environment[name]}")
+    for name in ("device", "threads", "processes", "torch", "numpy"):
+        held, found = (of.environment.get(name, 1) for of in (record, again))
+        if held != found:
+            print(f"{name}: recorded with {held}, here {found}")
 
 
 if __name__ == "__main__":
