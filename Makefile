@@ -9,8 +9,9 @@ book: environment            ## run the embedded grid and the chapters, build th
 	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
 	@echo "Open $(CURDIR)/build/site/_build/html/index.html"
 
-test: lint                   ## style, unit tests, and every notebook against its stored outputs
+test: lint                   ## style, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib
 	OMP_NUM_THREADS=1 pytest --nbval notebooks
 
 lint: environment

@@ -70,7 +70,7 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
         return train(config, dataset, device=device, folder=folder, **running)
     held = json.loads((folder / "config.json").read_text())
     described = describe(config, dataset)
-    if found := difference(held, json.loads(json.dumps(described))):  # as a file has it: a tuple is a list there
+    if found := difference(held, described):
         raise ValueError("folder {} holds a finished run whose {} is {!r}, not {!r}".format(folder, *found))
     state = Checkpoints(folder).load(lambda state: differs(state, described))
     if state is None:

@@ -1,6 +1,7 @@
 """One run: its configuration, the loop, checkpoints."""
 
 import dataclasses
+import json
 import math
 import time
 from contextlib import nullcontext
@@ -215,7 +216,8 @@ def load_data(config: Config, *, root: str | Path = "data", workers: int = 0) ->
 
 def describe(config: Config, dataset: data.Dataset) -> dict:
     """What decides a result: the configuration, the data set by its name and fingerprint instead of by a path."""
-    return {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
+    described = {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
+    return json.loads(json.dumps(described))  # as files have it: a pair among the options is a list there
 
 
 def made_by(config: Config, dataset: data.Dataset) -> dict:
