@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmlib.annotations import Float, Int, UInt8
+from mmlib.parameters import check_whole
 
 SIZE = 32  # pixels on a side
 RADIUS = (5.5, 11.5)  # of the circle around a shape, in pixels
@@ -105,8 +106,7 @@ def draw_shapes(
 
     >>> images, labels, boxes = draw_shapes(10, seed=0)
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"count is {count!r}; it takes a whole number of at least 1")
+    check_whole("count", count, 1)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(SHAPES))
     blocks = [_draw(labels[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]

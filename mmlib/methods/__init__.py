@@ -21,7 +21,8 @@ from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
 from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
-from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.objective import Objective
+from mmlib.methods.objective import option_names as option_names
 from mmlib.methods.puzzlemix import PuzzleMix
 from mmlib.methods.signal import AmplifiedMultiMix, AnnealedMultiMix, AroundMultiMix
 from mmlib.methods.zeta_mixup import ZetaMixup
@@ -48,29 +49,3 @@ METHODS: dict[str, type[Objective]] = {
     "multimix_annealed": AnnealedMultiMix,
     "multimix_around": AroundMultiMix,
 }
-
-__all__ = [
-    "ERM",
-    "METHODS",
-    "AlignMixup",
-    "AmplifiedMultiMix",
-    "AnnealedMultiMix",
-    "AroundMultiMix",
-    "AttentionDenseMultiMix",
-    "CoMixup",
-    "CutMix",
-    "DenseMultiMix",
-    "DenseMultiMixDistill",
-    "HiddenMultiMix",
-    "ManifoldMixup",
-    "Mixup",
-    "MultiMix",
-    "MultiMixDistill",
-    "MultiMixDistillAtMixture",
-    "Objective",
-    "OneAlphaMultiMix",
-    "PuzzleMix",
-    "TupleMultiMix",
-    "ZetaMixup",
-    "option_names",
-]

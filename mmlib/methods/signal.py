@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Labels
 from mmlib.losses import mixed_cross_entropy
 from mmlib.methods.multimix import MultiMix
 from mmlib.mixing import sample_weights
+from mmlib.parameters import check_whole
 
 
 class AmplifiedMultiMix(MultiMix):
@@ -21,9 +22,7 @@ class AmplifiedMultiMix(MultiMix):
     parts to the size that they have without mixing: E G = 1/m (common + own / (1 + mα)) to first order in the logits.
     """
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed, its gradient amplified."""
         logits = self.classifier(images)
         own = logits - logits.mean(dim=0)
@@ -50,13 +49,10 @@ class AnnealedMultiMix(MultiMix):
         super().__init__(classifier, **options)
         if not isinstance(factor, int | float) or not 0 < factor < math.inf:
             raise ValueError(f"factor is {factor!r}; it takes a positive number")
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps is {steps!r}; it takes a whole number of at least 1")
+        check_whole("steps", steps, 1)
         self.factor, self.steps, self.step = factor, steps, 0
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed with the α of this step."""
         now = self.factor ** min(1, self.step / self.steps)
         low, high = self.criterion.concentration(len(images))
@@ -92,9 +88,7 @@ class AroundMultiMix(MultiMix):
             raise ValueError(f"own is {own!r}; it takes a number from 0 to 1 or a pair (low, high) of such")
         self.own = (low, high)
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed, each mixture around one of them."""
         logits, targets = self.classifier(images), self.targets(images, labels)
         return mixed_cross_entropy(logits, targets, self.weights(len(images), logits))
