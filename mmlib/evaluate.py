@@ -40,6 +40,7 @@ def evaluate(
     Returns:
         The numbers by name, and embeddings and logits of the test set.
 
+        ``reliability``: rows of `metrics.reliability`.
         ``fgsm_error``, ``pgd_error``: top-1 error on the `attacked_images` under `fgsm` (8/255) and `pgd` (4/255),
         None without attacks; ``pgd_errors``: under `pgd` for every radius in `EPSILONS`.
         ``knn_accuracy``: of the test set, by its nearest images of the train split.
@@ -63,6 +64,7 @@ def evaluate(
         "validation_accuracy": validation and metrics.accuracy(validation.logits, dataset.validation.labels),
         "nll": F.cross_entropy(logits.double(), labels).item(),
         "calibration_error": metrics.calibration_error(logits, labels),
+        "reliability": metrics.reliability(logits, labels).tolist(),
         **_shape(embeddings, labels),
         "knn_accuracy": metrics.knn_accuracy(known, dataset.train.labels, embeddings, labels),
         **_attacks(classifier, dataset.test.first_per_class(attacked_per_class)),

@@ -77,16 +77,19 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Figure:
-    """Accuracy against confidence in equal bins of confidence; a calibrated classifier lies on the diagonal."""
-    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
-    rows = pd.DataFrame({"confidence": confidence, "accuracy": (prediction == labels).double()})
-    by_bin = rows.groupby(pd.cut(rows["confidence"], np.linspace(0, 1, bins + 1)), observed=True)
-    figure, (axis,) = _panels(1, 3.4, 3.2)
-    axis.axline((0, 0), slope=1, color="0.7", lw=1, ls="--")
-    areas = 4 + 300 * by_bin.size() / len(rows)
-    by_bin.mean().plot.scatter("confidence", "accuracy", s=areas, color=ACCENT, alpha=0.7, ax=axis)
-    axis.set(xlim=(0, 1), ylim=(0, 1))
+def reliability(panels: Mapping[str, Tensor]) -> Figure:
+    """Accuracy against confidence, a panel a name; a calibrated classifier lies on the diagonal.
+
+    Args:
+        panels: rows of `metrics.reliability`, (3, bins). A dot's area is the bin's share of the predictions.
+    """
+    figure, axes = _panels(len(panels), 2.8, 3.1, sharex=True, sharey=True)
+    for axis, (name, bins) in zip(axes, panels.items()):
+        count, confidence, right = bins[:, bins[0] > 0]
+        axis.axline((0, 0), slope=1, color="0.7", lw=1, ls="--")
+        areas = 4 + 300 * count / count.sum()
+        axis.scatter(confidence / count, right / count, s=areas, color=ACCENT, alpha=0.7, clip_on=False, zorder=3)
+        axis.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return figure
 
 

@@ -5,7 +5,8 @@
 reads it. Files are written whole, under a temporary name first.
 
 The ledger keeps of a run `<grid>/<dataset>/<model>/<variant>/seed<k>.json`, all of the above in one file with a
-checksum; beside it the embeddings of seed 0, and where a grid asks for them the weights.
+checksum, its history by columns; beside it the embeddings of seed 0 unless a grid does without, and where it asks for
+them the weights.
 """
 
 import csv
@@ -179,6 +180,10 @@ def read_ledger(path: Path) -> Record:
         raise ValueError(f"{path} is no record: it holds no JSON object") from None
     if content.pop("checksum", None) != _digest(content):
         raise ValueError(f"{path} does not fit its checksum: it was edited by hand")
+    if isinstance(columns := content.get("history"), dict):  # older records hold rows
+        if len({len(values) for values in columns.values()}) != 1:
+            raise ValueError(f"{path} has a history whose columns differ in length")
+        content["history"] = [dict(zip(columns, values)) for values in zip(*columns.values())]
     _check(path, content)
     beside = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
     return Record(**_place(path), **content, **beside)
@@ -244,8 +249,8 @@ def table(found: list[Record]) -> list[dict]:
     ]
 
 
-def enter(record: Record, ledger: Path, *, weights: bool = False) -> None:
-    """Write a record into the ledger; of seed 0 the embeddings too, and the weights where they are asked for.
+def enter(record: Record, ledger: Path, *, embeddings: bool = True, weights: bool = False) -> None:
+    """Write a record into the ledger; of seed 0 the embeddings too, and of all the weights where they are asked for.
 
     Raises:
         ValueError: the record is incomplete.
@@ -254,7 +259,9 @@ def enter(record: Record, ledger: Path, *, weights: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: getattr(record, name) for name in CONTENT}
     _check(path, content)
-    if record.seed == 0:
+    # Names once for all epochs: half the size.
+    content["history"] = {name: [row[name] for row in record.history] for name in record.history[0]}
+    if embeddings and record.seed == 0:
         _write_whole(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
         buffer = io.BytesIO()

@@ -125,6 +125,23 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
         records.read_ledger(path)
 
 
+def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid_does_without(finished, tmp_path):
+    folder, *_ = finished
+    record = records.read(folder)
+    records.enter(record, tmp_path, embeddings=False)
+    (path,) = (path for path in tmp_path.rglob("seed*"))
+    content = json.loads(path.read_text())
+    assert content["history"]["loss"] == [row["loss"] for row in record.history]
+    assert records.read_ledger(path).history == record.history
+    content = {k: v for k, v in content.items() if k != "checksum"} | {"history": record.history}
+    path.write_text(json.dumps(content | {"checksum": records._digest(content)}))  # as before there were columns
+    assert records.read_ledger(path).history == record.history
+    content["history"] = {"epoch": [1, 2], "loss": [0.5]}
+    path.write_text(json.dumps(content | {"checksum": records._digest(content)}))
+    with pytest.raises(ValueError, match=r"seed0.json has a history whose columns differ in length"):
+        records.read_ledger(path)
+
+
 def test_a_record_gives_its_network_back(finished, digits):
     folder, _, run, _, predictions = finished
     classifier = records.read(folder).classifier(data.load("digits", seed=3))

@@ -19,11 +19,12 @@ RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 
 def enter_finished(grid: str) -> None:
     """Enter the runs that have finished since."""
-    weights = grids.read()[grid].get("weights", False)
+    content = grids.read()[grid]
+    kept = {"embeddings": content.get("embeddings", True), "weights": content.get("weights", False)}
     for cell in grids.cells(grid):
         folder = RUNS / grid / cell.place
         if (folder / "metrics.json").exists() and not (LEDGER / grid / cell.place.with_suffix(".json")).exists():
-            records.enter(records.read(folder), LEDGER / grid, weights=weights)
+            records.enter(records.read(folder), LEDGER / grid, **kept)
             print(f"entered {cell.place}", flush=True)
 
 

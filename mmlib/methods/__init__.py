@@ -24,6 +24,7 @@ from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective
 from mmlib.methods.objective import option_names as option_names
 from mmlib.methods.puzzlemix import PuzzleMix
+from mmlib.methods.signal import AmplifiedMultiMix, AnnealedMultiMix, AroundMultiMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
@@ -44,4 +45,7 @@ METHODS: dict[str, type[Objective]] = {
     "multimix_hidden": HiddenMultiMix,
     "dense_multimix_attention": AttentionDenseMultiMix,
     "multimix_distill_at_mixture": MultiMixDistillAtMixture,
+    "multimix_amplified": AmplifiedMultiMix,
+    "multimix_annealed": AnnealedMultiMix,
+    "multimix_around": AroundMultiMix,
 }
