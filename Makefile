@@ -9,8 +9,9 @@ book: environment            ## run the embedded grid and the chapters, build th
 	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
 	@echo "Open $(CURDIR)/build/site/_build/html/index.html"
 
-test: lint                   ## style, unit tests, and every notebook against its stored outputs
+test: lint                   ## style, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib
 	OMP_NUM_THREADS=1 pytest --nbval notebooks
 
 lint: environment
@@ -26,9 +27,10 @@ detection: environment       ## run the detectors of detection.yml that have no 
 results: environment         ## enter finished embedded runs into book/results, and README's table from them
 	python -m tools.results runs/embedded book/results/embedded
 
-bench: environment           ## measure the losses and the training step on a quiet machine; OUT=book/results/cost records them
+bench: environment           ## measure losses, training step and checkpoints on a quiet machine; OUT=book/results/cost records them
 	python benchmarks/losses.py --out $(or $(OUT),build/bench)
 	python benchmarks/training.py --out $(or $(OUT),build/bench)
+	python benchmarks/checkpoints.py --out $(or $(OUT),build/bench)
 
 links: environment           ## write badges, launch buttons and Colab cells from project.urls in pyproject.toml
 	python -m tools.links

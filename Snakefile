@@ -63,6 +63,15 @@ def chapter_parameters(chapter):
     return cell.parameters | given
 
 
+def command(cell):
+    """Up to the value of `max_minutes`."""
+    parameters = cell.parameters | {"folder": f"runs/{cell.grid}/{cell.place}"}
+    if cell.processes == 1:
+        return papermill(CELL, f"{parameters['folder']}/notebook.ipynb", parameters) + " -p max_minutes "
+    values = " ".join(shlex.quote(f"{name}={value!r}") for name, value in parameters.items())
+    return f"torchrun --standalone --nproc-per-node {cell.processes} -m mmlib {values} max_minutes="
+
+
 def papermill(notebook, output, parameters):
     # As YAML writes them: papermill reads JSON's 1e-05 as a string.
     values = yaml.safe_dump(parameters, default_flow_style=True, sort_keys=False, width=math.inf).strip()
@@ -94,11 +103,7 @@ rule cell:
     params:
         parameters=lambda wildcards: cell_of(wildcards).parameters,
         code=code_digest(Path(CELL)),
-        command=lambda wildcards: papermill(
-            CELL,
-            f"{RUN}/notebook.ipynb".format(**wildcards),
-            cell_of(wildcards).parameters | {"folder": RUN.format(**wildcards)},
-        ),
+        command=lambda wildcards: command(cell_of(wildcards)),
     # In the order of experiments.yml.
     priority: lambda wildcards: -list(CELLS[wildcards.grid]).index(str(cell_of(wildcards).place))
     output:
@@ -107,7 +112,7 @@ rule cell:
         "build/logs/{grid}/{dataset}-{model}-{variant}-seed{seed}.log",
     shell:
         "left=$(({DEADLINE} - $(date +%s))); [ $left -gt 0 ] || exit 1; "
-        "{params.command} -p max_minutes $(awk \"BEGIN {{{{print $left / 60}}}}\") > {log} 2>&1"
+        "{params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log} 2>&1"
 
 
 rule chapter:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from mmlib import data, distributed, ood, records
+from mmlib import distributed, ood, records
 from mmlib.evaluate import evaluate
 from mmlib.parameters import check_type, read_arguments
-from mmlib.train import Config
+from mmlib.train import Config, load_data
 
 # Where, how fast and until when: what does not decide the result.
 PLACES = {"folder": str, "device": str, "threads": int, "root": str, "workers": int}
@@ -35,15 +35,7 @@ def main(arguments: list[str]) -> None:
         check_type(name, value, beside[name])
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])
-    dataset = data.load(
-        config.dataset,
-        root=places["root"],
-        labelled_per_class=config.labelled_per_class,
-        holdout_per_class=config.holdout_per_class,
-        seed=config.seed,
-        size=config.size,
-        workers=places["workers"],
-    )
+    dataset = load_data(config, root=places["root"], workers=places["workers"])
     for name in evaluated.get("out_sets", []):  # what is not there is said before training
         ood.out_images(name, dataset.test, 1, root=places["root"])
     device = distributed.start(places["device"])

@@ -4,6 +4,8 @@ The tests check them at every call (jaxtyping with beartype). A machine that has
 runs without them.
 """
 
+from torch import Tensor
+
 try:
     from jaxtyping import Float, Int, UInt8
 except ImportError:
@@ -14,4 +16,7 @@ except ImportError:
 
     Float = Int = UInt8 = _Unchecked
 
-__all__ = ["Float", "Int", "UInt8"]
+__all__ = ["Float", "Images", "Int", "Labels", "Targets", "UInt8"]
+
+# A mini-batch: pixels in [0, 1], class indices, distributions over classes.
+Images, Labels, Targets = Float[Tensor, "m channels size size"], Int[Tensor, " m"], Float[Tensor, "m c"]

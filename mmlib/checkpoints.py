@@ -14,8 +14,8 @@ try:
 except ImportError:  # Windows: nothing keeps two runs apart there
     fcntl = None
 
-# What torch.load raises of a file that is cut short or no checkpoint at all.
-BROKEN = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError)
+# What torch.load raises of a file that is cut short or no checkpoint at all, and `fits` of one that holds no state.
+BROKEN = (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, pickle.UnpicklingError)
 
 
 class Checkpoints:
@@ -122,4 +122,4 @@ def _copy(value: object) -> object:
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
+    return type(value)(_copy(item) for item in value) if isinstance(value, list | tuple) else value

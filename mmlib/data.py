@@ -1,11 +1,27 @@
-"""Data sets and mini-batches, drawn and augmented on the device: the only place with paths and downloads."""
+"""Data sets and mini-batches, drawn and augmented on the device: the only place with paths and downloads.
+
+==================  ===============================================================================================
+digits              scikit-learn's 1,797 digits of 8×8 pixels; by default 10 a class to train on
+shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 40 a class to train on
+cifar10, cifar100   from `root/<name>.npz` in the layout below, or else through torchvision, downloaded into `root`
+                    where it is not there yet; in one order, and refused where not the real images
+tinyimagenet        200 classes of 64×64 colour; tested on its validation images, for its test images have no labels.
+                    From `root/tinyimagenet.npz`, which is made at first from the archive or its folder in `root`, or
+                    else from the download; 1.35 GB, of which 1.2 GB live on the device
+path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images, val_labels
+                    and class_names where there are any
+path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png` where there is one
+==================  ===============================================================================================
+"""
 
 import dataclasses
 import hashlib
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmlib.annotations import Float, Int, UInt8
+from mmlib.parameters import check_whole
 from mmlib.shapes import SHAPES, draw_shapes
 
-__all__ = ["Batches", "Dataset", "Split", "cifar_split", "draw_shapes", "load", "load_test"]
+__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load", "load_test"]
 
-TAKES = "digits, shapes, cifar10, cifar100, a .npz file or a folder of class folders"
+STORED = ("cifar10", "cifar100", "tinyimagenet")  # in `root`
+TAKES = f"digits, shapes, {', '.join(STORED)}, a .npz file or a folder of class folders"
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 # What never depends on the caller's seed: runs of different seeds are compared on the same held-out images.
@@ -31,6 +49,10 @@ REAL = {
     ("cifar100", "test"): "fb09097e1ea2226f",
     ("cifar10", "test"): "9494da79649162c5",
 }
+TINY = "tiny-imagenet-200"
+# As the loaders of several public repositories have them; for this book neither could be tried.
+TINY_URL, TINY_MD5 = f"http://cs231n.stanford.edu/{TINY}.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+TINY_COUNTS = {"train": 100_000, "test": 10_000}
 
 
 @dataclass(frozen=True)
@@ -214,9 +236,8 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("padding", padding, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+        check_whole("batch_size", batch_size, 1)
+        check_whole("padding", padding)
         if not len(split):
             raise ValueError("split has no images; batches take at least one")
         self.part, self.parts = share
@@ -274,24 +295,14 @@ def load(
     size: int | None = None,
     workers: int = 0,
 ) -> Dataset:
-    """A data set by its name, or from a path.
-
-    ==================  ===========================================================================================
-    digits              scikit-learn's 1,797 digits of 8×8 pixels; by default 10 a class to train on
-    shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 40 a class to train on
-    cifar10, cifar100   from `root/<name>.npz` in the layout below, or else through torchvision, downloaded into
-                        `root` where it is not there yet; in one order, and refused where not the real images
-    path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images,
-                        val_labels and class_names where there are any
-    path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png` where there is one
-    ==================  ===========================================================================================
+    """A data set by its name, or from a path: one of those in the module's table.
 
     The test split depends on neither `seed` nor the numbers below, and of `shapes` the validation split neither.
 
     Args:
         root: where downloads are kept.
         labelled_per_class: images of each class to train on, chosen by `seed` (of the same seed, more contain
-            fewer; `shapes` draws others); None takes all, or the default above.
+            fewer; `shapes` draws others); None takes all, or the table's default.
         holdout_per_class: images of each class taken from train as the validation split, the same for every seed;
             for data sets that come without one.
         size: of a folder whose images do not fit in memory or differ in size: they are read as they are needed and
@@ -302,34 +313,33 @@ def load(
         ValueError: an unknown name, a number that the classes do not have, or arrays that are no data set.
         FileNotFoundError: a path or an archive that is not there.
 
-    >>> digits = load("digits")
-    >>> len(digits.train), digits.size, digits.classes
-    (100, 8, 10)
+    >>> len(load("digits").train)
+    100
     """
     for parameter, value in (("labelled_per_class", labelled_per_class), ("size", size)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{parameter} is {value!r}; it takes a whole number of at least 1, or None")
+        if value is not None:
+            check_whole(parameter, value, 1)
     for parameter, value in (("holdout_per_class", holdout_per_class), ("seed", seed), ("workers", workers)):
-        if not isinstance(value, int) or value < 0:
-            raise ValueError(f"{parameter} is {value!r}; it takes a whole number of at least 0")
-    path = Path(name).expanduser()
-    if size is not None and (name in ("digits", "shapes", "cifar10", "cifar100") or path.suffix == ".npz"):
+        check_whole(parameter, value)
+    drawn, path = {"digits": _digits, "shapes": _shapes}, Path(name).expanduser()
+    if size is not None and (name in drawn or name in STORED or path.suffix == ".npz"):
         raise ValueError(f"size is {size!r}; {name} takes None: only images of a folder are brought to a size")
-    if name in ("digits", "shapes"):
-        if holdout_per_class:
-            raise ValueError(f"holdout_per_class is {holdout_per_class}; {name} takes 0: it has a validation split")
-        return (_digits if name == "digits" else _shapes)(labelled_per_class, seed)
-    if name in ("cifar10", "cifar100"):
-        dataset = _cifar(name, Path(root))
+    if name in drawn:
+        dataset, labelled_per_class = drawn[name](labelled_per_class, seed), None
+    elif name in STORED:
+        dataset = _stored(name, Path(root))
     elif path.suffix == ".npz":
         dataset = _npz(path)
     elif name and path.is_dir():
         dataset = _folder(path, size, workers)
-    elif len(path.parts) > 1:
-        raise FileNotFoundError(f"dataset is {name!r}, which is not there; it takes {TAKES}")
     else:
-        raise ValueError(f"dataset is {name!r}; it takes {TAKES}")
+        raise _absent("dataset", name, TAKES)
     return _choose(dataset, labelled_per_class, holdout_per_class, seed)
+
+
+def _absent(what: str, name: str, takes: str) -> Exception:
+    there = ", which is not there" if len(Path(name).parts) > 1 else ""
+    return (FileNotFoundError if there else ValueError)(f"{what} is {name!r}{there}; it takes {takes}")
 
 
 def load_test(name: str, *, root: str | Path = "data") -> Split:
@@ -351,8 +361,8 @@ def load_test(name: str, *, root: str | Path = "data") -> Split:
     path = Path(name).expanduser()
     if name == "svhn":
         return _svhn(Path(root))
-    if name in ("cifar10", "cifar100"):
-        return cifar_split(name, "test", Path(root))[0]
+    if name in STORED:
+        return _stored_split(name, "test", Path(root))[0]
     if name in ("digits", "shapes"):
         return load(name, root=root).test
     if path.suffix == ".npz":
@@ -361,19 +371,24 @@ def load_test(name: str, *, root: str | Path = "data") -> Split:
         return _read(*_files(path / "test", _class_names(path / "test")))
     if name and path.is_dir():
         return _read(*_files(path.absolute().parent, (path.absolute().name,)))
-    if len(path.parts) > 1:
-        raise FileNotFoundError(f"test set is {name!r}, which is not there; it takes svhn, {TAKES} or of images")
-    raise ValueError(f"test set is {name!r}; it takes svhn, {TAKES} or of images")
+    raise _absent("test set", name, f"svhn, {TAKES} or of images")
 
 
 def _svhn(root: Path) -> Split:
+    test = _torchvision("SVHN", root, split="test")
+    return _split(test.data.transpose(0, 2, 3, 1), test.labels)
+
+
+def _torchvision(name: str, root: Path, **options):
+    """One of torchvision's data sets, downloaded where it is not there."""
     from torchvision import datasets
 
     try:
-        test = datasets.SVHN(root, split="test", download=True)
-    except OSError as error:
-        raise FileNotFoundError(f"svhn is not in root {str(root)!r} and cannot be downloaded: {error}") from error
-    return _split(test.data.transpose(0, 2, 3, 1), test.labels)
+        return getattr(datasets, name)(root, download=True, **options)
+    except (OSError, RuntimeError) as error:  # no network, or another checksum
+        name = name.lower()
+        takes = f"{root / name}.npz or " * (name in STORED) + "torchvision's download"
+        raise FileNotFoundError(f"{name} is not in root {str(root)!r}; it takes {takes}: {error}") from error
 
 
 def _choose(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:
@@ -418,27 +433,22 @@ def _shapes(labelled_per_class: int | None, seed: int) -> Dataset:
     return Dataset("shapes", train, validation, test, tuple(SHAPES), batch_size=50, padding=2, flip=True)
 
 
-def cifar_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, ...]]:
-    """The train or test split of CIFAR-10 or CIFAR-100 and the class names: from `root/<name>.npz` or torchvision.
+def _stored(name: str, root: Path) -> Dataset:
+    (train, names), (test, _) = (_stored_split(name, part, root) for part in ("train", "test"))
+    return Dataset(name, train, None, test, names, batch_size=128, padding=4, flip=True)
 
-    Raises:
-        FileNotFoundError: neither is there, and it cannot be downloaded.
-        ValueError: a file that does not hold the real images.
-    """
+
+def _stored_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, ...]]:
+    """The train or test split of a data set in `root` and the class names; refused where not the real images."""
     path = root / f"{name}.npz"
+    if name == "tinyimagenet" and not path.exists():
+        _make_tinyimagenet(path)
     if path.exists():
         arrays = _arrays(path, part)
         split = _part(path, arrays, part)
         names = arrays.get("class_names", range(1 + int(split.labels.max())))
     else:
-        from torchvision import datasets
-
-        source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-        try:
-            held = source(root, train=part == "train", download=True)
-        except OSError as error:
-            takes = f"{path} or torchvision's download"
-            raise FileNotFoundError(f"{name} is not in root {str(root)!r}; it takes {takes}: {error}") from error
+        held = _torchvision(name.upper(), root, train=part == "train")
         split, names = _split(held.data, held.targets), held.classes
     split = _ordered(split)
     real = REAL.get((name, part))
@@ -448,17 +458,58 @@ def cifar_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, ...
     return split, tuple(str(name) for name in names)
 
 
+def _make_tinyimagenet(path: Path) -> None:
+    """Write the file from the folder or the archive beside it, or else from the download, which does not stay."""
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+    root, archive = path.parent, path.with_name(f"{TINY}.zip")
+    root.mkdir(parents=True, exist_ok=True)
+    if archive.exists() and not check_integrity(archive, TINY_MD5):
+        raise ValueError(f"{archive} is not the real archive: its MD5 checksum is not {TINY_MD5}")
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=root) as scratch:
+        if not (folder := root / TINY).is_dir():
+            folder, place = Path(scratch, TINY), root if archive.exists() else scratch
+            try:
+                download_and_extract_archive(TINY_URL, place, scratch, archive.name, TINY_MD5)
+            except (OSError, RuntimeError) as error:  # no network, or another checksum
+                takes = f"{archive} or the download of {TINY_URL}, MD5 checksum {TINY_MD5}: {error}"
+                raise FileNotFoundError(f"{path.stem} is not in root {str(root)!r}; it takes {takes}") from error
+        whole = Path(scratch, "whole.npz")
+        np.savez(whole, **_tinyimagenet_arrays(folder))
+        whole.replace(path)
+
+
+def _tinyimagenet_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """What is in the archive's folder, in the layout of a .npz file: its validation images as the test split."""
+    train = sorted((folder / "train").glob("*/images/*.JPEG"))
+    lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    annotated = sorted(line.split("\t")[:2] for line in lines)
+    files = {"train": train, "test": [folder / "val" / "images" / name for name, _ in annotated]}
+    labels = {"train": [file.parts[-3] for file in train], "test": [wnid for _, wnid in annotated]}
+    wnids = sorted(set(labels["train"]))
+    arrays = {"class_names": np.array(_class_words(folder / "words.txt", wnids))}
+    for part, count in TINY_COUNTS.items():
+        if len(files[part]) != count or set(labels[part]) != set(wnids):
+            got = f"{len(files[part])} images of {len(set(labels[part]))} classes to {part} on"
+            raise ValueError(f"{folder} is not the whole TinyImageNet: it has {got}; it takes {count}")
+        split = _read(files[part], [wnids.index(wnid) for wnid in labels[part]])
+        arrays |= {f"{part}_images": split.images.permute(0, 2, 3, 1).numpy(), f"{part}_labels": split.labels.numpy()}
+    return arrays
+
+
+def _class_words(path: Path, wnids: list[str]) -> list[str]:
+    """The first of WordNet's words for each class; where there is no such file, the numbers of the classes."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    words = dict(line.split("\t", 1) for line in lines)
+    return [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
+
+
 def _ordered(split: Split) -> Split:
     """By class, and within a class by pixels: the same from every source."""
     rows = np.ascontiguousarray(split.images.permute(0, 2, 3, 1).flatten(1).numpy())
     by_pixels = np.argsort(rows.view(f"V{rows.shape[1]}").ravel(), kind="stable")
     order = by_pixels[np.argsort(split.labels.numpy()[by_pixels], kind="stable")]
     return split[torch.from_numpy(order)]
-
-
-def _cifar(name: str, root: Path) -> Dataset:
-    (train, names), (test, _) = (cifar_split(name, part, root) for part in ("train", "test"))
-    return Dataset(name, train, None, test, names, batch_size=128, padding=4, flip=True)
 
 
 def _npz(path: Path) -> Dataset:
@@ -494,22 +545,21 @@ def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:
 
 
 def _folder(path: Path, size: int | None, workers: int) -> Dataset:
-    parts = [part for part in ("train", "val", "test") if part != "val" or (path / part).is_dir()]
-    for part in parts:
+    names, files = (), {}
+    for part in ("train", "val", "test") if (path / "val").is_dir() else ("train", "test"):
         if not (path / part).is_dir():
             raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
-    names = {part: _class_names(path / part) for part in parts}
-    for part in parts:
-        if names[part] != names["train"]:
-            differ = ", ".join(sorted(set(names[part]) ^ set(names["train"])))
+        found = _class_names(path / part)
+        names = names or found
+        if found != names:
+            differ = ", ".join(sorted(set(found) ^ set(names)))
             raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
-    files = {part: _files(path / part, names["train"]) for part in parts}
+        files[part] = _files(path / part, names)
     if size is not None:
         from mmlib.streaming import from_files
 
-        return from_files(path, files, names["train"], size=size, workers=workers)
-    splits = {part: _read(*of_part) for part, of_part in files.items()}
-    return _from_path(path.resolve().name, splits, names["train"])
+        return from_files(path, files, names, size=size, workers=workers)
+    return _from_path(path.resolve().name, {part: _read(*of_part) for part, of_part in files.items()}, names)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -555,15 +605,16 @@ def open_picture(file: Path):
 
 def _read(files: list[Path], labels: list[int]) -> Split:
     """The images of files that have one size."""
-    images = []
-    for file in files:
-        pixels = np.asarray(open_picture(file))
-        if images and pixels.shape != images[0].shape:
-            got, first = (f"{array.shape[1]} x {array.shape[0]}" for array in (pixels, images[0]))
-            sizes = f"{got} pixels; {files[0]} has {first}"
-            raise ValueError(f"{file} has {sizes}, and all images take one size; `size` brings them to one")
-        images.append(pixels)
-    return _split(np.stack(images), np.array(labels))
+    with ThreadPool() as pool:
+        for number, pixels in enumerate(pool.imap(lambda file: np.asarray(open_picture(file)), files, chunksize=64)):
+            if not number:
+                images = np.empty((len(files), *pixels.shape), np.uint8)
+            elif pixels.shape != images.shape[1:]:
+                got, first = (f"{shape[1]} x {shape[0]}" for shape in (pixels.shape, images.shape[1:]))
+                takes = f"{files[0]} has {first}, and all images take one size; `size` brings them to one"
+                raise ValueError(f"{files[number]} has {got} pixels; {takes}")
+            images[number] = pixels
+    return _split(images, labels)
 
 
 def _from_path(name: str, splits: dict[str, Split], class_names: tuple[str, ...]) -> Dataset:
@@ -574,14 +625,13 @@ def _from_path(name: str, splits: dict[str, Split], class_names: tuple[str, ...]
 
 def _split(images: np.ndarray, labels: np.ndarray | list) -> Split:
     """Arrays (n, h, w) or (n, h, w, 1 or 3) and (n,) or (n, 1), checked, as a split."""
-    labels = np.asarray(labels)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise ValueError(
-            f"images are {images.dtype} of shape {images.shape}; they must be uint8, (n, h, w) or (n, h, w, 3)"
-        )
+    pixels, labels = images if images.ndim == 4 else images[..., None], np.asarray(labels)
+    if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+        takes = "they must be uint8, (n, h, w) or (n, h, w, 3)"
+        raise ValueError(f"images are {images.dtype} of shape {images.shape}; {takes}")
     if labels.ndim and len(labels) != len(images):
         raise ValueError(f"labels hold {len(labels)} rows; {len(images)} images take as many")
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
         raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; they must be integers, (n,) or (n, 1)")
-    pixels = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[..., None]))
-    return Split(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64).reshape(-1)))
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return Split(pixels, torch.from_numpy(labels.astype(np.int64).reshape(-1)))

@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 
 from mmlib import models, records, scenes
 from mmlib.models import Classifier
-from mmlib.parameters import check_type, project_root, read_arguments
+from mmlib.parameters import check_type, check_whole, project_root, read_arguments
 from mmlib.provenance import environment
 from mmlib.scenes import Scenes
 
@@ -95,11 +95,9 @@ class Config:
         for name, choices in (("model", MODELS), ("detector", DETECTORS), ("precision", DTYPES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; a detector takes {', '.join(choices)}")
-        for name, least in (("train_images", 1), ("size", 32), ("backbone_size", 8), ("proposals", 4), ("epochs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it takes a whole number of at least {least}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size is {self.batch_size}; batch normalisation takes a whole number of at least 2")
+        for name, least in {"train_images": 1, "size": 32, "backbone_size": 8, "proposals": 4, "epochs": 1}.items():
+            check_whole(name, getattr(self, name), least)
+        check_whole("batch_size", self.batch_size, 2)  # as batch normalisation does
         for name in ("seed", "lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")

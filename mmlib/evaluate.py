@@ -10,6 +10,7 @@ from torch import Tensor
 from mmlib import metrics, ood
 from mmlib.data import Dataset, Split
 from mmlib.models import Classifier, Predictions, predict
+from mmlib.parameters import check_whole
 from mmlib.robustness import adversarial_error, fgsm, pgd
 
 # Radii of `pgd_errors`, in levels of 255; PGD's is one of them. Step half the radius, 10 steps (our choice).
@@ -39,6 +40,7 @@ def evaluate(
     Returns:
         The numbers by name, and embeddings and logits of the test set.
 
+        ``reliability``: rows of `metrics.reliability`.
         ``fgsm_error``, ``pgd_error``: top-1 error on the `attacked_images` under `fgsm` (8/255) and `pgd` (4/255),
         None without attacks; ``pgd_errors``: under `pgd` for every radius in `EPSILONS`.
         ``knn_accuracy``: of the test set, by its nearest images of the train split.
@@ -50,12 +52,10 @@ def evaluate(
     >>> sorted(numbers)[:4]
     ['accuracy', 'alignment', 'attacked_images', 'between_class_variance']
     """
-    if not isinstance(attacked_per_class, int) or attacked_per_class < 0:
-        raise ValueError(f"attacked_per_class is {attacked_per_class!r}; it takes a whole number of at least 0")
+    check_whole("attacked_per_class", attacked_per_class)
     labels = dataset.test.labels
     embeddings, logits = predictions = predict(classifier, dataset.test)
     confusion = metrics.confusion(logits, labels).double()
-    within, between = metrics.class_spread(embeddings, labels)
     validation = dataset.validation and predict(classifier, dataset.validation)
     known = predict(classifier, dataset.train).embeddings
     return {
@@ -64,16 +64,24 @@ def evaluate(
         "validation_accuracy": validation and metrics.accuracy(validation.logits, dataset.validation.labels),
         "nll": F.cross_entropy(logits.double(), labels).item(),
         "calibration_error": metrics.calibration_error(logits, labels),
-        "alignment": metrics.alignment(embeddings, labels),
-        "uniformity": metrics.uniformity(embeddings),
-        "within_class_variance": within,
-        "between_class_variance": between,
-        "class_mean_cosine": metrics.class_mean_cosine(embeddings, labels),
+        "reliability": metrics.reliability(logits, labels).tolist(),
+        **_shape(embeddings, labels),
         "knn_accuracy": metrics.knn_accuracy(known, dataset.train.labels, embeddings, labels),
         **_attacks(classifier, dataset.test.first_per_class(attacked_per_class)),
         "ood": {name: _detection(classifier, name, dataset.test, logits, root) for name in out_sets},
         "class_accuracy": (confusion.diag() / confusion.sum(1) * 100).tolist(),
     }, predictions
+
+
+def _shape(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    within, between = metrics.class_spread(embeddings, labels)
+    return {
+        "alignment": metrics.alignment(embeddings, labels),
+        "uniformity": metrics.uniformity(embeddings),
+        "within_class_variance": within,
+        "between_class_variance": between,
+        "class_mean_cosine": metrics.class_mean_cosine(embeddings, labels),
+    }
 
 
 def _attacks(classifier: Classifier, split: Split) -> dict[str, float | list[float] | int | None]:

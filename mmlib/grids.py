@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mmlib import records
+from mmlib import ood, records
 from mmlib.parameters import project_root
-from mmlib.train import Config
+from mmlib.train import Config, difference, load_data
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Cell:
 
     Args:
         parameters: of the notebook or command that runs it, by name; those of `Config` decide the result.
+        processes: that run it together, a GPU each.
 
     >>> cells("embedded")[0].place
     PosixPath('digits/preactresnet-small/erm/seed0')
@@ -27,6 +28,7 @@ class Cell:
     variant: str
     seed: int
     parameters: dict
+    processes: int = 1
 
     @property
     def place(self) -> Path:
@@ -63,23 +65,33 @@ def cells(grid: str) -> list[Cell]:
     grids = read()
     if grid not in grids:
         raise ValueError(f"grid is {grid!r}; experiments.yml has {', '.join(grids)}")
-    content = grids[grid]
-    return [
-        Cell(
-            grid,
-            dataset,
-            variant,
-            seed,
-            {"dataset": dataset}
-            | content["settings"]
-            | {name: value for name, value in of_dataset.items() if name != "only"}
-            | content["variants"][variant]
-            | {"seed": seed},
-        )
-        for seed in content["seeds"]
-        for dataset, of_dataset in content["datasets"].items()
-        for variant in of_dataset.get("only", content["variants"])
-    ]
+    content, found = grids[grid], []
+    for seed in content["seeds"]:
+        for dataset, of_dataset in content["datasets"].items():
+            for variant in of_dataset.get("only", content["variants"]):
+                parameters = {"dataset": dataset} | content["settings"] | of_dataset | content["variants"][variant]
+                beside = {name: parameters.pop(name) for name in ("only", "processes") if name in parameters}
+                parameters |= {"seed": seed}
+                found.append(Cell(grid, dataset, variant, seed, parameters, beside.get("processes", 1)))
+    return found
+
+
+def lacking(cells: list[Cell]) -> dict[str, str]:
+    """The data sets that cells lack, by their names in the grid, and why; what can be downloaded is, here and once.
+
+    Raises:
+        ValueError: data that are there and are not what they should be.
+    """
+    reasons = {}
+    for cell in {cell.dataset: cell for cell in reversed(cells)}.values():  # the first cell of each
+        root = cell.parameters.get("root", "data")
+        try:
+            test = load_data(cell.config, root=root).test
+            for name in cell.parameters.get("out_sets", []):
+                ood.out_images(name, test, 1, root=root)
+        except (ImportError, OSError) as error:
+            reasons[cell.dataset] = str(error)
+    return reasons
 
 
 class Ledger(NamedTuple):
@@ -121,9 +133,7 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
 
 
 def _differs(record: records.Record, cell: Cell) -> str | None:
-    default = dataclasses.asdict(Config())  # of a parameter that there was not yet when the run was made
-    for name, value in dataclasses.asdict(cell.config).items():
-        held = record.config.get(name, default[name])
-        if name != "dataset" and held != value:
-            return f"{name} is {held!r}, the grid has {value!r}"
-    return None
+    held = record.config | {"processes": record.environment.get("processes", 1)}
+    expected = dataclasses.asdict(cell.config) | {"processes": cell.processes}
+    found = difference(held, expected | {"dataset": held["dataset"]})  # a path there, a name in the record
+    return found and "{} is {!r}, the grid has {!r}".format(*found)

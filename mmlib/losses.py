@@ -109,11 +109,11 @@ def dense_mixed_cross_entropy(
 def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
     """Targets as distributions that broadcast with logits of `shape`, (m, c) or (m, r, c)."""
     m, c = shape[0], shape[-1]
-    if targets.dtype == torch.long and targets.shape == (m,):
+    if not targets.is_floating_point() and targets.shape == (m,):
         if targets.device.type == "cpu" and m and not 0 <= int(targets.min()) <= int(targets.max()) < c:
             low, high = int(targets.min()), int(targets.max())
             raise ValueError(f"targets hold classes {low} to {high}; logits {tuple(shape)} take classes 0 to {c - 1}")
-        targets = F.one_hot(targets, c).to(torch.get_default_dtype())
+        targets = F.one_hot(targets.long(), c).to(torch.get_default_dtype())
     if targets.shape != (m, c) and targets.shape != shape:
         takes = f"({m},) integers or {(m, c)}" + (f" or {tuple(shape)}" if len(shape) == 3 else "")
         raise ValueError(f"targets have shape {tuple(targets.shape)}; logits {tuple(shape)} take {takes}")
@@ -135,21 +135,28 @@ def _check_weights(weights: Tensor | None, n: int | None, alpha: float | tuple[f
 def _cross_entropy(
     logits: Tensor, targets: Tensor, attention: Tensor | None, weights: Tensor | None, n: int | None, **drawn
 ) -> Tensor:
-    """What one product with Λ mixes: attention (m, r), and times attention the logits and targets, (m, r, c)."""
+    """What one product with Λ mixes: attention (m, r), and times attention the logits and targets, (m, r, c).
+
+    They go on as matrices whose columns are examples, one class after the other: (r, m) and (c r, m). Sums over
+    classes then run along whole rows, and labels are sparse from the left.
+    """
     dtype = torch.promote_types(logits.dtype, torch.float32)
+    m, _, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
         logits, targets = logits.to(dtype), targets.to(dtype).expand_as(logits)
         if attention is not None:
             attention = somewhere(attention).to(dtype)
             logits, targets = attention.unsqueeze(2) * logits, attention.unsqueeze(2) * targets
+            attention = attention.T.contiguous()
         if weights is None:
-            blocks = sample_blocks(n, len(logits), device=logits.device, dtype=dtype, **drawn)
+            blocks = sample_blocks(n, m, device=logits.device, dtype=dtype, **drawn)
         else:
             weights = weights.to(dtype)
             blocks, n = [weights], len(weights)
+        logits, targets = (x.permute(2, 1, 0).reshape(-1, m) for x in (logits, targets))
         inputs = (logits, targets, attention, weights)
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
-        return _MixedCrossEntropy.apply(*inputs, blocks, n, wanted)
+        return _MixedCrossEntropy.apply(*inputs, blocks, n, c, wanted)
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
@@ -160,56 +167,64 @@ class _MixedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, targets, attention, weights, blocks, n, wanted):
-        _, r, c = logits.shape
+    def forward(ctx, logits, targets, attention, weights, blocks, n, c, wanted):
+        values = (logits, targets, attention)
+        mixed = (logits, _sparse(targets), attention)
         size = CHUNK_ON_CPU if logits.device.type == "cpu" else CHUNK
-        mixed = (logits.flatten(1), targets.flatten(1), attention)
-        sums = [torch.zeros_like(x) if want else None for x, want in zip(mixed, wanted)]
+        sums = [torch.zeros_like(x) if want else None for x, want in zip(values, wanted)]
         loss, of_weights = logits.new_zeros(()), []
         for block in blocks:
-            for rows in block.split(max(1, size // (r * c))):
-                value, gradients = _chunk(rows, *mixed, r, any(wanted[1:]))
+            for rows in block.split(max(1, size // len(logits))):
+                value, gradients = _chunk(rows.T.contiguous(), *mixed, c, any(wanted[1:]))
                 loss += value
                 for total, gradient in zip(sums, gradients):
                     if total is not None:
-                        total.addmm_(rows.T, gradient)
+                        total.addmm_(gradient, rows)
                 if wanted[3]:
-                    of_weights.append(sum(g @ x.T for g, x in zip(gradients, mixed) if x is not None))
+                    of_weights.append(sum(g.T @ x for g, x in zip(gradients, values) if x is not None))
         sums.append(torch.cat(of_weights) if wanted[3] else None)
-        inputs = (logits, targets, attention, weights)
-        ctx.save_for_backward(*(None if g is None else g.div_(n * r).view_as(x) for g, x in zip(sums, inputs)))
-        return loss / (n * r)
+        terms = n * len(logits) // c
+        ctx.save_for_backward(*(None if g is None else g.div_(terms) for g in sums))
+        return loss / terms
 
     @staticmethod
     @once_differentiable
     def backward(ctx, scale):
-        return *(None if gradient is None else scale * gradient for gradient in ctx.saved_tensors), None, None, None
+        gradients = (None if gradient is None else scale * gradient for gradient in ctx.saved_tensors)
+        return *gradients, None, None, None, None
+
+
+def _sparse(targets: Tensor) -> Tensor:
+    """The same matrix, sparse if nearly all of it is zero: labels have one class of c, and mixing them is free then.
+
+    On a GPU to find out would wait for it.
+    """
+    few = targets.device.type == "cpu" and targets.count_nonzero() < targets.numel() / 32
+    return targets.to_sparse() if few else targets
 
 
 def _chunk(
-    rows: Tensor, logits: Tensor, targets: Tensor, attention: Tensor | None, r: int, every: bool
+    columns: Tensor, logits: Tensor, targets: Tensor, attention: Tensor | None, c: int, every: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """The summed loss of the mixtures `rows`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a."""
-    x, y = ((rows @ values).view(len(rows), r, -1) for values in (logits, targets))
-    inverse = None if attention is None else (rows @ attention).reciprocal_().unsqueeze(2)
+    """The summed loss of the mixtures `columns`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a."""
+    x, y = ((values @ columns).view(c, -1) for values in (logits, targets))
+    inverse = None if attention is None else (attention @ columns).reciprocal_().view(-1)
     if inverse is not None:
         x.mul_(inverse)
         y.mul_(inverse)
-    x.sub_(x.amax(dim=2, keepdim=True))
+    x.sub_(x.amax(dim=0))
     loss = -torch.dot(x.view(-1), y.view(-1))
     p = x.exp() if every else x.exp_()
-    total, mass = p.sum(dim=2, keepdim=True), y.sum(dim=2, keepdim=True)
-    loss += torch.dot(total.log().view(-1), mass.view(-1))
+    total, mass = p.sum(dim=0), y.sum(dim=0)
+    loss += torch.dot(total.log(), mass)
     gradients = [p.mul_(mass / total).sub_(y)]
     if every:
         gradients.append(total.log() - x)
-        gradients.append(
-            -sum((value * gradient).sum(dim=2, keepdim=True) for value, gradient in zip((x, y), gradients))
-        )
+        gradients.append(-sum((value * gradient).sum(dim=0) for value, gradient in zip((x, y), gradients)))
     for gradient in gradients:
         if inverse is not None:
             gradient.mul_(inverse)
-    return loss, [gradient.flatten(1) for gradient in gradients]
+    return loss, [gradient.view(-1, columns.shape[1]) for gradient in gradients]
 
 
 class MultiMix(nn.Module):

@@ -51,15 +51,29 @@ def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 1
     return float((logits.topk(k, dim=1).indices == labels.unsqueeze(1)).any(dim=1).double().mean() * 100)
 
 
+def reliability(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int = 15) -> Float[Tensor, "3 bins"]:
+    """Predictions by equal bins of their confidence: how many, the sum of their confidences, how many are right.
+
+    Sums of several runs add up. A bin holds its upper end, the first also zero.
+
+    >>> reliability(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]), bins=2).round(decimals=2)
+    tensor([[1.0000, 1.0000],
+            [0.5000, 1.0000],
+            [0.0000, 1.0000]], dtype=torch.float64)
+    """
+    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
+    values = torch.stack([torch.ones_like(confidence), confidence, (prediction == labels).double()])
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    return values.new_zeros(3, bins).index_add_(1, bin_of, values)
+
+
 def calibration_error(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int = 15) -> float:
     """Expected calibration error: mean gap between confidence and accuracy over equal bins of confidence, in percent.
 
     Source: Guo et al. (ICML 2017), equation 3.
     """
-    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
-    gap = confidence - (prediction == labels).double()
-    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    return float(gap.new_zeros(bins).index_add_(0, bin_of, gap).abs().sum() / len(labels) * 100)
+    count, confidence, right = reliability(logits, labels, bins)
+    return float((confidence - right).abs().sum() / count.sum() * 100)
 
 
 def confusion(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Int[Tensor, "c c"]:

@@ -153,7 +153,9 @@ def mix(weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Floa
     >>> mix(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 2.0], [4.0, 0.0]]))
     tensor([[2., 1.]])
     """
-    return torch.einsum("nm,m...->n...", weights, values)
+    # Under autocast a product would be rounded to half precision, and rows of targets no longer sum to 1.
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("nm,m...->n...", weights, values)
 
 
 def mix_densely(

@@ -1,5 +1,7 @@
 """Networks: images -> encoder -> feature map (m, d, h, w) -> its mean, the embedding (m, d) -> head -> logits."""
 
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -107,7 +109,7 @@ def preactresnet_small(channels: int, size: int) -> tuple[nn.Sequential, int]:
 
 
 def preactresnet18(channels: int, size: int) -> tuple[nn.Sequential, int]:
-    """PreActResNet-18: 512x4x4 on 32x32 images (He et al., ECCV 2016)."""
+    """PreActResNet-18: 512x4x4 on 32x32 images, 512x8x8 on 64x64 (He et al., ECCV 2016)."""
     return preact_resnet(channels, 64, (2, 2, 2, 2)), 512
 
 
@@ -115,6 +117,22 @@ def wrn16_8(channels: int, size: int) -> tuple[nn.Sequential, int]:
     """Wide ResNet of depth 16 and widening factor 8: 512x8x8 on 32x32 images (Zagoruyko & Komodakis, BMVC 2016)."""
     encoder = preact_resnet(channels, 128, (2, 2, 2), stem=16)
     return encoder.extend([nn.BatchNorm2d(512), nn.ReLU()]), 512
+
+
+def resnet50(channels: int, size: int) -> tuple[nn.Sequential, int]:
+    """torchvision's ResNet-50, its stem as one stage: 2048x7x7 on 224x224 images in colour (He et al., CVPR 2016)."""
+    if channels != 3:
+        raise ValueError(f"channels of the images are {channels}; resnet50 takes 3")
+    whole = _package("torchvision", "resnet50").models.resnet50()
+    stem = nn.Sequential(whole.conv1, whole.bn1, whole.relu, whole.maxpool)
+    return nn.Sequential(stem, whole.layer1, whole.layer2, whole.layer3, whole.layer4), 2048
+
+
+def _package(name: str, model: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(f"model is {model}; it takes {name}, which cannot be imported: {error}") from error
 
 
 class PatchEmbedding(nn.Module):
@@ -161,11 +179,7 @@ def vision_transformer(
     >>> encoder(torch.rand(5, 3, 32, 32)).shape
     torch.Size([5, 64, 4, 4])
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(f"model is a ViT; it takes timm, which cannot be imported: {error}") from error
-    whole = timm.models.VisionTransformer(
+    whole = _package("timm", "a ViT").models.VisionTransformer(
         img_size=size,
         patch_size=patch,
         in_chans=channels,
@@ -201,6 +215,7 @@ MODELS = {
     "preactresnet-small": preactresnet_small,
     "preactresnet18": preactresnet18,
     "wrn16-8": wrn16_8,
+    "resnet50": resnet50,
     "vit-tiny": vit_tiny,
     "vit-small-16": vit_small_16,
 }

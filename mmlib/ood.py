@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmlib.annotations import Float
 from mmlib.data import Split, load_test
+from mmlib.parameters import check_whole
 
 __all__ = ["detection", "energy", "maximum_softmax", "out_images"]
 
@@ -120,14 +121,13 @@ def out_images(name: str, like: Split, count: int, *, root: str | Path = "data",
     >>> out_images("uniform", load("digits").test, 100).images.shape
     torch.Size([100, 1, 8, 8])
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"count is {count!r}; it takes a whole number of at least 1")
+    check_whole("count", count, 1)
     rng = np.random.default_rng(seed)
     _, channels, *size = like.images.shape
-    if name == "uniform":
-        images = torch.from_numpy(rng.random((count, *size, channels), np.float32)).permute(0, 3, 1, 2)
-    elif name == "gaussian":
-        images = torch.from_numpy(rng.standard_normal((count, *size, channels), np.float32)).permute(0, 3, 1, 2) + 0.5
+    if name in ("uniform", "gaussian"):
+        shape = count, *size, channels
+        drawn = rng.random(shape, np.float32) if name == "uniform" else rng.standard_normal(shape, np.float32) + 0.5
+        images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
     else:
         images = load_test(name, root=root).images
         images = resize(images[rng.permutation(len(images))[:count]] / 255, channels, size)

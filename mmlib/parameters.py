@@ -43,6 +43,17 @@ def _literal(text: str) -> object:
         return text
 
 
+def check_whole(name: str, value: int, least: int = 0) -> None:
+    """Refuse what is no whole number, or less than the least.
+
+    >>> check_whole("seed", -1)
+    Traceback (most recent call last):
+    ValueError: seed is -1; it takes a whole number of at least 0
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+
+
 def check_parameters(namespace: dict) -> None:
     """Refuse a notebook's parameters that are unknown or of the wrong type; called right after their cell.
 

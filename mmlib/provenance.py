@@ -5,6 +5,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -56,13 +57,21 @@ def _code_cells(path: Path) -> str:
 
 
 def environment(device: str = "cpu") -> dict[str, str | int | None]:
-    """Versions, device, threads and commit; the commit is None outside a clone."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PACKAGE, capture_output=True, text=True, check=False)
+    """Versions, device, threads and commit, with a word where files differ from it; None without git or a clone."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty= with changes"]
+    commit = ""
+    with suppress(FileNotFoundError):
+        commit = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True).stdout
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
         "threads": torch.get_num_threads(),
-        "commit": git.stdout.strip() or None,
+        "commit": commit.strip() or None,
     }
+
+
+def _processor() -> str:
+    """What decides how sums are rounded: the family of processors, and the instructions that torch uses on it."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

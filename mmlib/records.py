@@ -5,7 +5,8 @@
 reads it. Files are written whole, under a temporary name first.
 
 The ledger keeps of a run `<grid>/<dataset>/<model>/<variant>/seed<k>.json`, all of the above in one file with a
-checksum; beside it the embeddings of seed 0, and where a grid asks for them the weights.
+checksum, its history by columns; beside it the embeddings of seed 0 unless a grid does without, and where it asks for
+them the weights.
 """
 
 import csv
@@ -13,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,46 +26,28 @@ from mmlib import distributed
 from mmlib.checkpoints import Checkpoints
 from mmlib.data import Dataset
 from mmlib.methods import METHODS
-from mmlib.models import Predictions
+from mmlib.models import Classifier, Predictions, build
 from mmlib.provenance import environment
-from mmlib.train import Config, Training, describe, differs, train
+from mmlib.train import Config, Training, describe, difference, differs, train
 
 EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
 
 OF = "classifier."  # its part of an objective's state
 
-# What a record must have.
-NUMBERS = (
-    "accuracy",
-    "top5_accuracy",
-    "nll",
-    "calibration_error",
-    "alignment",
-    "uniformity",
-    "within_class_variance",
-    "between_class_variance",
-    "class_mean_cosine",
-    "knn_accuracy",
-    "fgsm_error",
-    "pgd_error",
-    "attacked_images",
-)
+# What every part of a record must have. Of the metrics all but these are finite numbers.
+LISTED = ("class_accuracy", "pgd_errors", "ood")
 CONTENT = {
-    "config": ("dataset", "model", "method", "options", "seed", "epochs", "data", "digest"),
-    "metrics": (*NUMBERS, "class_accuracy", "pgd_errors", "ood"),
-    "history": ("epoch", "lr", "loss", "seconds", "validation_accuracy"),
-    "environment": (
-        "python",
-        "torch",
-        "numpy",
-        "device",
-        "threads",
-        "commit",
-        "train_seconds",
-        "images_per_second",
-        "peak_memory_mib",
-    ),
+    part: tuple(names.split())
+    for part, names in {
+        "config": "dataset model method options seed epochs data digest",
+        "metrics": "accuracy top5_accuracy nll calibration_error alignment uniformity within_class_variance "
+        "between_class_variance class_mean_cosine knn_accuracy fgsm_error pgd_error attacked_images "
+        "class_accuracy pgd_errors ood",
+        "history": "epoch lr loss seconds validation_accuracy",
+        "environment": "python torch numpy device threads commit train_seconds images_per_second peak_memory_mib",
+    }.items()
 }
+NUMBERS = tuple(name for name in CONTENT["metrics"] if name not in LISTED)
 
 
 def digest(config: Config, dataset: Dataset) -> str:
@@ -87,9 +71,8 @@ def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str
         return train(config, dataset, device=device, folder=folder, **running)
     held = json.loads((folder / "config.json").read_text())
     described = describe(config, dataset)
-    for name, value in described.items():
-        if held.get(name) != value:  # a run of before there was the parameter holds none
-            raise ValueError(f"folder {folder} holds a finished run whose {name} is {held.get(name)!r}, not {value!r}")
+    if found := difference(held, described):
+        raise ValueError("folder {} holds a finished run whose {} is {!r}, not {!r}".format(folder, *found))
     state = Checkpoints(folder).load(lambda state: differs(state, described))
     if state is None:
         raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; it takes another folder")
@@ -104,13 +87,14 @@ def write(folder: Path, run: Training, metrics: dict, predictions: Predictions) 
     if (folder / "metrics.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    described = describe(run.config, run.dataset)
-    _write_json(folder / "config.json", described | {"digest": _digest(described)})
+    of = run.config, run.dataset
+    _write_json(folder / "config.json", describe(*of) | {"digest": digest(*of)})
     _write_history(folder / "history.csv", run.history)
     seconds = sum(row["seconds"] for row in run.history)
     images = len(run.history) * len(run.batches) * run.batches.batch_size * distributed.processes()
     cost = {"train_seconds": seconds, "images_per_second": images / seconds, "peak_memory_mib": _peak(run.device)}
-    _write_json(folder / "environment.json", environment(run.device) | cost)
+    processes = {"processes": distributed.processes()}
+    _write_json(folder / "environment.json", environment(run.device) | processes | cost)
     _write_embeddings(folder / "embeddings.npz", run.dataset, predictions)
     _write_json(folder / "metrics.json", metrics)
 
@@ -141,12 +125,37 @@ class Record:
             return dict(arrays)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The classifier's state of the last epoch, for `models.build(model, dataset).load_state_dict(...)`.
+        """The classifier's state of the last epoch.
 
         Raises:
             FileNotFoundError: the ledger keeps none of this grid.
         """
         return weights(self.weights_path)
+
+    def classifier(self, dataset: Dataset) -> Classifier:
+        """The trained network of the last epoch, in evaluation mode.
+
+        Args:
+            dataset: the one that it was trained on, or another part of it.
+
+        Raises:
+            ValueError: another data set, or weights of another model, of other classes or other images than it has.
+            FileNotFoundError: the ledger keeps no weights of this grid.
+        """
+        if dataset.name != self.config["dataset"]:
+            raise ValueError(f"dataset is {dataset.name}; {self.place} takes {self.config['dataset']}")
+        classifier, weights = build(self.config["model"], dataset), self.weights()
+        held, takes = ({name: list(x.shape) for name, x in of.items()} for of in (weights, classifier.state_dict()))
+        classes = len(weights.get("head.bias", ()))
+        if held.keys() == takes.keys() and classes != dataset.classes:
+            raise ValueError(f"{self.weights_path} is of {classes} classes; {dataset.name} has {dataset.classes}")
+        for name in sorted(held.keys() | takes.keys()):
+            if held.get(name) != takes.get(name):
+                other = f"another model than {self.config['model']} or other images"
+                shapes = f"{name} is {held.get(name)}, not {takes.get(name)}"
+                raise ValueError(f"{self.weights_path} is of {other}: {shapes}")
+        classifier.load_state_dict(weights)
+        return classifier.eval()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -161,20 +170,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def read(folder: Path) -> Record:
     """The record of a finished run's folder."""
-    dataset, model, variant, seed = folder.absolute().parts[-4:]
     parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "metrics", "environment")}
     with (folder / "history.csv").open() as file:
         history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    return Record(
-        dataset,
-        model,
-        variant,
-        int(seed[4:]),
-        **parts,
-        history=history,
-        embeddings_path=folder / "embeddings.npz",
-        weights_path=folder / "checkpoint.pt",
-    )
+    beside = {"embeddings_path": folder / "embeddings.npz", "weights_path": folder / "checkpoint.pt"}
+    return Record(**_place(folder), **parts, history=history, **beside)
 
 
 def read_ledger(path: Path) -> Record:
@@ -184,16 +184,24 @@ def read_ledger(path: Path) -> Record:
         ValueError: it is incomplete, or was edited by hand.
     """
     try:
-        content = json.loads(path.read_text())
-        checksum = content.pop("checksum", None)
-    except (ValueError, AttributeError):
+        content = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
         raise ValueError(f"{path} is no record: it holds no JSON object") from None
-    if checksum != _digest(content):
+    if content.pop("checksum", None) != _digest(content):
         raise ValueError(f"{path} does not fit its checksum: it was edited by hand")
+    if isinstance(columns := content.get("history"), dict):  # older records hold rows
+        if len({len(values) for values in columns.values()}) != 1:
+            raise ValueError(f"{path} has a history whose columns differ in length")
+        content["history"] = [dict(zip(columns, values)) for values in zip(*columns.values())]
     _check(path, content)
-    dataset, model, variant = path.absolute().parts[-4:-1]
-    places = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
-    return Record(dataset, model, variant, int(path.stem[4:]), **content, **places)
+    beside = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
+    return Record(**_place(path), **content, **beside)
+
+
+def _place(path: Path) -> dict[str, str | int]:
+    """Where `<dataset>/<model>/<variant>/seed<k>` stands in its grid."""
+    dataset, model, variant, seed = path.absolute().with_suffix("").parts[-4:]
+    return {"dataset": dataset, "model": model, "variant": variant, "seed": int(seed.removeprefix("seed"))}
 
 
 def _check(path: Path, content: dict) -> None:
@@ -208,9 +216,8 @@ def _check(path: Path, content: dict) -> None:
     config = dict(content["config"])
     if config.pop("digest") != _digest(config):
         raise ValueError(f"{path} has a configuration that does not fit its digest")
-    dataset, model, _, seed = path.absolute().with_suffix("").parts[-4:]
-    for name, place in (("dataset", dataset), ("model", model), ("seed", int(seed[4:]))):
-        if config[name] != place:
+    for name, place in _place(path).items():
+        if name != "variant" and config[name] != place:
             raise ValueError(f"{path} was made with {name} {config[name]!r}")
     numbers = [content["metrics"][name] for name in NUMBERS]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
@@ -251,8 +258,8 @@ def table(found: list[Record]) -> list[dict]:
     ]
 
 
-def enter(record: Record, ledger: Path, *, weights: bool = False) -> None:
-    """Write a record into the ledger; of seed 0 the embeddings too, and the weights where they are asked for.
+def enter(record: Record, ledger: Path, *, embeddings: bool = True, weights: bool = False) -> None:
+    """Write a record into the ledger; of seed 0 the embeddings too, and of all the weights where they are asked for.
 
     Raises:
         ValueError: the record is incomplete.
@@ -261,7 +268,9 @@ def enter(record: Record, ledger: Path, *, weights: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: getattr(record, name) for name in CONTENT}
     _check(path, content)
-    if record.seed == 0:
+    # Names once for all epochs: half the size.
+    content["history"] = {name: [row[name] for row in record.history] for name in record.history[0]}
+    if embeddings and record.seed == 0:
         _write_whole(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
         buffer = io.BytesIO()
@@ -283,7 +292,7 @@ def _peak(device: str) -> float | None:
         import resource
     except ImportError:  # Windows has no such count
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -306,11 +315,7 @@ def _write_embeddings(path: Path, dataset: Dataset, predictions: Predictions) ->
     labels = dataset.test.labels
     classes = range(min(EMBEDDED_CLASSES, dataset.classes))
     kept = torch.cat([(labels == k).nonzero().flatten()[:EMBEDDED_IMAGES] for k in classes])
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(
-        partial,
-        embeddings=predictions.embeddings[kept].half().numpy(),
-        labels=labels[kept].numpy(),
-        indices=kept.numpy(),
-    )
-    partial.replace(path)
+    arrays = {"embeddings": predictions.embeddings[kept].half(), "labels": labels[kept], "indices": kept}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    _write_whole(path, buffer.getvalue())

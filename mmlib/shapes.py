@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmlib.annotations import Float, Int, UInt8
+from mmlib.parameters import check_whole
 
 SIZE = 32  # pixels on a side
 RADIUS = (5.5, 11.5)  # of the circle around a shape, in pixels
@@ -105,8 +106,7 @@ def draw_shapes(
 
     >>> images, labels, boxes = draw_shapes(10, seed=0)
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"count is {count!r}; it takes a whole number of at least 1")
+    check_whole("count", count, 1)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(SHAPES))
     blocks = [_draw(labels[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]
@@ -132,9 +132,8 @@ def draw_canvas(
 
     >>> image, labels, boxes = draw_canvas(0)
     """
-    for name, value, least in (("size", size, SIZE), ("most", most, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+    check_whole("size", size, SIZE)
+    check_whole("most", most, 1)
     rng = np.random.default_rng(seed)
     image = _texture(rng.uniform(*DARK, (1, 3)), GROUND, rng, size)
     for _ in range(STROKES * size**2 // SIZE**2):

@@ -1,6 +1,7 @@
 """One run: its configuration, the loop, checkpoints."""
 
 import dataclasses
+import json
 import math
 import time
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from mmlib import data, distributed, models
 from mmlib.checkpoints import Checkpoints
 from mmlib.methods import METHODS, Objective, option_names
 from mmlib.metrics import accuracy, alignment, uniformity
-from mmlib.parameters import check_type
+from mmlib.parameters import check_type, check_whole
 from mmlib.provenance import code_digest
 
 try:
@@ -28,7 +29,9 @@ except ImportError:  # a machine with torch and NumPy only trains without a prog
 
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
+QUARTERS = [0.25, 0.5, 0.75]
 RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
 LOOKS = 10  # times that a run looks at the validation set
 
@@ -38,7 +41,7 @@ class Config:
     """Everything that decides the result of a run; where and how fast it runs is said elsewhere.
 
     Args:
-        dataset: `digits`, `shapes`, `cifar10`, `cifar100`, a `.npz` file or a folder of class folders.
+        dataset: a name or a path that `data.load` takes.
         model: a name in `models.MODELS`.
         method: a name in `methods.METHODS`.
         options: of the method, such as {"n": 100}.
@@ -48,8 +51,11 @@ class Config:
         size: pixels on a side that a folder's images are brought to; None takes images of one size as they are.
         epochs: whole passes over the training images; the last one is evaluated.
         batch_size: m; None takes the data set's default.
-        lr, momentum, weight_decay: of SGD.
-        schedule: `cosine` to zero, or `steps` (the papers'): a tenth after each quarter of the epochs.
+        optimizer: `sgd`, or `adamw`, which decays no biases, norms and position embeddings (DeiT's published recipe).
+        lr, momentum, weight_decay: of either; AdamW's β₁ is the momentum, its β₂ 0.999.
+        schedule: `cosine` to zero, or `steps` (the papers'): a tenth at each of the milestones.
+        milestones: of `steps`, as shares of the epochs.
+        warmup_epochs: at first, in which the schedule is multiplied by a line from 0 to 1 (our choice).
         precision: `float32`, `float64`, or `bfloat16` for autocast with float32 weights.
 
     Raises:
@@ -69,34 +75,48 @@ class Config:
     size: int | None = None
     epochs: int = 100
     batch_size: int | None = None
+    optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "cosine"
+    milestones: list = field(default_factory=QUARTERS.copy)
+    warmup_epochs: int = 0
     precision: str = "float32"
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_type(f.name, getattr(self, f.name), f.type)
-        for name, choices in (
-            ("model", models.MODELS),
-            ("method", METHODS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(choices)}")
-        for name in ("labelled_per_class", "size", "epochs", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it takes a whole number of at least 1")
-        for name in ("seed", "holdout_per_class", "lr", "momentum", "weight_decay"):
+        choices = {"model": models.MODELS, "method": METHODS, "optimizer": OPTIMIZERS}
+        choices |= {"schedule": SCHEDULES, "precision": PRECISIONS}
+        for name, takes in choices.items():
+            if getattr(self, name) not in takes:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(takes)}")
+        for name in ("epochs", "labelled_per_class", "size", "batch_size"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        for name in ("seed", "holdout_per_class", "warmup_epochs"):
+            check_whole(name, getattr(self, name))
+        for name in ("lr", "momentum", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")
+        if self.optimizer == "adamw" and self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}; adamw takes a number below 1")
+        self._check_schedule()
         takes = option_names(METHODS[self.method])
         for name in self.options.keys() - takes:
             raise ValueError(f"options has {name!r}; {self.method} takes {', '.join(sorted(takes)) or 'none'}")
         # The method checks its options' values itself: on an empty network, before anything is made.
         METHODS[self.method](nn.ParameterList([torch.zeros(1)]), **self.options)
+
+    def _check_schedule(self) -> None:
+        given = self.milestones
+        if self.schedule != "steps" and given != QUARTERS:
+            raise ValueError(f"milestones is {given!r}; only the schedule 'steps' takes any, not {self.schedule!r}")
+        if not all(isinstance(x, float) and 0 < x < 1 for x in given) or given != sorted(set(given)):
+            raise ValueError(f"milestones is {given!r}; it takes growing shares of the epochs between 0 and 1")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it takes fewer than the {self.epochs} epochs")
 
 
 def learning_rate(config: Config, progress: float) -> float:
@@ -105,9 +125,27 @@ def learning_rate(config: Config, progress: float) -> float:
     >>> [round(learning_rate(Config(lr=0.1, schedule="steps"), p), 6) for p in (0, 0.25, 0.5, 0.75)]
     [0.1, 0.01, 0.001, 0.0001]
     """
+    warmth = progress * config.epochs / config.warmup_epochs if config.warmup_epochs else 1
     if config.schedule == "steps":
-        return config.lr * 0.1 ** int(4 * progress)
-    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+        decay = 0.1 ** sum(progress >= milestone for milestone in config.milestones)
+    else:
+        decay = (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * min(1, warmth) * decay
+
+
+def make_optimizer(config: Config, classifier: models.Classifier) -> torch.optim.Optimizer:
+    """SGD with momentum over all parameters alike, or AdamW that decays matrices and convolutions alone.
+
+    The latter is DeiT's published recipe (Touvron et al., ICML 2021), as timm's `param_groups_weight_decay` reads it.
+    """
+    same = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(classifier.parameters(), momentum=config.momentum, **same)
+    decayed, others = [], []
+    for name, parameter in classifier.named_parameters():
+        (others if parameter.ndim < 2 or name.endswith("places") else decayed).append(parameter)
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(config.momentum, 0.999), **same)
 
 
 class Training:
@@ -139,13 +177,7 @@ class Training:
         )
         if compile:
             self.loss = torch.compile(self.loss)
-        self.optimizer = torch.optim.SGD(
-            self.classifier.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(config, self.classifier)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.batches = dataset.batches(
             device, config.batch_size, generator=self.generator, dtype=dtype, share=(rank, processes)
@@ -176,14 +208,33 @@ class Training:
         self.history = list(state["history"])
 
 
+def load_data(config: Config, *, root: str | Path = "data", workers: int = 0) -> data.Dataset:
+    """The data set of a run; arguments and errors as those of `data.load`."""
+    names = ("labelled_per_class", "holdout_per_class", "seed", "size")
+    return data.load(config.dataset, root=root, workers=workers, **{name: getattr(config, name) for name in names})
+
+
 def describe(config: Config, dataset: data.Dataset) -> dict:
     """What decides a result: the configuration, the data set by its name and fingerprint instead of by a path."""
-    return {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
+    described = {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
+    return json.loads(json.dumps(described))  # as files have it: a pair among the options is a list there
 
 
 def made_by(config: Config, dataset: data.Dataset) -> dict:
     """What a run must find unchanged to go on from a checkpoint."""
     return describe(config, dataset) | {"code": code_digest(), "processes": distributed.processes()}
+
+
+def difference(held: dict, expected: dict) -> tuple[str, object, object] | None:
+    """The first parameter in which a run is not what is expected, and both its values; None if there is none.
+
+    A parameter that `held` lacks has `Config`'s default: the run was made before there was one.
+
+    >>> difference({"lr": 0.1}, {"lr": 0.1, "optimizer": "adamw"})
+    ('optimizer', 'sgd', 'adamw')
+    """
+    held = dataclasses.asdict(Config()) | held
+    return next(((name, held.get(name), value) for name, value in expected.items() if held.get(name) != value), None)
 
 
 def differs(state: dict, expected: dict) -> str | None:
@@ -194,9 +245,8 @@ def differs(state: dict, expected: dict) -> str | None:
     """
     if not isinstance(state.get("made_by"), dict):
         return "is no checkpoint of a run"
-    held = state["made_by"]
-    names = [name for name, value in expected.items() if held.get(name) != value]
-    return f"was made with {names[0]} {held.get(names[0])!r}, not {expected[names[0]]!r}" if names else None
+    found = difference(state["made_by"], expected)
+    return found and "was made with {} {!r}, not {!r}".format(*found)
 
 
 def train(

@@ -112,6 +112,26 @@ def test_default_attention_is_that_of_dense_multimix(classifier, batch):
     assert ours.item() == METHODS["dense_multimix"](classifier, **options)(*batch).item()
 
 
+@pytest.mark.parametrize("query", ["gap", "cam"])
+def test_learnt_attention_has_gradients(classifier, batch, query):
+    """Gradients of the whole formula, by finite differences along a random direction of the features' weights."""
+    images, labels = batch
+    options = {"query": query, "n": N, "alpha": 0.5, "probability": 1, "seed": 4}
+    weight = classifier.encoder[0].weight
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    loss = METHODS["dense_multimix_attention"](classifier, learnt=True, **options)(images, labels)
+    slope = (torch.autograd.grad(loss, weight)[0] * direction).sum()
+    values = []
+    with torch.no_grad():
+        for step in (1e-6, -2e-6):
+            weight += step * direction
+            values.append(METHODS["dense_multimix_attention"](classifier, **options)(images, labels))
+        weight += 1e-6 * direction
+    torch.testing.assert_close((values[0] - values[1]) / 2e-6, slope, rtol=1e-5, atol=1e-8)
+    detached = METHODS["dense_multimix_attention"](classifier, **options)(images, labels)
+    assert abs((torch.autograd.grad(detached, weight)[0] * direction).sum() - slope) > 1e-4 * abs(slope)
+
+
 def test_softmax_attention_of_large_scores_is_finite():
     features = torch.tensor([[[1e4, 0.0, 1e4]]])
     torch.testing.assert_close(softmax_attention_map(features, torch.ones(1)), torch.tensor([[0.5, 0.0, 0.5]]))

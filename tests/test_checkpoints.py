@@ -56,6 +56,12 @@ def test_code_in_a_checkpoint_is_never_run(checkpoints):
         assert checkpoints.load()["epoch"] == 2
 
 
+def test_one_that_holds_no_state_is_named(checkpoints):
+    torch.save([1, 2], last(checkpoints))
+    with pytest.warns(UserWarning, match="checkpoint.pt is not whole"):
+        assert checkpoints.load(lambda state: state.get("reason"))["epoch"] == 2
+
+
 def test_killed_between_the_renames(checkpoints):
     last(checkpoints).replace(checkpoints.paths[1])
     assert checkpoints.load()["epoch"] == 3
@@ -78,9 +84,10 @@ def test_what_is_saved_is_the_state_at_that_moment(tmp_path, monkeypatch):
     checkpoints, weights = Checkpoints(tmp_path), torch.zeros(3)
     write = checkpoints._write
     monkeypatch.setattr(checkpoints, "_write", lambda state: (time.sleep(0.2), write(state)))
-    checkpoints.save({"weights": weights, "nested": [{"weights": weights}]})
+    checkpoints.save({"weights": weights, "nested": [{"weights": weights}], "options": {"alpha": (0.5, 2.0)}})
     weights += 1  # training goes on while the file is written
     state = checkpoints.load()
+    assert state["options"] == {"alpha": (0.5, 2.0)}  # still a pair: what a run is compared by
     assert state["weights"].tolist() == state["nested"][0]["weights"].tolist() == [0, 0, 0]
 
 
@@ -108,12 +115,28 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+EPOCHS = 60
 KILLS = int(os.environ.get("KILLS", "4"))  # KILLS=20 takes some minutes
 
 
+def kill_in_evaluation(command, environment, folder):
+    """Run to the end of training and kill what follows it: the last checkpoint is there, the metrics are not."""
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None:
+        state = Checkpoints(folder).load()
+        if state and len(state["history"]) == EPOCHS:
+            break
+        time.sleep(0.02)
+    time.sleep(0.3)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    assert not (folder / "metrics.json").exists()
+
+
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
-    """One uninterrupted run against one that SIGKILL meets wherever it happens to be, evaluation included."""
-    command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "epochs=60", "threads=1"]
+    """One uninterrupted run against one that SIGKILL meets wherever it happens to be, and once in evaluation."""
+    command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "threads=1"]
+    command.append(f"epochs={EPOCHS}")
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     folders = [tmp_path / name / "digits" / "net" / "multimix_distill" / "seed0" for name in ("whole", "killed")]
     subprocess.run([*command, f"folder={folders[0]}"], check=True, capture_output=True, env=quiet)
@@ -139,8 +162,9 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
         halves += (folders[1] / "checkpoint.pt.partial").exists()
         if run.returncode == 0:  # it has ended: from the start, and killed elsewhere
             shutil.rmtree(folders[1])
+    kill_in_evaluation([*command, f"folder={folders[1]}"], quiet, folders[1])
     subprocess.run([*command, f"folder={folders[1]}"], check=True, capture_output=True, env=quiet)
-    print(f"{kills} of {KILLS} runs killed, {halves} of them while a checkpoint was written")
+    print(f"{kills} of {KILLS} runs killed, {halves} of them while a checkpoint was written; and one in evaluation")
     assert kills >= 0.7 * KILLS
     whole, killed = (records.read(folder) for folder in folders)
     assert killed.metrics == whole.metrics

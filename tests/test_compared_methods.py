@@ -214,6 +214,13 @@ def test_zeta_mixup(classifier, batch):
     assert_same(objective(images, labels), sum(losses) / M, classifier)
 
 
+def test_zeta_mixups_targets_sum_to_one_in_mixed_precision(classifier, batch):
+    objective = METHODS["zeta_mixup"](classifier.float(), seed=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, targets = objective.mix(batch[0].float(), batch[1])
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(M))
+
+
 def test_zeta_mixup_of_one_example_each_is_erm(classifier, batch):
     assert_same(METHODS["zeta_mixup"](classifier, gamma=100)(*batch), METHODS["erm"](classifier)(*batch), classifier)
 

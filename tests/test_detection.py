@@ -426,7 +426,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, few, detector):
         (["record={}", "detector=yolo"], "detector is 'yolo'; a detector takes ssd, fasterrcnn"),
         (["record={}", "model=vit-tiny"], "model is 'vit-tiny'; a detector takes preactresnet-small, "),
         (["record={}", "epochs=0"], "epochs is 0; it takes a whole number of at least 1"),
-        (["record={}", "batch_size=1"], "batch_size is 1; batch normalisation takes"),
+        (["record={}", "batch_size=1"], "batch_size is 1; it takes a whole number of at least 2"),
         (["record={}", "train_images=4"], "batch_size is 8; canvas has 4 pictures to train on"),
         (["record={}", "lr=-1"], "lr is -1; it takes a number of at least 0"),
         (["record={}", "workers=many"], "workers is 'many'; it takes int"),

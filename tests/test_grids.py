@@ -81,6 +81,17 @@ def enter(cell, root, **changes):
     records.enter(records.read(folder), root / "book" / "results" / "tiny")
 
 
+def test_a_cell_of_several_processes_takes_a_run_of_as_many(clone):
+    content = yaml.safe_load((clone / "experiments.yml").read_text())
+    (erm, *_), tiny = grids.cells("tiny"), content["tiny"]
+    enter(erm, clone)
+    tiny["settings"] |= {"processes": 4}
+    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (four, *_) = grids.cells("tiny")
+    assert (four.processes, four.parameters, four.config) == (4, erm.parameters, erm.config)
+    assert grids.ledger("tiny").refused == [f"{erm.place} is left out: processes is 1, the grid has 4"]
+
+
 def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
     erm, multimix, *others = grids.cells("tiny")
     assert grids.ledger("tiny") == ([], [erm, multimix, *others], [])
@@ -103,6 +114,29 @@ def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
     assert any("stranger/seed0 is left out: the grid has no such cell" in line for line in refused)
 
 
+def test_data_sets_that_are_not_there_are_named_before_anything_starts(clone, monkeypatch):
+    def absent(root, **options):
+        raise OSError("no network")
+
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, "CIFAR100", absent)
+    of = {"cifar100": {"epochs": 1}, "digits": {"epochs": 1, "out_sets": ["uniform", "shapes"]}}
+    of["holed"] = {"dataset": "digits", "out_sets": ["uniform", "missing/LSUN"]}
+    content = {"tiny": TINY | {"datasets": of}}
+    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    lacking = grids.lacking(grids.cells("tiny"))
+    assert lacking.keys() == {"cifar100", "holed"}
+    assert lacking["cifar100"] == (
+        "cifar100 is not in root 'data'; it takes data/cifar100.npz or torchvision's download: no network"
+    )
+    assert lacking["holed"].startswith("test set is 'missing/LSUN', which is not there")
+    content["tiny"]["settings"] = TINY["settings"] | {"labelled_per_class": 1000}
+    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ValueError, match="labelled_per_class is 1000; class '0' has"):
+        grids.lacking([cell for cell in grids.cells("tiny") if cell.dataset == "digits"])
+
+
 def test_recording_goes_on_where_it_stopped(clone):
     """Real Snakemake, real papermill: no time, then a cell that cannot run, then the rest."""
 
@@ -111,10 +145,14 @@ def test_recording_goes_on_where_it_stopped(clone):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False)
 
-    def experiments(lr):
+    def experiments(lr, **others):
         content = yaml.safe_load((clone / "experiments.yml").read_text())
-        variants = {"erm": {"method": "erm"}, "mixup": {"method": "mixup", "lr": lr}}
-        content["tiny"] |= {"seeds": [0], "datasets": {"digits": {"epochs": 2, "lr": 0.1}}, "variants": variants}
+        variants = {"erm": {"method": "erm", "processes": 2}, "mixup": {"method": "mixup", "lr": lr}}
+        content["tiny"] |= {
+            "seeds": [0],
+            "datasets": {"digits": {"epochs": 2, "lr": 0.1}} | others,
+            "variants": variants,
+        }
         (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
 
     experiments(lr=1e30)
@@ -124,11 +162,22 @@ def test_recording_goes_on_where_it_stopped(clone):
     first = record(10)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "entered digits/preactresnet-small/erm/seed0\ntiny: 1 of 2 cells are recorded" in first.stdout
+    (record_of_two,) = grids.ledger("tiny").found
+    assert record_of_two.environment["processes"] == 2
     assert "digits/preactresnet-small/mixup/seed0: 0 of 2 epochs; FAILED: FloatingPointError: the loss" in first.stdout
-    experiments(lr=0.1)
+    experiments(lr=0.1, absent={"dataset": "data/absent", "epochs": 2, "lr": 0.1})
     second = record(10)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert second.stdout.startswith("entered digits/preactresnet-small/mixup/seed0\ntiny: 2 of 2 cells are recorded")
+    skipped, entered, recorded, *_ = second.stdout.splitlines()
+    assert skipped.startswith(
+        "skipped 2 cells of absent: dataset is 'data/absent', which is not there; it takes digits"
+    )
+    assert skipped.endswith("; book/run.md, Data sets, says how to get it")
+    assert entered == "entered digits/preactresnet-small/mixup/seed0"
+    assert recorded.startswith("tiny: 2 of 4 cells are recorded")
     found, missing, refused = grids.ledger("tiny")
-    assert (len(found), missing, refused) == (2, [], [])
+    assert ([cell.dataset for cell in missing], refused) == (["absent"] * 2, [])
+    nothing = record(10)
+    assert nothing.returncode == 0
+    assert nothing.stdout.splitlines()[1].startswith("tiny: 2 of 4 cells are recorded")
     assert all(record.weights() for record in found)

@@ -161,6 +161,23 @@ def test_dense_gradients_of_everything(wanted, per):
             torch.testing.assert_close(ours[name].grad, theirs[name].grad, **EXACT)
 
 
+def test_labels_of_many_classes_are_mixed_as_a_sparse_matrix():
+    c, attention, weights = 50, make_attention("holes"), make_weights()
+    classes = (torch.arange(M) * 7).int()
+    logits, expected_logits = leaf(randn(M, R, c)), leaf(randn(M, R, c))
+    full = F.one_hot(classes.long(), c).double()
+    assert mmlib.losses._sparse(full).is_sparse
+    assert not mmlib.losses._sparse(full + 0.01).is_sparse
+    loss = dense_mixed_cross_entropy(logits, classes, attention, weights)
+    expected = mixtures.dense_multimix(
+        expected_logits.mT, lambda z: z, full[:, None].expand(M, R, c), attention, weights
+    )
+    torch.testing.assert_close(loss, expected, **EXACT)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(logits.grad, expected_logits.grad, **EXACT)
+
+
 def test_attention_nowhere_keeps_the_mixtures_own_weights():
     logits, classes, weights = randn(M, R, C), make_targets("integers")[0], make_weights()
     dense = dense_mixed_cross_entropy(logits, classes, torch.zeros(M, R, dtype=torch.float64), weights)

@@ -2,13 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from reference import metrics as reference
+from sklearn.calibration import calibration_curve
 from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from mmlib.metrics import accuracy, alignment, calibration_error, class_mean_cosine, knn_accuracy, uniformity
+from mmlib.metrics import (
+    accuracy,
+    alignment,
+    calibration_error,
+    class_mean_cosine,
+    knn_accuracy,
+    reliability,
+    uniformity,
+)
 
 
 def embeddings_and_labels(n: int, classes: int, dtype: torch.dtype = torch.float64):
@@ -70,6 +80,21 @@ def test_calibration_error_is_that_of_torchmetrics(bins, scale):
     labels = torch.multinomial(logits.div(2).softmax(1), 1, generator=generator).squeeze(1)
     expected = multiclass_calibration_error(logits, labels, num_classes=6, n_bins=bins, norm="l1")
     assert calibration_error(logits, labels, bins) == pytest.approx(100 * float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("bins", [4, 15])
+def test_reliability_is_that_of_scikit_learn(bins):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(400, 4, generator=generator, dtype=torch.float64) * 3
+    labels = torch.randint(4, (400,), generator=generator)
+    labels[:200] = logits[:200].argmax(1)
+    count, confidence, right = reliability(logits, labels, bins)
+    top, prediction = logits.softmax(1).max(1)
+    accuracies, confidences = calibration_curve(prediction == labels, top, n_bins=bins)
+    held = count > 0
+    np.testing.assert_allclose(right[held] / count[held], accuracies)
+    np.testing.assert_allclose(confidence[held] / count[held], confidences)
+    assert count.sum() == 400
 
 
 def test_calibration_of_a_certain_prediction():

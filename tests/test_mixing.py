@@ -257,3 +257,11 @@ def test_attention_has_finite_gradients_where_there_is_none():
     features = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)
     attention_map(features, torch.ones(2, 3, dtype=torch.float64)).square().sum().backward()
     assert bool(features.grad.isfinite().all())
+
+
+def test_autocast_does_not_round_what_is_mixed():
+    weights = sample_weights(5, 7, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+    exact = mix(weights, values)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mix(weights, values), exact)

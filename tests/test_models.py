@@ -11,6 +11,7 @@ from torch import nn
 from mmlib import data, models
 from mmlib.__main__ import main
 from mmlib.methods import DenseMultiMix
+from mmlib.methods.manifold_mixup import split_encoder
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,7 @@ def test_preactresnet18_has_the_published_size():
     # 11,171,146 parameters: convolutions, normalisations inside the blocks, head; none after the last block.
     assert sum(p.numel() for p in classifier.parameters()) == 11_171_146
     assert classifier.features(torch.rand(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+    assert classifier.features(torch.rand(1, 3, 64, 64)).shape == (1, 512, 8, 8)
     assert isinstance(classifier.encoder[-1][-1], models.PreActBlock)
 
 
@@ -34,6 +36,29 @@ def test_wrn16_8_has_the_published_size():
     features = classifier.features(torch.rand(1, 3, 32, 32))
     assert features.shape == (1, 512, 8, 8)
     assert features.min() >= 0
+
+
+def test_resnet50_is_torchvisions():
+    from torchvision.models import resnet50
+
+    torch.manual_seed(0)
+    encoder, d = models.resnet50(3, 224)
+    torch.manual_seed(0)
+    whole = resnet50()
+    # 25,557,032 parameters with the head of 1000 classes.
+    assert sum(p.numel() for p in encoder.parameters()) == 25_557_032 - 1000 * (d + 1)
+    whole.fc = nn.Identity()
+    images = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        features = encoder(images)
+        assert features.shape == (2, 2048, 7, 7)
+        torch.testing.assert_close(features.mean((2, 3)), whole(images))
+        # What Manifold mixup takes for the first stage: the stem with the first three blocks.
+        before, after = split_encoder(encoder, 1)
+        assert before(images).shape == (2, 256, 56, 56)
+        torch.testing.assert_close(after(before(images)), features)
+    with pytest.raises(ValueError, match="channels of the images are 1; resnet50 takes 3"):
+        models.resnet50(1, 224)
 
 
 @pytest.mark.parametrize(("size", "stages"), [(8, 2), (16, 3), (32, 4), (64, 5)])
@@ -129,10 +154,11 @@ def test_images_that_are_not_whole_patches_are_refused(name, size, of):
         models.MODELS[name](3, size)
 
 
-def test_without_timm_a_vit_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="model is a ViT; it takes timm, which cannot be imported"):
-        models.vit_tiny(3, 32)
+@pytest.mark.parametrize(("model", "package"), [("vit-tiny", "timm"), ("resnet50", "torchvision")])
+def test_without_its_package_a_network_is_refused(monkeypatch, model, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"model is .*; it takes {package}, which cannot be imported"):
+        models.MODELS[model](3, 32)
 
 
 @pytest.mark.parametrize("method", ["dense_multimix", "manifold_mixup"])
@@ -146,11 +172,13 @@ def test_a_vit_runs_from_the_command_line(tmp_path, method):
     assert all(1 < loss < 4 for loss in losses)
 
 
-def test_every_weight_of_a_vit_gets_a_gradient(digits):
+@pytest.mark.parametrize(("name", "size"), [("vit-tiny", 8), ("resnet50", 64)])
+def test_every_weight_gets_a_gradient_from_dense_multimix(name, size):
     torch.manual_seed(0)
-    classifier = models.build("vit-tiny", digits)
-    images = digits.train.images[:20].float() / 255
-    DenseMultiMix(classifier, n=50, probability=1)(images, digits.train.labels[:20]).backward()
+    images, labels = torch.rand(12, 3, size, size), torch.arange(12) % 4
+    encoder, d = models.MODELS[name](3, size)
+    classifier = models.Classifier(encoder, d, classes=4, mean=(0.5,) * 3, std=(0.3,) * 3)
+    DenseMultiMix(classifier, n=50, probability=1)(images, labels).backward()
     for name, parameter in classifier.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all()

@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import math
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from mmlib import data, records
+from mmlib import data, provenance, records
 from mmlib.__main__ import main
 from mmlib.checkpoints import Checkpoints
 from mmlib.evaluate import evaluate
+from mmlib.provenance import environment
 from mmlib.train import Config
 
 
@@ -78,7 +80,7 @@ def test_metrics_come_last(finished, tmp_path, monkeypatch):
     )
     records.write(tmp_path, run, metrics, predictions)
     assert written[-1] == "metrics.json"
-    assert sorted(written) == ["config.json", "environment.json", "history.csv", "metrics.json"]
+    assert sorted(written) == ["config.json", "embeddings.npz", "environment.json", "history.csv", "metrics.json"]
 
 
 def test_folders_without_metrics_are_not_read(finished, tmp_path):
@@ -123,6 +125,64 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
         records.read_ledger(path)
 
 
+def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid_does_without(finished, tmp_path):
+    folder, *_ = finished
+    record = records.read(folder)
+    records.enter(record, tmp_path, embeddings=False)
+    (path,) = (path for path in tmp_path.rglob("seed*"))
+    content = json.loads(path.read_text())
+    assert content["history"]["loss"] == [row["loss"] for row in record.history]
+    assert records.read_ledger(path).history == record.history
+    content = {k: v for k, v in content.items() if k != "checksum"} | {"history": record.history}
+    path.write_text(json.dumps(content | {"checksum": records._digest(content)}))  # as before there were columns
+    assert records.read_ledger(path).history == record.history
+    content["history"] = {"epoch": [1, 2], "loss": [0.5]}
+    path.write_text(json.dumps(content | {"checksum": records._digest(content)}))
+    with pytest.raises(ValueError, match=r"seed0.json has a history whose columns differ in length"):
+        records.read_ledger(path)
+
+
+def test_a_record_gives_its_network_back(finished, digits):
+    folder, _, run, _, predictions = finished
+    classifier = records.read(folder).classifier(data.load("digits", seed=3))
+    torch.testing.assert_close(classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
+    assert not classifier.training
+    images = digits.test.images[:50].float() / 255
+    torch.testing.assert_close(classifier(images), predictions.logits[:50])
+
+
+def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(finished, digits, tmp_path):
+    folder, *_ = finished
+    record = records.read(folder)
+    place = "digits/preactresnet-small/mixup/seed0"
+    with pytest.raises(ValueError, match=rf"dataset is pets; {place} takes digits"):
+        record.classifier(dataclasses.replace(digits, name="pets"))
+    with pytest.raises(ValueError, match=r"checkpoint.pt is of 10 classes; digits has 11"):
+        record.classifier(dataclasses.replace(digits, class_names=(*digits.class_names, "ten")))
+    other = dataclasses.replace(record, config=record.config | {"model": "vit-tiny"})
+    words = r"checkpoint.pt is of another model than vit-tiny or other images: encoder.0.patches.proj.bias is None, not"
+    with pytest.raises(ValueError, match=words):
+        other.classifier(digits)
+    splits = {
+        name: data.Split(split.images.expand(-1, 3, -1, -1), split.labels) for name, split in digits.splits().items()
+    }
+    with pytest.raises(
+        ValueError, match=r"than preactresnet-small or other images: encoder.0.weight is \[16, 1, 3, 3\]"
+    ):
+        record.classifier(dataclasses.replace(digits, **splits))
+    with pytest.raises(FileNotFoundError, match=r"seed0\.pt"):
+        dataclasses.replace(record, weights_path=tmp_path / "seed0.pt").classifier(digits)
+
+
+@pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
+def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
+    records.enter(records.read(finished[0]), tmp_path)
+    bad = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed1.json"
+    bad.write_text(text)
+    with pytest.warns(UserWarning, match=r"seed1.json (is no record|does not fit its checksum).*: left out"):
+        assert [record.seed for record in records.collect(tmp_path)] == [0]
+
+
 def without(content, part, name):
     return content | {part: {k: v for k, v in content[part].items() if k != name}}
 
@@ -159,6 +219,24 @@ def test_record_in_another_cells_place_is_refused(finished, tmp_path):
     assert not list(tmp_path.rglob("seed*"))
 
 
+def test_machine_without_git_still_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] is None
+
+
+def test_commit_says_where_files_differ_from_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    assert environment()["commit"] is None
+    (tmp_path / "code.py").write_text("a = 1")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert environment()["commit"] == head
+    (tmp_path / "code.py").write_text("a = 2")
+    assert environment()["commit"] == f"{head} with changes"
+
+
 def test_table_has_a_row_a_record(finished):
     folder, *_, metrics, _ = finished
     (row,) = records.table([records.read(folder)])
@@ -174,6 +252,14 @@ def test_command_line_runs_one_cell(tmp_path, capsys):
     record = records.read(folder)
     assert record.config["options"] == {"n": 10}
     assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
+
+
+def test_pair_among_the_options_is_the_same_run_again(tmp_path, capsys):
+    arguments = [f"folder={tmp_path / 'seed0'}", "method=multimix", "options={'alpha': (0.5, 2.0), 'n': 5}", "epochs=1"]
+    for _ in range(2):  # in a file a tuple is a list
+        main([*arguments, "threads=1", "attacked_per_class=0", "out_sets=[]"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
 @pytest.mark.parametrize(

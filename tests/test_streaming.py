@@ -236,7 +236,7 @@ def test_a_run_from_the_command_line(folder, tmp_path):
     [
         ("digits", {"size": 8}, "size is 8; digits takes None: only images of a folder"),
         ("set.npz", {"size": 8}, "size is 8; set.npz takes None"),
-        ("", {"size": 0}, "size is 0; it takes a whole number of at least 1, or None"),
+        ("", {"size": 0}, "size is 0; it takes a whole number of at least 1"),
         ("", {"size": SIZE, "workers": -1}, "workers is -1; it takes a whole number of at least 0"),
         ("", {}, "and all images take one size; `size` brings them to one"),
     ],

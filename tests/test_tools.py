@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import mmlib.__main__
+from mmlib import records
 from mmlib.records import Record
-from tools import links
+from tools import links, rerun
 from tools.chapters import source_digest
 from tools.results import results_table
 
@@ -91,3 +93,20 @@ def test_an_address_of_another_form_is_refused(clone):
     set_address(clone, "github.com/somebody")
     with pytest.raises(ValueError, match=r"project.urls.Repository is 'github.com/somebody'; it takes https"):
         links.link(clone)
+
+
+def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
+    run, ledger = tmp_path / "run" / "digits" / "preactresnet-small" / "few" / "seed3", tmp_path / "ledger"
+    options = ["options={'n': 20}", "epochs=2", "seed=3", "attacked_per_class=1", "out_sets=['gaussian']", "threads=1"]
+    mmlib.__main__.main([f"folder={run}", "dataset=digits", "method=multimix", *options])
+    records.enter(records.read(run), ledger)
+    monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
+    path = ledger / "digits" / "preactresnet-small" / "few" / "seed3.json"
+    rerun.main([str(path)])
+    printed = capsys.readouterr().out
+    assert "all metrics are the same to the last digit" in printed
+    accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
+    assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
+    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
+    with pytest.raises(ValueError, match="edited by hand"):
+        rerun.main([str(path)])

@@ -45,11 +45,60 @@ def test_loop_is_sgd_on_the_batches_in_order(digits):
     torch.testing.assert_close(dict(run.classifier.named_parameters()), dict(classifier.named_parameters()))
 
 
+def test_loop_is_adamw_that_spares_what_is_no_matrix(digits):
+    """Against the published update, and against timm's choice of what decays."""
+    from timm.optim import param_groups_weight_decay
+
+    of_adamw = {"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.3, "lr": 0.01, "warmup_epochs": 1}
+    config = small(model="vit-tiny", epochs=2, **of_adamw)
+    run = train.train(config, digits)
+    torch.manual_seed(config.seed)
+    classifier = models.build("vit-tiny", digits).double()
+    spared, decayed = param_groups_weight_decay(classifier, 0.3, no_weight_decay_list=["encoder.0.places"])
+    decay = {p: group["weight_decay"] for group in (spared, decayed) for p in group["params"]}
+    batches = data.Batches(
+        digits.train, 50, padding=digits.padding, generator=torch.Generator().manual_seed(0), dtype=torch.double
+    )
+    first, second = ({p: torch.zeros_like(p) for p in decay} for _ in range(2))
+    step, steps = 0, 2 * len(batches)
+    for _ in range(2):
+        for images, labels in batches:
+            lr = 0.01 * min(1, step / len(batches)) * (1 + math.cos(math.pi * step / steps)) / 2
+            step += 1
+            loss = F.cross_entropy(classifier(images), labels)
+            for p, gradient in zip(decay, torch.autograd.grad(loss, list(decay))):
+                p.data *= 1 - lr * decay[p]
+                first[p] = 0.8 * first[p] + 0.2 * gradient
+                second[p] = 0.999 * second[p] + 0.001 * gradient**2
+                root = (second[p] / (1 - 0.999**step)).sqrt()
+                p.data -= lr * first[p] / (1 - 0.8**step) / (root + 1e-8)
+    assert {0.0, 0.3} == set(decay.values())
+    torch.testing.assert_close(dict(run.classifier.named_parameters()), dict(classifier.named_parameters()))
+
+
 def test_learning_rates():
     steps = Config(lr=0.2, schedule="steps")
     for progress, expected in ((0, 0.2), (0.2499, 0.2), (0.25, 0.02), (0.5, 0.002), (0.75, 0.0002), (0.9999, 0.0002)):
         assert learning_rate(steps, progress) == pytest.approx(expected)
+    tinyimagenet = Config(lr=0.2, schedule="steps", milestones=[0.5, 0.75], epochs=1200)
+    for epoch, expected in ((599, 0.2), (600, 0.02), (899, 0.02), (900, 0.002), (1199, 0.002)):
+        assert learning_rate(tinyimagenet, epoch / 1200) == pytest.approx(expected)
     assert [learning_rate(Config(lr=0.2), p) for p in (0, 0.5, 1)] == pytest.approx([0.2, 0.1, 0])
+    warm = Config(lr=0.2, epochs=10, warmup_epochs=2, schedule="steps", milestones=[0.9])
+    assert [learning_rate(warm, epoch / 10) for epoch in (0, 0.5, 1, 2, 8)] == pytest.approx([0, 0.05, 0.1, 0.2, 0.2])
+    assert learning_rate(Config(lr=0.2, epochs=10, warmup_epochs=9), 0.5) == pytest.approx(0.1 * 5 / 9)
+
+
+def test_a_run_of_before_there_was_a_parameter_had_its_default():
+    before = {"lr": 0.1, "schedule": "steps", "data": "0a"}
+    assert train.difference(before, before | {"milestones": [0.25, 0.5, 0.75], "optimizer": "sgd"}) is None
+    assert train.difference(before, before | {"milestones": [0.5, 0.75]}) == (
+        "milestones",
+        [0.25, 0.5, 0.75],
+        [0.5, 0.75],
+    )
+    assert train.difference(before, {"data": "0b"}) == ("data", "0a", "0b")
+    assert train.difference({}, {"data": "0b"}) == ("data", None, "0b")
 
 
 def test_same_seed_same_run_whatever_the_global_generator(digits):
@@ -68,10 +117,13 @@ def test_training_leaves_the_global_generator_alone(digits):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("method", ["multimix", "dense_multimix_distill"])
+@pytest.mark.parametrize(
+    "of_method",
+    [{"method": "multimix", "optimizer": "adamw", "warmup_epochs": 4}, {"method": "dense_multimix_distill"}],
+)
 @pytest.mark.parametrize("every", [{"checkpoint_epochs": 1}, {"checkpoint_minutes": 0}, {"checkpoint_epochs": 2}, {}])
-def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, method, every, monkeypatch):
-    config = small(method=method, epochs=6)
+def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, of_method, every, monkeypatch):
+    config = small(epochs=6, **of_method)
     whole = train.train(config, digits)
     epochs = train.train_epoch
 
@@ -88,7 +140,9 @@ def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, method, 
     assert len(begun["history"]) == {1: 3, 2: 2, None: 3 if every else 1}[every.get("checkpoint_epochs")]
     again = train.train(config, digits, folder=tmp_path)
     torch.testing.assert_close(again.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(again.optimizer.state_dict(), whole.optimizer.state_dict(), rtol=0, atol=0)
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
+    assert [row["lr"] for row in again.history] == [row["lr"] for row in whole.history]
     assert [row["epoch"] for row in again.history] == [1, 2, 3, 4, 5, 6]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-before.pt", "checkpoint.pt"]
@@ -187,6 +241,13 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probabili
         ({"method": "mutlimix"}, "method is 'mutlimix'; it takes erm, mixup"),
         ({"model": "resnet"}, "model is 'resnet'; it takes preactresnet-small"),
         ({"schedule": "linear"}, "schedule is 'linear'; it takes cosine, steps"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; it takes sgd, adamw"),
+        ({"optimizer": "adamw", "momentum": 1.0}, "momentum is 1.0; adamw takes a number below 1"),
+        ({"milestones": [0.5]}, r"milestones is \[0.5\]; only the schedule 'steps' takes any, not 'cosine'"),
+        ({"schedule": "steps", "milestones": [600, 900]}, r"milestones is \[600, 900\]; it takes growing shares"),
+        ({"schedule": "steps", "milestones": [0.75, 0.5]}, r"milestones is \[0.75, 0.5\]; it takes growing"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1; it takes a whole number of at least 0"),
+        ({"warmup_epochs": 5, "epochs": 5}, "warmup_epochs is 5; it takes fewer than the 5 epochs"),
         ({"precision": "half"}, "precision is 'half'; it takes float32"),
         ({"epochs": 0}, "epochs is 0; it takes a whole number of at least 1"),
         ({"epochs": True}, "epochs is True; it takes int"),

@@ -19,11 +19,12 @@ RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 
 def enter_finished(grid: str) -> None:
     """Enter the runs that have finished since."""
-    weights = grids.read()[grid].get("weights", False)
+    content = grids.read()[grid]
+    kept = {"embeddings": content.get("embeddings", True), "weights": content.get("weights", False)}
     for cell in grids.cells(grid):
         folder = RUNS / grid / cell.place
         if (folder / "metrics.json").exists() and not (LEDGER / grid / cell.place.with_suffix(".json")).exists():
-            records.enter(records.read(folder), LEDGER / grid, weights=weights)
+            records.enter(records.read(folder), LEDGER / grid, **kept)
             print(f"entered {cell.place}", flush=True)
 
 
@@ -53,14 +54,14 @@ def state(grid: str, cell: grids.Cell, since: float) -> str:
     """How far a cell without a record has come; one that failed is marked."""
     log = LOGS / grid / f"{'-'.join(cell.place.parts)}.log"
     lines = log.read_text().strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
-    failed = lines and "max_minutes is" not in lines[-1]
+    failed = lines and not any("max_minutes is" in line for line in lines)
     held = Checkpoints(RUNS / grid / cell.place).load()
     done = f"{len(held['history']) if held else 0} of {cell.config.epochs} epochs"
     return f"{cell.place}: {done}" + (f"; FAILED: {lines[-1]} ({log})" if failed else "")
 
 
 def main(arguments: list[str]) -> int:
-    """Run, enter, report; 1 where a cell failed."""
+    """Run, enter, report; 1 where a cell failed. Cells whose data are not there are skipped, which is no failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid")
     parser.add_argument("minutes", type=float)
@@ -69,8 +70,13 @@ def main(arguments: list[str]) -> int:
     start = time.time()
     grids.cells(given.grid)  # an unknown grid ends here
     enter_finished(given.grid)
-    if missing := grids.ledger(given.grid, LEDGER).missing:
-        run(given.grid, missing, start + 60 * given.minutes, given.cores)
+    missing = grids.ledger(given.grid, LEDGER).missing
+    skipped = grids.lacking(missing)
+    for dataset, reason in skipped.items():
+        count = sum(cell.dataset == dataset for cell in missing)
+        print(f"skipped {count} cells of {dataset}: {reason}; book/run.md, Data sets, says how to get it", flush=True)
+    if cells := [cell for cell in missing if cell.dataset not in skipped]:
+        run(given.grid, cells, start + 60 * given.minutes, given.cores)
     found, missing, refused = grids.ledger(given.grid, LEDGER)
     print(f"{given.grid}: {len(found)} of {len(found) + len(missing)} cells are recorded in {LEDGER / given.grid}")
     lines = [state(given.grid, cell, start) for cell in missing]

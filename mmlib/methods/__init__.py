@@ -21,8 +21,10 @@ from mmlib.methods.distillation import DenseMultiMixDistill, MultiMixDistill
 from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
-from mmlib.methods.objective import Objective, option_names
+from mmlib.methods.objective import Objective
+from mmlib.methods.objective import option_names as option_names
 from mmlib.methods.puzzlemix import PuzzleMix
+from mmlib.methods.signal import AmplifiedMultiMix, AnnealedMultiMix, AroundMultiMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
@@ -43,27 +45,7 @@ METHODS: dict[str, type[Objective]] = {
     "multimix_hidden": HiddenMultiMix,
     "dense_multimix_attention": AttentionDenseMultiMix,
     "multimix_distill_at_mixture": MultiMixDistillAtMixture,
+    "multimix_amplified": AmplifiedMultiMix,
+    "multimix_annealed": AnnealedMultiMix,
+    "multimix_around": AroundMultiMix,
 }
-
-__all__ = [
-    "ERM",
-    "METHODS",
-    "AlignMixup",
-    "AttentionDenseMultiMix",
-    "CoMixup",
-    "CutMix",
-    "DenseMultiMix",
-    "DenseMultiMixDistill",
-    "HiddenMultiMix",
-    "ManifoldMixup",
-    "Mixup",
-    "MultiMix",
-    "MultiMixDistill",
-    "MultiMixDistillAtMixture",
-    "Objective",
-    "OneAlphaMultiMix",
-    "PuzzleMix",
-    "TupleMultiMix",
-    "ZetaMixup",
-    "option_names",
-]

@@ -11,6 +11,7 @@ from mmlib.methods.manifold_mixup import split_encoder
 from mmlib.methods.mixup import draw_pairs, mix_pairs
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.mixing import attention_map, mix, sample_tuples, sample_weights, softmax_attention_map
+from mmlib.parameters import check_type
 
 
 class TupleMultiMix(MultiMix):
@@ -92,7 +93,7 @@ class HiddenMultiMix(MultiMix):
         return F.cross_entropy(logits, mix(weights.to(targets.dtype), targets))
 
 
-# Query of the attention: features (m, d, r) without gradient, weights of the head (c, d), labels (m,) -> (m, d).
+# Query of the attention: features (m, d, r), weights of the head (c, d), labels (m,) -> (m, d).
 QUERIES = {
     "gap": lambda features, weight, labels: features.mean(dim=2),
     "cam": lambda features, weight, labels: weight[labels],
@@ -107,17 +108,27 @@ class AttentionDenseMultiMix(DenseMultiMix):
     Args:
         query: `gap`, the mean of the features; `cam`, the head's weights of the label; `uniform`, no attention.
         nonlinearity: `relu`, normalised by its sum, or `softmax`.
-        options: of `DenseMultiMix`; its own query is `gap`, its nonlinearity `relu`.
+        learnt: let gradients through attention; `cam`'s weights of the head stay fixed.
+        options: of `DenseMultiMix`; its own query is `gap`, its nonlinearity `relu`, its attention not learnt.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation.
     """
 
-    def __init__(self, classifier: nn.Module, *, query: str = "cam", nonlinearity: str = "relu", **options) -> None:
+    def __init__(
+        self,
+        classifier: nn.Module,
+        *,
+        query: str = "cam",
+        nonlinearity: str = "relu",
+        learnt: bool = False,
+        **options,
+    ) -> None:
         super().__init__(classifier, **options)
+        check_type("learnt", learnt, bool)
         for name, value, choices in (("query", query, QUERIES), ("nonlinearity", nonlinearity, NONLINEARITIES)):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}; it takes {', '.join(choices)}")
-        self.query, self.nonlinearity = query, nonlinearity
+        self.query, self.nonlinearity, self.learnt = query, nonlinearity, learnt
 
     def interpolate(
         self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
@@ -125,9 +136,9 @@ class AttentionDenseMultiMix(DenseMultiMix):
         """The loss of a mini-batch whose features are mixed at every position."""
         targets, head = self.position_targets(images, labels), self.classifier.head
         features = self.classifier.features(images).flatten(2)
-        fixed = features.detach()
-        query = QUERIES[self.query](fixed, head.weight.detach().to(fixed.dtype), labels)
-        attention = NONLINEARITIES[self.nonlinearity](fixed, query)
+        seen = features if self.learnt else features.detach()
+        query = QUERIES[self.query](seen, head.weight.detach().to(seen.dtype), labels)
+        attention = NONLINEARITIES[self.nonlinearity](seen, query)
         drawn = {"n": self.criterion.n, "alpha": self.criterion.concentration(len(images)), "generator": self.generator}
         return dense_mixed_cross_entropy(head(features.mT), targets, attention, **drawn)
 

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
-from mmlib.methods.mixup import draw_pairs, mix_pairs, mixup_loss
-from mmlib.methods.objective import Objective, check_probability
-from mmlib.mixing import check_mixture
+from mmlib.annotations import Float, Images, Labels
+from mmlib.methods.mixup import Mixup, draw_pairs, mix_pairs
+from mmlib.methods.objective import check_probability
 
 
-class AlignMixup(Objective):
+class AlignMixup(Mixup):
     """Half of the mini-batches get input mixup, half mix feature maps, one of each pair brought to the other's layout.
 
     With R = r P, the transport plan times the number of positions, A the features of an example and A' its partner's,
@@ -26,19 +25,17 @@ class AlignMixup(Objective):
     """
 
     def __init__(self, classifier: nn.Module, *, alpha: float = 2.0, probability: float = 0.5, seed: int = 0) -> None:
-        super().__init__(classifier, seed=seed)
-        check_mixture(1, 2, alpha)
-        check_probability("probability", probability)
-        self.alpha, self.probability = alpha, probability
+        super().__init__(classifier, alpha=alpha, seed=seed)
+        check_probability(probability=probability)
+        self.probability = probability
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        targets = self.one_hot(labels)
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         if not self.chance(self.probability):
-            return mixup_loss(self, images, targets, self.alpha)
+            return super().forward(images, labels)
         partners, λ = draw_pairs(self, len(images), self.alpha)
         features = self.classifier.features(images)
         mixed = mix_aligned(features, features[partners], λ, forth=self.chance(0.5))
-        return F.cross_entropy(self.classifier.classify(mixed), mix_pairs(targets, partners, λ))
+        return F.cross_entropy(self.classifier.classify(mixed), mix_pairs(self.one_hot(labels), partners, λ))
 
 
 def mix_aligned(
@@ -47,10 +44,7 @@ def mix_aligned(
     """λ A R + (1 - λ) A' if `forth`, the features at their partner's positions, else λ A + (1 - λ) A' Rᵀ."""
     a, b = features.flatten(2), partners.flatten(2)
     alignment = (a.shape[2] * sinkhorn(squared_distances(a.detach(), b.detach()))).to(a.dtype)
-    if forth:
-        a = a @ alignment
-    else:
-        b = b @ alignment.mT
+    a, b = (a @ alignment, b) if forth else (a, b @ alignment.mT)
     return torch.lerp(b, a, λ).view_as(features)
 
 

@@ -1,14 +1,12 @@
 """Co-Mixup: the salient blocks of many images, in mixtures that differ from one another."""
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Int, Labels, Targets
 from mmlib.methods.objective import Objective, check_not_negative, check_probability
-from mmlib.methods.puzzlemix import pool_saliency
+from mmlib.methods.puzzlemix import Saliency, pool_saliency
 from mmlib.mixing import check_mixture, sample_weights
 
 BLOCKS = 4  # along a side (published recipe)
@@ -65,13 +63,12 @@ class CoMixup(Objective):
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_mixture(1, 2, alpha)
-        check_probability("omega", omega)
-        for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("tau", tau), ("clean", clean)):
-            check_not_negative(name, value)
+        check_probability(omega=omega)
+        check_not_negative(beta=beta, gamma=gamma, eta=eta, tau=tau, clean=clean)
         self.alpha, self.beta, self.gamma, self.eta = alpha, beta, gamma, eta
         self.tau, self.omega, self.clean = tau, omega, clean
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         classifier = self.classifier
         inputs = classifier.normalise(images).requires_grad_()
         plain = F.cross_entropy(classifier.classify(classifier.encoder(inputs)), labels)
@@ -80,29 +77,22 @@ class CoMixup(Objective):
         return (F.cross_entropy(classifier(mixed), targets) + self.clean * plain) / (1 + self.clean)
 
     @torch.no_grad()
-    def mix(
-        self,
-        images: Float[Tensor, "m channels size size"],
-        labels: Int[Tensor, " m"],
-        saliency: Float[Tensor, "m size size"],
-    ) -> tuple[Float[Tensor, "m channels size size"], Float[Tensor, "m c"]]:
+    def mix(self, images: Images, labels: Labels, saliency: Saliency) -> tuple[Images, Targets]:
         """Mixed images and their targets, by each one's share of the blocks."""
         m, _, size, _ = images.shape
         if size % BLOCKS:
             raise ValueError(f"images are {size} pixels wide; comixup takes a multiple of {BLOCKS}")
-        targets, mixed = self.one_hot(labels), []
-        whole = m - m % PART
-        for rows, n in ((slice(0, whole), PART), (slice(whole, m), m - whole)):
-            if rows.start == rows.stop:
-                continue
-            parts, of_parts, s = (x[rows].unflatten(0, (-1, n)) for x in (images, targets, saliency))
-            shares = self.shares(s)
-            cells = parts.unflatten(-1, (BLOCKS, -1)).unflatten(-3, (BLOCKS, -1))
-            cells = torch.einsum("pkyxn,pncyixj->pkcyixj", shares.to(cells.dtype), cells)
-            mixed.append(
-                (cells.reshape(-1, *images.shape[1:]), (shares.mean((2, 3)).to(targets.dtype) @ of_parts).flatten(0, 1))
-            )
-        return tuple(torch.cat(values) for values in zip(*mixed))
+        targets, mixed, of_mixed = self.one_hot(labels), [], []
+        # All whole parts at once, then what is left over.
+        for rows in torch.arange(m, device=images.device).tensor_split([m - m % PART]):
+            if len(rows):
+                rows = rows.unflatten(0, (-1, min(PART, len(rows))))
+                shares = self.shares(saliency[rows])
+                cells = images[rows].unflatten(-1, (BLOCKS, -1)).unflatten(-3, (BLOCKS, -1))
+                cells = torch.einsum("pkyxn,pncyixj->pkcyixj", shares.to(cells.dtype), cells)
+                mixed.append(cells.reshape(-1, *images.shape[1:]))
+                of_mixed.append((shares.mean((2, 3)).to(targets.dtype) @ targets[rows]).flatten(0, 1))
+        return torch.cat(mixed), torch.cat(of_mixed)
 
     def shares(self, saliency: Float[Tensor, "parts n size size"]) -> Float[Tensor, "parts n blocks blocks n"]:
         """Of every block of n mixtures a part, the share of every image of the part."""
@@ -150,10 +140,10 @@ def offer_halves(counts: Float[Tensor, "parts n"]) -> tuple[Float[Tensor, "parts
     n = counts.shape[1]
     whole = torch.eye(n, device=counts.device, dtype=counts.dtype).expand(len(counts), n, n)
     most, top = counts.topk(min(3, n), dim=1)
-    pairs = list(itertools.combinations(range(top.shape[1]), 2))
-    halves = [(whole[0][top[:, i]] + whole[0][top[:, j]]) / 2 for i, j in pairs]
-    offered = [torch.ones_like(counts, dtype=torch.bool), *((most[:, j] > 0).unsqueeze(1) for _, j in pairs)]
-    return torch.cat([whole, *(half.unsqueeze(1) for half in halves)], dim=1), torch.cat(offered, dim=1)
+    first, second = torch.combinations(torch.arange(top.shape[1], device=counts.device)).T
+    halves = (F.one_hot(top[:, first], n) + F.one_hot(top[:, second], n)).to(counts.dtype) / 2
+    offered = torch.cat([torch.ones_like(counts, dtype=torch.bool), most[:, second] > 0], dim=1)
+    return torch.cat([whole, halves], dim=1), offered
 
 
 def least_energy(

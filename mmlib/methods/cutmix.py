@@ -4,13 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
-from mmlib.methods.mixup import draw_pairs, mix_pairs
-from mmlib.methods.objective import Objective, check_probability
-from mmlib.mixing import check_mixture
+from mmlib.annotations import Float, Images, Labels, Targets
+from mmlib.methods.mixup import Mixup, draw_pairs, mix_pairs
+from mmlib.methods.objective import check_probability
 
 
-class CutMix(Objective):
+class CutMix(Mixup):
     """On some mini-batches a box, the same in all images, is pasted from their partners; the others stay as they are.
 
     The label keeps the share of the pixels that the image keeps.
@@ -23,20 +22,16 @@ class CutMix(Objective):
     """
 
     def __init__(self, classifier: nn.Module, *, alpha: float = 1.0, probability: float = 0.5, seed: int = 0) -> None:
-        super().__init__(classifier, seed=seed)
-        check_mixture(1, 2, alpha)
-        check_probability("probability", probability)
-        self.alpha, self.probability = alpha, probability
+        super().__init__(classifier, alpha=alpha, seed=seed)
+        check_probability(probability=probability)
+        self.probability = probability
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        if not self.chance(self.probability):
-            return F.cross_entropy(self.classifier(images), labels)
-        mixed, targets = self.mix(images, labels)
-        return F.cross_entropy(self.classifier(mixed), targets)
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
+        if self.chance(self.probability):
+            return super().forward(images, labels)
+        return F.cross_entropy(self.classifier(images), labels)
 
-    def mix(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> tuple[Float[Tensor, "m channels size size"], Float[Tensor, "m c"]]:
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
         """Images with their partner's box, and targets by the share of the pixels."""
         partners, λ = draw_pairs(self, len(images), self.alpha)
         size = images.shape[-1]

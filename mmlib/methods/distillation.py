@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import check_probability
 
@@ -26,8 +26,7 @@ class MultiMixDistill(MultiMix):
 
     def __init__(self, classifier: nn.Module, *, gamma: float = 0.5, decay: float = 0.999, **options) -> None:
         super().__init__(classifier, **options)
-        check_probability("gamma", gamma)
-        check_probability("decay", decay)
+        check_probability(gamma=gamma, decay=decay)
         self.gamma, self.decay = gamma, decay
         self.teacher = AveragedModel(classifier, avg_fn=self._average, use_buffers=True).requires_grad_(False).eval()
         # AveragedModel's first update copies: spent on the untrained student, so that step 1 already averages.
@@ -46,7 +45,7 @@ class MultiMixDistill(MultiMix):
         self.teacher.eval()
         return self
 
-    def targets(self, images: Tensor, labels: Int[Tensor, " m"]) -> Float[Tensor, "m c"]:
+    def targets(self, images: Images, labels: Labels) -> Targets:
         """(1 - γ) y + γ p'."""
         return self._blend(self.one_hot(labels), lambda teacher: teacher(images))
 
@@ -59,9 +58,7 @@ class MultiMixDistill(MultiMix):
 class DenseMultiMixDistill(MultiMixDistill, DenseMultiMix):
     """Dense MultiMix with self-distillation: the teacher predicts at every position."""
 
-    def position_targets(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, "m r c"]:
+    def position_targets(self, images: Images, labels: Labels) -> Float[Tensor, "m r c"]:
         """(1 - γ) y + γ p' at every position."""
         targets = self.one_hot(labels).unsqueeze(1)
         return self._blend(targets, lambda teacher: teacher.head(teacher.features(images).flatten(2).mT))

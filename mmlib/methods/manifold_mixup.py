@@ -4,13 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
-from mmlib.methods.mixup import draw_pairs, mix_pairs
-from mmlib.methods.objective import Objective
-from mmlib.mixing import check_mixture
+from mmlib.annotations import Float, Images, Labels
+from mmlib.methods.mixup import Mixup, draw_pairs, mix_pairs
+from mmlib.parameters import check_whole
 
 
-class ManifoldMixup(Objective):
+class ManifoldMixup(Mixup):
     """Mixup of the images or of the output of one of the encoder's first stages, drawn anew for every mini-batch.
 
     The stem belongs to the first stage, so that there are `stages` + 1 layers to mix at.
@@ -26,13 +25,11 @@ class ManifoldMixup(Objective):
     """
 
     def __init__(self, classifier: nn.Module, *, alpha: float = 2.0, stages: int = 2, seed: int = 0) -> None:
-        super().__init__(classifier, seed=seed)
-        check_mixture(1, 2, alpha)
-        if not isinstance(stages, int) or stages < 0:
-            raise ValueError(f"stages is {stages!r}; it takes a whole number of at least 0")
-        self.alpha, self.stages = alpha, stages
+        super().__init__(classifier, alpha=alpha, seed=seed)
+        check_whole("stages", stages)
+        self.stages = stages
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         classifier = self.classifier
         split_encoder(classifier.encoder, self.stages)  # the last there may be a draw of
         stage = int(torch.randint(self.stages + 1, (), generator=self.host_generator))

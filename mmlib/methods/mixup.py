@@ -1,19 +1,15 @@
 """ERM, which mixes nothing, and input mixup, which mixes pairs of images."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Int, Labels, Targets
 from mmlib.methods.objective import Objective
 from mmlib.mixing import check_mixture, sample_weights
 
 
 class ERM(Objective):
     """Empirical risk minimisation: cross-entropy of the examples as they are."""
-
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        return F.cross_entropy(self.classifier(images), labels)
 
 
 class Mixup(Objective):
@@ -27,19 +23,10 @@ class Mixup(Objective):
         check_mixture(1, 2, alpha)
         self.alpha = alpha
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        return mixup_loss(self, images, self.one_hot(labels), self.alpha)
-
-
-def mixup_loss(
-    objective: Objective,
-    images: Float[Tensor, "m channels size size"],
-    targets: Float[Tensor, "m c"],
-    alpha: float,
-) -> Float[Tensor, ""]:
-    """Cross-entropy of λ x + (1 - λ) x' against λ y + (1 - λ) y', x' a permutation of x."""
-    partners, λ = draw_pairs(objective, len(images), alpha)
-    return F.cross_entropy(objective.classifier(mix_pairs(images, partners, λ)), mix_pairs(targets, partners, λ))
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
+        """Images and targets, each with its partner's."""
+        partners, λ = draw_pairs(self, len(images), self.alpha)
+        return mix_pairs(images, partners, λ), mix_pairs(self.one_hot(labels), partners, λ)
 
 
 def draw_pairs(objective: Objective, m: int, alpha: float) -> tuple[Int[Tensor, " m"], float]:

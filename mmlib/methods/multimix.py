@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib import losses
-from mmlib.annotations import Float, Int
-from mmlib.methods.mixup import mixup_loss
+from mmlib.annotations import Float, Images, Labels, Targets
+from mmlib.methods.mixup import draw_pairs, mix_pairs
 from mmlib.methods.objective import Objective, check_probability
 from mmlib.mixing import check_mixture
 from mmlib.parameters import check_type
@@ -24,6 +25,7 @@ class MultiMix(Objective):
 
     Source: MultiMix (NeurIPS 2023), section 3.
 
+    >>> import torch
     >>> from mmlib.models import Classifier, preact_resnet
     >>> classifier = Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=10, mean=(0.3,), std=(0.3,))
     >>> loss = MultiMix(classifier, n=100)(torch.rand(8, 1, 8, 8), torch.randint(10, (8,)))
@@ -45,23 +47,27 @@ class MultiMix(Objective):
         super().__init__(classifier, seed=seed)
         interval = check_mixture(n, 2, alpha)
         check_mixture(1, 2, mixup_alpha)
-        check_probability("probability", probability)
-        self.probability, self.mixup_alpha = probability, mixup_alpha
+        check_probability(probability=probability)
         check_type("total", total, bool)
+        self.probability, self.mixup_alpha = probability, mixup_alpha
         self.criterion = self.criterion_type(n, interval, self.generator, total=total)
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         if self.chance(self.probability):
             return self.interpolate(images, labels)
-        return mixup_loss(self, images, self.targets(images, labels), self.mixup_alpha)
+        mixed, targets = self.mix(images, labels)  # `super().forward` would be a frame more for the compiler
+        return F.cross_entropy(self.classifier(mixed), targets)
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
+        """Input mixup, for the mini-batches whose embeddings are not mixed."""
+        partners, λ = draw_pairs(self, len(images), self.mixup_alpha)
+        return mix_pairs(images, partners, λ), mix_pairs(self.targets(images, labels), partners, λ)
+
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed; its logits are, which is the same and cheaper."""
         return self.criterion(self.classifier(images), self.targets(images, labels))
 
-    def targets(self, images: Tensor, labels: Int[Tensor, " m"]) -> Float[Tensor, "m c"]:
+    def targets(self, images: Images, labels: Labels) -> Targets:
         """What the examples' predictions are held against, before mixing."""
         return self.one_hot(labels)
 
@@ -71,15 +77,11 @@ class DenseMultiMix(MultiMix):
 
     criterion_type = losses.DenseMultiMix
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose features are mixed at every position."""
         targets = self.position_targets(images, labels)
         return self.criterion(self.classifier.features(images), self.classifier.head, targets)
 
-    def position_targets(
-        self, images: Tensor, labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, "m c"] | Float[Tensor, "m r c"]:
+    def position_targets(self, images: Images, labels: Labels) -> Targets | Float[Tensor, "m r c"]:
         """Every position inherits its image's label."""
         return self.targets(images, labels)

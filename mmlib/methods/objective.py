@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Labels, Targets
 
 
 class Objective(nn.Module):
     """A loss around a classifier: `objective(images, labels)` is that of one mini-batch.
 
     The optimiser takes `classifier.parameters()`. `images` are (m, channels, size, size) in [0, 1], `labels` (m,).
+    A method that mixes images says how in `mix`; one that mixes anything else has a `forward` of its own.
 
     Generators are part of its state, so that a run resumed from a checkpoint draws what it would have drawn.
 
@@ -28,7 +29,17 @@ class Objective(nn.Module):
         # What decides the course of a step (which method, which λ) is drawn on the host: no waiting for the device.
         self.host_generator = torch.Generator().manual_seed(seed)
         device = next(classifier.parameters()).device
-        self.generator = torch.Generator(device).manual_seed(self._host_integer())
+        self.generator = torch.Generator(device).manual_seed(
+            int(torch.randint(2**62, (), generator=self.host_generator))
+        )
+
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
+        mixed, targets = self.mix(images, labels)
+        return F.cross_entropy(self.classifier(mixed), targets)
+
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets | Labels]:
+        """What the classifier is shown, and what its predictions are held against."""
+        return images, labels
 
     def after_step(self) -> None:
         """What follows the optimiser's step; a teacher moves here."""
@@ -37,7 +48,7 @@ class Objective(nn.Module):
         """True with the given probability."""
         return torch.rand((), generator=self.host_generator).item() < probability
 
-    def one_hot(self, labels: Int[Tensor, " m"]) -> Float[Tensor, "m c"]:
+    def one_hot(self, labels: Labels) -> Targets:
         """Labels as distributions over classes."""
         head = self.classifier.head
         return F.one_hot(labels, head.out_features).to(head.weight.dtype)
@@ -49,20 +60,19 @@ class Objective(nn.Module):
         self.host_generator.set_state(state["host_generator"].cpu())
         self.generator.set_state(state["generator"].cpu())
 
-    def _host_integer(self) -> int:
-        return int(torch.randint(2**62, (), generator=self.host_generator))
 
-
-def check_probability(name: str, value: float) -> None:
+def check_probability(**values: float) -> None:
     """Refuse what is not a share of one."""
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value!r}; it takes a number from 0 to 1")
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value!r}; it takes a number from 0 to 1")
 
 
-def check_not_negative(name: str, value: float) -> None:
+def check_not_negative(**values: float) -> None:
     """Refuse what is no weight."""
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value!r}; it takes a number of at least 0")
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value!r}; it takes a number of at least 0")
 
 
 def option_names(method: type[Objective]) -> set[str]:

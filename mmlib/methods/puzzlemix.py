@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
-from mmlib.methods.mixup import draw_pairs
-from mmlib.methods.objective import Objective, check_not_negative, check_probability
-from mmlib.mixing import check_mixture
+from mmlib.annotations import Float, Images, Int, Labels, Targets
+from mmlib.methods.mixup import Mixup, draw_pairs
+from mmlib.methods.objective import check_not_negative, check_probability
 
 BLOCKS = (2, 4, 8, 16)  # of the mask, along a side: one of those that divide it, drawn for every mini-batch
 REGION = 4  # pixels along a side, at most, of what is transported and of what is averaged before borders are compared
 SHARES = (1.0, 0.5, 0.0)  # of a block that the image keeps, by label
 
+Saliency, Blocks = Float[Tensor, "m size size"], Float[Tensor, "m blocks blocks"]
 
-class PuzzleMix(Objective):
+
+class PuzzleMix(Mixup):
     """Two images share the blocks of a grid so that little saliency is lost, and move theirs to where they are kept.
 
     Per block z is 0, 1/2 or 1, the example's share; s and s' are the saliencies of the example and its partner. The
@@ -35,8 +36,8 @@ class PuzzleMix(Objective):
     cross-entropy per class. And no adversarial noise is added.
 
     Args:
-        alpha: of λ ~ Beta(α, α), one a mini-batch.
         beta, gamma, eta, xi: β, γ, η and ξ above, of smooth masks, smooth images, the prior and the transport.
+        options: of `Mixup`; λ ~ Beta(α, α) is one a mini-batch.
 
     Raises:
         ImportError: at the first mini-batch, without SciPy.
@@ -49,27 +50,18 @@ class PuzzleMix(Objective):
         self,
         classifier: nn.Module,
         *,
-        alpha: float = 1.0,
         beta: float = 1.2,
         gamma: float = 0.5,
         eta: float = 0.2,
         xi: float = 0.8,
-        seed: int = 0,
+        **options,
     ) -> None:
-        super().__init__(classifier, seed=seed)
-        check_mixture(1, 2, alpha)
-        check_probability("gamma", gamma)  # above 1 a border's weight can be negative
-        for name, value in (("beta", beta), ("eta", eta), ("xi", xi)):
-            check_not_negative(name, value)
-        self.alpha, self.beta, self.gamma, self.eta, self.xi = alpha, beta, gamma, eta, xi
+        super().__init__(classifier, **options)
+        check_probability(gamma=gamma)  # above 1 a border's weight can be negative
+        check_not_negative(beta=beta, eta=eta, xi=xi)
+        self.beta, self.gamma, self.eta, self.xi = beta, gamma, eta, xi
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        mixed, targets = self.mix(images, labels)
-        return F.cross_entropy(self.classifier(mixed), targets)
-
-    def mix(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> tuple[Float[Tensor, "m channels size size"], Float[Tensor, "m c"]]:
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
         """Mixed images and their targets, by each one's share of the mask."""
         partners, λ = draw_pairs(self, len(images), self.alpha)
         choices = [blocks for blocks in BLOCKS if images.shape[-1] % blocks == 0]
@@ -86,12 +78,7 @@ class PuzzleMix(Objective):
         return mixed, torch.lerp(targets[partners], targets, kept.to(targets.dtype))
 
     def energy(
-        self,
-        images: Float[Tensor, "m channels size size"],
-        saliency: Float[Tensor, "m size size"],
-        partners: Int[Tensor, " m"],
-        λ: float,
-        blocks: int,
+        self, images: Images, saliency: Saliency, partners: Int[Tensor, " m"], λ: float, blocks: int
     ) -> tuple[Float[Tensor, "m blocks blocks 3"], Float[Tensor, "m _ blocks"], Float[Tensor, "m blocks _"]]:
         """What `least_energy` takes: the cost of every share of every block, and the borders' weights.
 
@@ -119,9 +106,7 @@ class PuzzleMix(Objective):
         return torch.stack(costs, dim=3), weights[0] / 4, weights[1].mT / 4  # labels are half a share apart
 
 
-def saliency_map(
-    classifier: nn.Module, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-) -> Float[Tensor, "m size size"]:
+def saliency_map(classifier: nn.Module, images: Images, labels: Labels) -> Saliency:
     """Norm over channels of the gradient of the cross-entropy, in evaluation mode, by the normalised image's pixels."""
     training = classifier.training
     classifier.eval()
@@ -132,13 +117,13 @@ def saliency_map(
     return gradient.norm(dim=1)
 
 
-def pool_saliency(saliency: Float[Tensor, "m size size"], blocks: int) -> Float[Tensor, "m blocks blocks"]:
+def pool_saliency(saliency: Saliency, blocks: int) -> Blocks:
     """Saliency of blocks, summing to 1 over an image; where it is zero everywhere all blocks get the same."""
     pooled = F.avg_pool2d(saliency, saliency.shape[-1] // blocks).clamp(min=1e-20)
     return pooled / pooled.sum(dim=(1, 2), keepdim=True)
 
 
-def enlarge(mask: Float[Tensor, "m blocks blocks"], size: int) -> Float[Tensor, "m size size"]:
+def enlarge(mask: Blocks, size: int) -> Saliency:
     """Every block's value on all of its pixels."""
     return mask.repeat_interleave(size // mask.shape[1], 1).repeat_interleave(size // mask.shape[1], 2)
 
@@ -193,12 +178,7 @@ def least_energy(
     return torch.from_numpy(cut[:source].reshape(levels, *blocks.shape).sum(axis=0))
 
 
-def transport(
-    images: Float[Tensor, "m channels size size"],
-    saliency: Float[Tensor, "m size size"],
-    wanted: Tensor,
-    xi: float,
-) -> Float[Tensor, "m channels size size"]:
+def transport(images: Images, saliency: Saliency, wanted: Tensor, xi: float) -> Images:
     """Permute every image's regions so that its salient ones lie in `wanted` blocks, at ξ times the squared distance.
 
     The distance is in image sides. Assignment is exact, on the host.

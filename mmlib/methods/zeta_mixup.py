@@ -1,10 +1,9 @@
 """ζ-mixup: every image is mixed with all others of the mini-batch, most of all with a few."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.methods.objective import Objective, check_not_negative
 from mmlib.mixing import mix
 
@@ -20,20 +19,15 @@ class ZetaMixup(Objective):
 
     def __init__(self, classifier: nn.Module, *, gamma: float = 2.8, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)
-        check_not_negative("gamma", gamma)
+        check_not_negative(gamma=gamma)
         self.gamma = gamma
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
-        mixed, targets = self.mix(images, labels)
-        return F.cross_entropy(self.classifier(mixed), targets)
-
-    def mix(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> tuple[Float[Tensor, "m channels size size"], Float[Tensor, "m c"]]:
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
         """Mixed images, and targets by the same weights."""
         weights = zeta_weights(len(images), self.gamma, generator=self.generator, dtype=images.dtype)
         targets = self.one_hot(labels)
-        return mix(weights, images), mix(weights.to(targets.dtype), targets)
+        with torch.autocast(images.device.type, enabled=False):  # weights of three digits do not sum to 1
+            return mix(weights, images), mix(weights.to(targets.dtype), targets)
 
 
 def zeta_weights(

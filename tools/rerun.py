@@ -1,0 +1,75 @@
+"""Run a record again from itself alone, and hold the numbers of both against each other.
+
+python -m tools.rerun book/results/<grid>/<dataset>/<model>/<variant>/seed<k>.json
+
+The run goes into `runs/rerun/`, and where the same command was stopped it goes on. On the machine and with the
+versions of the record the numbers are the same; elsewhere they differ as those of two seeds do, whose spread is shown
+where the ledger has other seeds of the variant.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import stdev
+
+import mmlib.__main__
+from mmlib import records
+
+RUNS = Path("runs/rerun")
+
+
+def arguments_of(record: records.Record) -> list[str]:
+    """What `python -m mmlib` takes to run it again, from what the record says of itself."""
+    decided = {name: value for name, value in record.config.items() if name not in ("data", "digest")}
+    seen = {
+        "threads": record.environment["threads"],
+        "attacked_per_class": record.metrics["attacked_images"] // len(record.metrics["class_accuracy"]),
+        "out_sets": list(record.metrics["ood"]),
+        "folder": str(RUNS / record.place),
+    }
+    return [f"{name}={value}" for name, value in (decided | seen).items()]
+
+
+def compare(record: records.Record, again: records.Record, others: list[records.Record]) -> list[str]:
+    """A line a number: as recorded, as run again, the difference, and the spread over the variant's seeds."""
+    lines = []
+    for name in records.NUMBERS:
+        held, found = record.metrics[name], again.metrics[name]
+        over_seeds = [other.metrics[name] for other in others]
+        spread = f"{stdev(over_seeds):12.4f}" if len(over_seeds) > 1 else f"{'-':>12}"
+        lines.append(f"{name:<24}{held:12.4f}{found:12.4f}{found - held:+12.4f}{spread}")
+    return lines
+
+
+def main(arguments: list[str]) -> None:
+    """Run, then print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path)
+    path = parser.parse_args(arguments).record
+    record = records.read_ledger(path)
+    mmlib.__main__.main(arguments_of(record))
+    again = records.read(RUNS / record.place)
+    if again.config["data"] != record.config["data"]:
+        raise ValueError(
+            f"data: the record's fingerprint is {record.config['data']}, here it is {again.config['data']}"
+        )
+    print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
+    print(
+        "\n".join(
+            compare(record, again, [records.read_ledger(file) for file in sorted(path.parent.glob("seed*.json"))])
+        )
+    )
+    same = json.dumps(record.metrics, sort_keys=True) == json.dumps(again.metrics, sort_keys=True)
+    print(f"all metrics are {'the same to the last digit' if same else 'not the same'}")
+    for name in ("device", "threads", "processes", "torch", "numpy"):
+        held, found = (of.environment.get(name, 1) for of in (record, again))
+        if held != found:
+            print(f"{name}: recorded with {held}, here {found}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"rerun: {error}")
