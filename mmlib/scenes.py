@@ -51,7 +51,7 @@ class Scenes:
 
 
 class Canvases(Dataset):
-    """Canvases of `shapes.draw_canvas`, the i-th drawn from the seed (*seed, i).
+    """Canvases of `shapes.draw_canvas`, the i-th drawn from the seed ``(*seed, i)``.
 
     >>> image, target = Canvases(10, seed=(0,))[3]
     >>> image.shape, target["boxes"].shape[1]
