@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: book test lint bench record results links lock environment
+.PHONY: book test lint bench record detection results links lock environment
 
 book: environment            ## run the embedded grid and the chapters, build the site
 	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
@@ -20,6 +20,9 @@ lint: environment
 
 record: environment          ## run what GRID lacks in the ledger for MINUTES, and enter it; again goes on
 	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)
+
+detection: environment       ## run the detectors of detection.yml that have no record yet, for MINUTES
+	python -m tools.detect --minutes $(or $(MINUTES),inf)
 
 results: environment         ## enter finished embedded runs into book/results, and README's table from them
 	python -m tools.results runs/embedded book/results/embedded

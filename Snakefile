@@ -38,6 +38,7 @@ CHAPTERS = {
     "13-ablations": {},
     "14-claims": {},
     "15-undetermined": {},
+    "16-detection": {},
 }
 
 
@@ -119,7 +120,7 @@ rule chapter:
         lambda wildcards: finished("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
     params:
         sources=lambda wildcards: source_digest(
-            f"notebooks/{wildcards.chapter}.ipynb", "mmlib", "book/results", "experiments.yml"
+            f"notebooks/{wildcards.chapter}.ipynb", "mmlib", "book/results", "experiments.yml", "detection.yml"
         ),
         command=lambda wildcards: papermill(
             f"notebooks/{wildcards.chapter}.ipynb",

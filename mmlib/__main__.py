@@ -5,7 +5,6 @@ python -m mmlib folder=runs/try dataset=digits method=multimix "options={'n': 10
 Several GPUs, m images and n mixtures on each: torchrun --nproc-per-node 4 -m mmlib device=cuda folder=...
 """
 
-import ast
 import dataclasses
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from mmlib import distributed, ood, records
 from mmlib.evaluate import evaluate
-from mmlib.parameters import check_type
+from mmlib.parameters import check_type, read_arguments
 from mmlib.train import Config, load_data
 
 # Where, how fast and until when: what does not decide the result.
@@ -25,12 +24,8 @@ EVALUATED = {"attacked_per_class": int, "out_sets": list}
 
 def main(arguments: list[str]) -> None:
     """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES`, `RUNNING`, `EVALUATED`."""
-    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     beside = PLACES | RUNNING | EVALUATED
-    names = {field.name for field in dataclasses.fields(Config)} | beside.keys()
-    for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
-        raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
-    values = {name: _literal(value) for name, value in values.items()}
+    values = read_arguments(arguments, {field.name for field in dataclasses.fields(Config)} | beside.keys())
     places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data", "workers": 0}
     places |= {name: values.pop(name) for name in PLACES if name in values}
     if "folder" not in places:
@@ -50,13 +45,6 @@ def main(arguments: list[str]) -> None:
         records.write(folder, run, metrics, predictions)
         print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(run.history)} epochs")
     distributed.stop()
-
-
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Parameters of notebooks and configurations, checked by name and type: papermill checks neither."""
 
+import ast
 import inspect
 import sys
 from pathlib import Path
@@ -18,6 +19,28 @@ def check_type(name: str, value: object, annotation: type | UnionType) -> None:
     if not fits or (isinstance(value, bool) and bool not in wanted):
         takes = " or ".join("None" if kind is type(None) else kind.__name__ for kind in wanted)
         raise ValueError(f"{name} is {value!r}; it takes {takes}")
+
+
+def read_arguments(arguments: list[str], names: set[str]) -> dict[str, object]:
+    """The values of a command's `name=value` arguments, Python literals or else text.
+
+    Raises:
+        ValueError: an unknown name, or an argument without a value.
+
+    >>> read_arguments(["epochs=3", "method=erm"], {"epochs", "method"})
+    {'epochs': 3, 'method': 'erm'}
+    """
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
+        raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
+    return {name: _literal(value) for name, value in values.items()}
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def check_whole(name: str, value: int, least: int = 0) -> None:

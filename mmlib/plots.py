@@ -50,6 +50,19 @@ def image_row(images: Tensor, titles: Sequence[str] = (), *, height: float = 1.4
     return figure
 
 
+def boxed_row(
+    images: Tensor, boxes: Sequence[Sequence], names: Sequence[Sequence[str]], *, height: float = 1.9
+) -> Figure:
+    """Images (k, 3, h, w) side by side, each with its boxes x0, y0, x1, y1 and a name over each."""
+    figure = image_row(images, height=height)
+    for axis, of_one, named in zip(figure.axes, boxes, names):
+        for (x0, y0, x1, y1), name in zip(of_one, named):
+            # Pixel centres are whole numbers to imshow.
+            axis.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="white", lw=1))
+            axis.text(x0 - 0.5, y0 - 1.5, name, color="white", fontsize=6)
+    return figure
+
+
 def _picture(axis: Axes, image: Tensor) -> None:
     axis.imshow(image.permute(1, 2, 0).cpu().numpy(), cmap="gray" if len(image) == 1 else None, interpolation="nearest")
 

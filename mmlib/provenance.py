@@ -13,8 +13,17 @@ import numpy as np
 import torch
 
 PACKAGE = Path(__file__).parent
-# What only looks at runs does not decide them.
-ONLY_LOOKING = {"plots.py", "records.py", "grids.py", "checkpoints.py", "provenance.py", "__main__.py"}
+# What only looks at runs does not decide them; detectors start from runs.
+ONLY_LOOKING = {
+    "plots.py",
+    "records.py",
+    "grids.py",
+    "checkpoints.py",
+    "provenance.py",
+    "__main__.py",
+    "scenes.py",
+    "detection.py",
+}
 
 
 @cache

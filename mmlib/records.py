@@ -130,8 +130,7 @@ class Record:
         Raises:
             FileNotFoundError: the ledger keeps none of this grid.
         """
-        state = torch.load(self.weights_path, map_location="cpu", weights_only=True)["objective"]
-        return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
+        return weights(self.weights_path)
 
     def classifier(self, dataset: Dataset) -> Classifier:
         """The trained network of the last epoch, in evaluation mode.
@@ -157,6 +156,16 @@ class Record:
                 raise ValueError(f"{self.weights_path} is of {other}: {shapes}")
         classifier.load_state_dict(weights)
         return classifier.eval()
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The classifier's state in a checkpoint, or in what a ledger keeps of one.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)["objective"]
+    return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
 
 
 def read(folder: Path) -> Record:

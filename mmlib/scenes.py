@@ -1,0 +1,189 @@
+"""Data sets of pictures with objects in boxes: canvases drawn here, Pascal VOC, folders in COCO's format."""
+
+import contextlib
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_transforms_v2
+from torchvision.transforms.v2.functional import to_image
+from torchvision.tv_tensors import BoundingBoxes, Image
+
+from mmlib.data import FIXED_SEED
+from mmlib.shapes import SHAPES, draw_canvas
+from mmlib.streaming import StreamedDataset
+
+TAKES = "canvas, voc or a folder in COCO's format"
+VALIDATION, TEST = 100, 300  # canvases, the same for every seed
+VOC = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}
+
+Example = tuple[Image, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Splits of pictures with boxes.
+
+    An example is an image of bytes, (3, h, w), and its `boxes`, (k, 4) as x0, y0, x1, y1 in pixels with x1 and y1
+    exclusive, `labels`, (k,) from 1 since 0 is the background of torchvision's detectors, and `iscrowd`, (k,): objects
+    that are neither trained on nor counted, whether they are found or not.
+
+    Args:
+        validation: None where there is none.
+        class_names: of labels 1, 2, ...
+        mean, std: of the training pictures' pixels in [0, 1], per channel; canvases have theirs measured, others those
+            published for ImageNet.
+        fingerprint: 16 hexadecimal digits of what is in the splits.
+    """
+
+    name: str
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+class Canvases(Dataset):
+    """Canvases of `shapes.draw_canvas`, the i-th drawn from the seed ``(*seed, i)``.
+
+    >>> image, target = Canvases(10, seed=(0,))[3]
+    >>> image.shape, target["boxes"].shape[1]
+    (torch.Size([3, 64, 64]), 4)
+    """
+
+    def __init__(self, count: int, seed: tuple[int, ...], size: int = 64) -> None:
+        self.drawn = [draw_canvas((*seed, i), size=size) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, index: int) -> Example:
+        image, labels, boxes = self.drawn[index]
+        return Image(image), _target(boxes, labels + 1, torch.zeros_like(labels), image.shape[-2:])
+
+
+class Annotated(Dataset):
+    """Examples of torchvision's VOC or COCO data set, read as they are needed.
+
+    Args:
+        source: the data set.
+        labels: of COCO's category ids, which need not be consecutive; None leaves VOC's, 1 to 20.
+    """
+
+    def __init__(self, source: VOCDetection | CocoDetection, labels: dict[int, int] | None = None) -> None:
+        keys = {"boxes", "labels", "annotation" if labels is None else "iscrowd"}
+        self.source, self.labels = wrap_dataset_for_transforms_v2(source, target_keys=keys), labels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        picture, target = self.source[index]
+        image = to_image(picture)
+        if "boxes" not in target:  # COCO has pictures without objects
+            return image, _target(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long(), image.shape[-2:])
+        boxes, labels = target["boxes"].as_subclass(Tensor).float(), target["labels"]
+        if self.labels is None:
+            boxes[:, :2] -= 1  # VOC counts pixels from 1
+            marks = [int(item.get("difficult", 0)) for item in target["annotation"]["object"]]
+        else:
+            labels, marks = torch.tensor([self.labels[int(label)] for label in labels]), target["iscrowd"]
+        return image, _target(boxes, labels, torch.tensor(marks), image.shape[-2:])
+
+
+def load(name: str, *, root: str | Path = "data", seed: int = 0, train_images: int = 400, size: int = 64) -> Scenes:
+    """A data set by its name, or from a path.
+
+    ==============  ===============================================================================================
+    canvas          1 to 4 of the ten shapes of `shapes.SHAPES` on textures with strokes; 100 to validate and 300 to
+                    test, the same for every seed
+    voc             Pascal VOC through torchvision, in `root/VOCdevkit`: trainval of 2007 and 2012 to train, test of
+                    2007 to test; objects marked difficult are crowd
+    path/to/folder  COCO's layout: `annotations/instances_train*.json` and `instances_val*.json`, each with a folder
+                    of pictures of its name, such as `train2017`; val is the test split
+    ==============  ===============================================================================================
+
+    Args:
+        root: where VOC lies.
+        seed, train_images, size: of canvases to train on; pixels on a side.
+
+    Raises:
+        ValueError: an unknown name, or train and val that differ in their categories.
+        FileNotFoundError: a data set that is not there, with how to get it.
+
+    Source: Everingham et al. (IJCV 2010); Lin et al. (ECCV 2014).
+
+    >>> len(load("canvas", train_images=10).train)
+    10
+    """
+    if name == "canvas":
+        return _canvas(seed, train_images, size)
+    if name == "voc":
+        return _voc(Path(root))
+    if len(Path(name).parts) > 1 or Path(name).is_dir():
+        return _coco(Path(name).expanduser())
+    raise ValueError(f"dataset is {name!r}; it takes {TAKES}")
+
+
+def _target(boxes: Tensor, labels: Tensor, crowd: Tensor, canvas_size: torch.Size) -> dict[str, Tensor]:
+    boxes = BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(canvas_size))
+    return {"boxes": boxes, "labels": labels, "iscrowd": crowd}
+
+
+def _canvas(seed: int, train_images: int, size: int) -> Scenes:
+    seeds = {"train": (0, seed), "validation": (1, FIXED_SEED), "test": (2, FIXED_SEED)}
+    counts = {"train": train_images, "validation": VALIDATION, "test": TEST}
+    splits = {part: Canvases(counts[part], seeds[part], size) for part in seeds}
+    pixels = torch.stack([image for image, *_ in splits["train"].drawn]).double() / 255
+    mean, std = (tuple(values.tolist()) for values in (pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)))
+    parts = [tensor.numpy() for split in splits.values() for drawn in split.drawn for tensor in drawn]
+    return Scenes("canvas", *splits.values(), tuple(SHAPES), mean, std, _fingerprint(parts))
+
+
+def _voc(root: Path) -> Scenes:
+    try:
+        held = {part: [VOCDetection(root, *of) for of in sets] for part, sets in VOC.items()}
+    except (RuntimeError, OSError) as error:  # torchvision names neither the data set nor the folder
+        how = "torchvision.datasets.VOCDetection(root, year, image_set, download=True) fetches each"
+        takes = "2007 trainval, 2007 test and 2012 trainval"
+        raise FileNotFoundError(f"voc is not in root {str(root)!r}; it takes {takes}: {how} ({error})") from error
+    train, test = (ConcatDataset([Annotated(source) for source in sets]) for sets in held.values())
+    from torchvision.tv_tensors._dataset_wrapper import VOC_DETECTION_CATEGORIES as names
+
+    files = [str(Path(name).name).encode() for sets in held.values() for source in sets for name in source.images]
+    return Scenes("voc", train, None, test, tuple(names[1:]), *StreamedDataset._moments, _fingerprint(files))
+
+
+def _coco(path: Path) -> Scenes:
+    splits, categories, contents = {}, {}, []
+    for part in ("train", "val"):
+        found = sorted((path / "annotations").glob(f"instances_{part}*.json"))
+        pictures = path / found[0].stem.removeprefix("instances_") if len(found) == 1 else None
+        if pictures is None or not pictures.is_dir():
+            takes = f"one annotations/instances_{part}*.json and the folder of pictures of its name, as COCO's archives"
+            raise FileNotFoundError(f"{path} is no folder in COCO's format: it takes {takes} have them")
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            source = CocoDetection(pictures, found[0])
+        categories[part] = {item["id"]: item["name"] for item in source.coco.loadCats(sorted(source.coco.getCatIds()))}
+        splits[part] = Annotated(source, {number: k for k, number in enumerate(categories[part], start=1)})
+        contents.append(found[0].read_bytes())
+    if categories["train"] != categories["val"]:
+        differ = ", ".join(sorted({name for _, name in categories["train"].items() ^ categories["val"].items()}))
+        raise ValueError(f"{path}: train and val differ in their categories: {differ}")
+    names = tuple(categories["train"].values())
+    moments = StreamedDataset._moments
+    return Scenes(path.resolve().name, splits["train"], None, splits["val"], names, *moments, _fingerprint(contents))
+
+
+def _fingerprint(parts: list) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]

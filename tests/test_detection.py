@@ -1,0 +1,477 @@
+"""Detectors: their data sets, their backbones, the metric, and runs from start to record."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from mmlib import detection, grids, models, records, scenes, shapes
+from mmlib.detection import Config, mean_average_precision
+from mmlib.shapes import draw_canvas
+
+TINY = {"train_images": 8, "epochs": 1, "batch_size": 4}
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """White shapes on black, without clutter: whatever is not black is a shape."""
+    for name in ("GROUND", "FILL", "NOISE"):
+        monkeypatch.setattr(shapes, name, 0.0)
+    for name, limits in (("DARK", (0.0, 0.0)), ("STROKE", (0.0, 0.0)), ("LIGHT", (1.0, 1.0))):
+        monkeypatch.setattr(shapes, name, limits)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Held-out splits that take no time to draw."""
+    monkeypatch.setattr(scenes, "VALIDATION", 4)
+    monkeypatch.setattr(scenes, "TEST", 6)
+
+
+def blobs(image):
+    """x0, y0, x1, y1 of every connected piece that is not black; a star's faint tip can be a pixel apart from it."""
+    pieces, _ = ndimage.label(np.asarray(image).max(axis=0) > 0, np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel())[1:]
+    found = [slices for slices, size in zip(ndimage.find_objects(pieces), sizes) if size > 3]
+    return [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in found]
+
+
+# Canvases
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_every_shape_of_a_canvas_is_apart_and_in_its_box(plain, size):
+    slack = []
+    for i in range(60):
+        image, labels, boxes = draw_canvas((5, i), size=size)
+        found = blobs(image)
+        assert image.shape == (3, size, size)
+        assert len(labels) == len(boxes) == len(found) <= 4  # nothing hidden, nothing touching
+        for x0, y0, x1, y1 in found:
+            outside = [[x0 - a, y0 - b, c - x1, d - y1] for a, b, c, d in boxes.tolist()]
+            slack.append(min(outside, key=lambda gaps: np.abs(gaps).max()))
+    assert np.min(slack) == 0
+    assert np.max(slack) <= 1  # coverage too faint for a byte
+    assert np.mean(slack) < 0.1
+
+
+def test_label_of_a_canvas_is_the_shape_in_the_box(plain):
+    """Upright or not, a disc fills most of its box, a ring less by its hole, and a star the least."""
+    filled = {name: [] for name in shapes.SHAPES}
+    for i in range(60):
+        image, labels, boxes = draw_canvas((6, i))
+        for label, (x0, y0, x1, y1) in zip(labels.tolist(), boxes.int().tolist()):
+            filled[list(filled)[label]].append((image[0, y0:y1, x0:x1] > 127).float().mean().item())
+    share = {name: np.mean(values) for name, values in filled.items()}
+    assert share["disc"] == max(share.values())
+    assert share["ring"] / share["disc"] == pytest.approx(1 - (0.48 / 0.92) ** 2, abs=0.04)
+    assert share["star"] == min(share.values())
+
+
+def test_canvases_are_the_same_by_index_and_held_out_ones_for_every_seed(few):
+    drawn = [scenes.Canvases(count, seed=(0, 1))[3] for count in (4, 9)]
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert torch.equal(drawn[0][1]["boxes"], drawn[1][1]["boxes"])
+    data, other = (scenes.load("canvas", seed=seed, train_images=5) for seed in (0, 1))
+    for part in ("validation", "test"):
+        assert all(
+            torch.equal(a[0], b[0]) for a, b in zip(getattr(data, part).drawn, getattr(other, part).drawn, strict=True)
+        )
+    images = [
+        image.numpy().tobytes()
+        for split in (data.train, other.train, data.validation, data.test)
+        for image, *_ in split.drawn
+    ]
+    assert len(set(images)) == len(images) == 5 + 5 + 4 + 6
+    assert data.fingerprint != other.fingerprint
+    assert data.fingerprint == scenes.load("canvas", seed=0, train_images=5).fingerprint
+    pixels = np.stack([image.numpy() for image, *_ in data.train.drawn]) / 255
+    np.testing.assert_allclose(data.mean, pixels.mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(data.std, pixels.std(axis=(0, 2, 3)))
+    assert {int(label) for split in (data.train, data.test) for _, t in split for label in t["labels"]} <= {
+        *range(1, 11)
+    }
+
+
+@pytest.mark.parametrize("given", [{"size": 31}, {"most": 0}])
+def test_canvas_refuses(given):
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=rf"{name} is {value}; it takes a whole number of at least"):
+        draw_canvas(0, **given)
+
+
+def test_mirrored_boxes_stay_on_their_shapes(plain):
+    examples = list(scenes.Canvases(12, seed=(4,)))
+    torch.manual_seed(0)
+    images, targets = detection.augment(examples)
+    mirrored = [not torch.allclose(image, example[0] / 255) for image, example in zip(images, examples)]
+    assert 2 <= sum(mirrored) <= 10
+    for image, target, (_, given) in zip(images, targets, examples):
+        assert target["labels"].tolist() == given["labels"].tolist()
+        for box in target["boxes"].tolist():
+            assert min(np.abs(np.subtract(box, found)).max() for found in blobs(image)) <= 1
+
+
+def test_crowd_and_empty_boxes_are_not_trained_on():
+    image, _ = scenes.Canvases(1, seed=(4,))[0]
+    boxes = torch.tensor([[1.0, 2, 20, 30], [5, 5, 5, 9], [10, 10, 40, 40]])
+    target = scenes._target(boxes, torch.tensor([3, 4, 5]), torch.tensor([0, 0, 1]), image.shape[-2:])
+    _, (kept,) = detection.augment([(image, target)])
+    assert kept["labels"].tolist() == [3]
+    assert kept["boxes"].shape == (1, 4)
+
+
+# Pascal VOC and folders in COCO's format
+
+
+def picture(path, colour, size=(60, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """The layout of the real archives; difficult comes as 0, 1 or not at all."""
+    for year, sets in (("2007", ("trainval", "test")), ("2012", ("trainval",))):
+        root = tmp_path / "VOCdevkit" / f"VOC{year}"
+        for folder in ("ImageSets/Main", "Annotations"):
+            (root / folder).mkdir(parents=True)
+        for k, part in enumerate(sets):
+            name = f"{year}_00000{k}"
+            (root / "ImageSets" / "Main" / f"{part}.txt").write_text(f"{name}\n")
+            picture(root / "JPEGImages" / f"{name}.jpg", (200, 10, 10))
+            objects = OBJECT.format("person", 1, 11, 6, 30, 40) + OBJECT.format("aeroplane", 0, 1, 1, 60, 40)
+            objects += OBJECT.format("dog", 0, 3, 4, 20, 20).replace("<difficult>0</difficult>", "")
+            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    return tmp_path
+
+
+def test_voc(voc):
+    data = scenes.load("voc", root=voc)
+    assert (len(data.train), len(data.test), data.validation) == (2, 1, None)
+    assert (len(data.class_names), data.class_names[0], data.class_names[19]) == (20, "aeroplane", "tvmonitor")
+    image, target = data.test[0]
+    assert image.shape == (3, 40, 60)
+    assert image.dtype == torch.uint8
+    assert [data.class_names[label - 1] for label in target["labels"]] == ["person", "aeroplane", "dog"]
+    # Pixel 1 is the first and the last is in the box: the whole picture is from 0 to its width.
+    assert target["boxes"].tolist() == [[10, 5, 30, 40], [0, 0, 60, 40], [2, 3, 20, 20]]
+    assert target["iscrowd"].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("lacks", ["VOC2012/ImageSets/Main/trainval.txt", "VOC2007/ImageSets/Main/test.txt"])
+def test_missing_voc_says_how_to_get_it(voc, lacks):
+    (voc / "VOCdevkit" / lacks).unlink()
+    for root in (voc, voc / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=r"voc is not in root .* it takes 2007 trainval, .* download=True"):
+            scenes.load("voc", root=root)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Category ids with gaps, as COCO's, and a picture without objects."""
+    root = tmp_path / "mine"
+    (root / "annotations").mkdir(parents=True)
+    categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "ant"}]
+    for part in ("train2017", "val2017"):
+        images = [{"id": k, "file_name": f"{k}.png", "width": 60, "height": 40} for k in (1, 2)]
+        boxes = [([2, 3, 10, 20], 7, 0), ([0, 0, 60, 40], 3, 1)]
+        annotations = [
+            {"id": k, "image_id": 1, "bbox": box, "category_id": category, "iscrowd": crowd, "area": 1}
+            for k, (box, category, crowd) in enumerate(boxes, start=1)
+        ]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+        for k in (1, 2):
+            picture(root / part / f"{k}.png", (10, 200, 10))
+    return root
+
+
+def test_coco(coco, capsys):
+    data = scenes.load(str(coco))
+    assert data.name == "mine"
+    assert data.class_names == ("ant", "cat")
+    image, target = data.train[0]
+    assert image.shape == (3, 40, 60)
+    assert target["boxes"].tolist() == [[2, 3, 12, 23], [0, 0, 60, 40]]
+    assert target["labels"].tolist() == [2, 1]
+    assert target["iscrowd"].tolist() == [0, 1]
+    assert data.test[1][1]["boxes"].shape == (0, 4)
+    assert capsys.readouterr().out == ""
+
+
+def test_folder_that_is_not_cocos(coco):
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "dog"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"mine: train and val differ in their categories: cat, dog"):
+        scenes.load(str(coco))
+    path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"mine is no folder in COCO's format: it takes one annotations/instances_val"
+    ):
+        scenes.load(str(coco))
+    with pytest.raises(ValueError, match=r"dataset is 'canvass'; it takes canvas, voc or a folder"):
+        scenes.load("canvass")
+
+
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_pictures_of_any_size_and_without_objects_train(coco, detector):
+    """Also where a mini-batch has no object at all that counts."""
+    data = scenes.load(str(coco))
+    config = Config(detector=detector, epochs=2, batch_size=2)
+    built, _ = detection.build(config, data)
+    history = detection.train(built, config, data)
+    assert np.isfinite([row["loss"] for row in history]).all()
+    found, there = detection.predict(built, data.test)
+    assert len(found) == len(there) == 2
+
+
+# Backbones
+
+
+def finished(folder, model="preactresnet-small", channels=3, size=32, classes=7, dataset="shapes"):
+    """The folder of a finished run, as much of it as a detector reads; batch normalisation has statistics."""
+    torch.manual_seed(1)
+    encoder, width = models.MODELS[model](channels, size)
+    classifier = models.Classifier(encoder, width, classes, (0.4,) * channels, (0.2,) * channels)
+    classifier(torch.rand(4, channels, size, size))
+    folder.mkdir()
+    made = {"dataset": dataset, "model": model, "method": "erm", "options": {}, "seed": 0, "epochs": 1, "digest": "x"}
+    (folder / "config.json").write_text(json.dumps(made))
+    (folder / "metrics.json").write_text("{}")
+    state = {"objective": {f"classifier.{name}": value for name, value in classifier.state_dict().items()}}
+    torch.save(state, folder / "checkpoint.pt")
+    return classifier.eval()
+
+
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_detectors_encoder_gives_the_classifiers_features(tmp_path, few, detector):
+    """Of the same weights, to the last bit, whatever the number of its classes was."""
+    classifier = finished(tmp_path / "run")
+    data = scenes.load("canvas", train_images=2)
+    config = Config(detector=detector, start=str(tmp_path / "run"), precision="float64")
+    built, made = detection.build(config, data)
+    built, classifier = built.eval(), classifier.double()
+    images = torch.rand(2, 3, 64, 64, dtype=torch.double)
+    maps = built.backbone.body(built.transform(list(images))[0].tensors)
+    with torch.no_grad():
+        torch.testing.assert_close(maps["1"], classifier.features(images), rtol=1e-12, atol=1e-12)
+        before = classifier.encoder[:4](classifier.normalise(images))
+    torch.testing.assert_close(maps["0"], before, rtol=1e-12, atol=1e-12)
+    assert made["method"] == "erm"
+
+
+@pytest.mark.parametrize("model", [name for name in detection.MODELS if name != "preactresnet-small"])
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_every_convolutional_model_carries_a_detector(few, model, detector):
+    data = scenes.load("canvas", train_images=2)
+    built, _ = detection.build(Config(model=model, detector=detector), data)
+    losses = built(*detection.augment([data.train[0], data.train[1]]))
+    sum(losses.values()).backward()
+    first = next(built.backbone.body.parameters())
+    assert first.grad.abs().max() > 0
+
+
+def test_start_from_a_ledger_and_not_from_one_without_weights(tmp_path, few):
+    """Any ledger's record reads alike: one of the recorded ones, with weights beside it or not."""
+    classifier = finished(tmp_path / "run")
+    place = "shapes/preactresnet-small/erm/seed0"
+    recorded = detection.project_root() / "book" / "results" / "embedded" / place
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.with_suffix(".json").write_bytes(recorded.with_suffix(".json").read_bytes())
+    data = scenes.load("canvas", train_images=2)
+    config = Config(start=str(path.with_suffix(".json")))
+    with pytest.raises(FileNotFoundError, match=r"start is .*seed0.json', and .*seed0.pt is not there; it takes"):
+        detection.build(config, data)
+    (tmp_path / "run" / "checkpoint.pt").rename(path.with_suffix(".pt"))
+    built, made = detection.build(config, data)
+    assert made["digest"] == records.read_ledger(path.with_suffix(".json")).config["digest"]
+    torch.testing.assert_close(built.backbone.body["0"].weight, classifier.encoder[0].weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"model": "wrn16-8"}, r"start .*run is of model 'wrn16-8', not 'preactresnet-small'"),
+        ({"channels": 1, "dataset": "digits"}, r"start .*run is of digits, images of 1 channel; canvas has 3"),
+        ({"size": 8}, r"start .*run is of images of another size than backbone_size 32"),
+    ],
+)
+def test_other_checkpoints_are_refused_by_name(tmp_path, few, made, message):
+    finished(tmp_path / "run", **made)
+    with pytest.raises(ValueError, match=message):
+        detection.build(Config(start=str(tmp_path / "run")), scenes.load("canvas", train_images=2))
+
+
+def test_unfinished_runs_are_no_start(tmp_path, few):
+    finished(tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    data = scenes.load("canvas", train_images=2)
+    for name in ("run", "nowhere"):
+        with pytest.raises(FileNotFoundError, match=rf"start is .*{name}', and .*metrics.json is not there; it takes"):
+            detection.build(Config(start=str(tmp_path / name)), data)
+
+
+# mAP
+
+
+def boxes(*rows):
+    return {"boxes": torch.tensor(rows, dtype=torch.float), "labels": torch.ones(len(rows), dtype=torch.long)}
+
+
+def test_mean_average_precision_of_perfect_and_of_shifted_boxes():
+    there = [target for _, target in scenes.Canvases(20, seed=(8,))]
+    maps = []
+    for shift in (0, 1, 3, 40):
+        found = [
+            {"boxes": t["boxes"] + shift, "labels": t["labels"], "scores": torch.ones(len(t["labels"]))} for t in there
+        ]
+        maps.append(mean_average_precision(found, there, 10)["map"])
+    assert maps[0] == pytest.approx(100)
+    assert maps[0] > maps[1] + 5 > maps[2] + 10
+    assert maps[3] < 1
+
+
+def test_average_precision_by_hand():
+    """Two objects; the surest box finds one, the next none: precision is 1 up to recall 1/2, at 51 of 101 recalls."""
+    there = [boxes([0, 0, 10, 10], [20, 20, 30, 30])]
+    found = [boxes([0, 0, 10, 8.2], [50, 50, 60, 60]) | {"scores": torch.tensor([0.9, 0.8])}]
+    numbers = mean_average_precision(found, there, 2)
+    assert numbers["map_50"] == numbers["map_75"] == pytest.approx(100 * 51 / 101)
+    assert numbers["map"] == pytest.approx(100 * 51 / 101 * 7 / 10)  # IoU 0.82 passes 7 of the 10 thresholds
+    assert numbers["class_map"] == [pytest.approx(numbers["map"]), None]
+
+
+def test_crowd_counts_neither_as_found_nor_as_missed():
+    there = [boxes([0, 0, 10, 10], [20, 20, 30, 30]) | {"iscrowd": torch.tensor([0, 1])}]
+    for rows in ([[0, 0, 10, 10]], [[20, 20, 30, 30], [0, 0, 10, 10]]):
+        found = [boxes(*rows) | {"scores": torch.linspace(0.9, 0.8, len(rows))}]
+        assert mean_average_precision(found, there, 1)["map"] == pytest.approx(100)
+
+
+# Runs
+
+
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_a_handful_of_canvases_is_learned_by_heart(few, detector):
+    """Ten seconds each on one quiet core."""
+    data = scenes.load("canvas", train_images=4)
+    config = Config(detector=detector, epochs=80, batch_size=4, lr=0.005, proposals=100)
+    built, _ = detection.build(config, data)
+    handful = data.train
+    before = mean_average_precision(*detection.predict(built, handful), 10)["map"]
+    detection.train(built.train(), config, data)
+    after = mean_average_precision(*detection.predict(built, handful), 10)
+    assert before < 5
+    assert after["map_50"] > 95
+    assert after["map"] > 50
+
+
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_same_seed_same_record_whatever_the_global_generator(tmp_path, few, detector):
+    made = []
+    for global_seed, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        made.append(detection.run(Config(detector=detector, seed=seed, **TINY), tmp_path / f"{len(made)}.json"))
+        assert seed or torch.equal(torch.get_rng_state(), state)
+    for part in ("config", "metrics", "predictions"):
+        assert made[0][part] == made[1][part]
+    losses = [[row["loss"] for row in content["history"]] for content in made]
+    assert losses[0] == losses[1] != losses[2]
+    assert detection.read(tmp_path / "0.json") == made[0]
+    assert made[0]["config"].items() >= {"dataset": "canvas", "start": None, "detector": detector, "epochs": 1}.items()
+    assert len(made[0]["metrics"]["class_map"]) == 10
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_record_names_its_start_and_is_not_edited_or_written_over(tmp_path, few):
+    finished(tmp_path / "run")
+    path = tmp_path / "record.json"
+    content = detection.run(Config(start=str(tmp_path / "run"), **TINY), path)
+    assert content["config"]["start"].items() >= {"dataset": "shapes", "method": "erm", "seed": 0}.items()
+    assert str(tmp_path) not in path.read_text()
+    with pytest.raises(ValueError, match=r"record is .*record.json'; it takes a .json file that is not there yet"):
+        detection.run(Config(), path)
+    path.write_text(path.read_text().replace('"map_50": ', '"map_50": 9'))
+    with pytest.raises(ValueError, match=r"record.json does not fit its checksum: it was edited by hand"):
+        detection.read(path)
+
+
+@pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
+def test_loss_that_is_not_finite_stops_the_run(tmp_path, few, detector):
+    config = Config(detector=detector, lr=1e30, seed=3, **TINY | {"epochs": 3})
+    with pytest.raises(FloatingPointError, match=rf"the loss is not finite at step \d+ of {detector}, seed 3; a lower"):
+        detection.run(config, tmp_path / "record.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lr=0.1"], "record is missing; it takes"),
+        (["record={}", "detecter=ssd"], "detecter is no parameter; they are backbone_size, batch_size,"),
+        (["record={}", "detector=yolo"], "detector is 'yolo'; a detector takes ssd, fasterrcnn"),
+        (["record={}", "model=vit-tiny"], "model is 'vit-tiny'; a detector takes preactresnet-small, "),
+        (["record={}", "epochs=0"], "epochs is 0; it takes a whole number of at least 1"),
+        (["record={}", "batch_size=1"], "batch_size is 1; it takes a whole number of at least 2"),
+        (["record={}", "train_images=4"], "batch_size is 8; canvas has 4 pictures to train on"),
+        (["record={}", "lr=-1"], "lr is -1; it takes a number of at least 0"),
+        (["record={}", "workers=many"], "workers is 'many'; it takes int"),
+        (["record={}", "dataset=folder/nowhere"], "nowhere is no folder in COCO's format"),
+        (["record={}", "dataset=voc", "root=nowhere"], "voc is not in root 'nowhere'; it takes 2007 trainval"),
+    ],
+)
+def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, message):
+    path = tmp_path / "folder" / "record.json"
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        detection.main([argument.format(path) for argument in arguments])
+    assert not path.parent.exists()
+
+
+def test_command_line_runs_one_cell(tmp_path, few, capsys):
+    path = tmp_path / "folder" / "record.json"
+    detection.main([f"record={path}", "train_images=4", "batch_size=2", "epochs=1", "detector=ssd", "threads=1"])
+    assert f"test mAP {detection.read(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
+
+
+def test_ledger_takes_the_records_of_the_grid_and_names_what_it_leaves_out(tmp_path, few, monkeypatch):
+    places = [tmp_path / f"seed{seed}.json" for seed in range(4)]
+    configs = [Config(seed=seed, **TINY) for seed in range(4)]
+    monkeypatch.setattr(detection, "cells", lambda: dict(zip((path.relative_to(tmp_path) for path in places), configs)))
+    for path, config in zip(places[:3], (configs[0], configs[1], Config(seed=2, lr=0.1, **TINY))):
+        detection.run(config, path)
+    places[1].write_text(places[1].read_text().replace("0.002", "0.003"))
+    found, missing, refused = detection.ledger(tmp_path)
+    assert list(found) == [places[0].relative_to(tmp_path)]
+    assert [path.name for path in missing] == ["seed1.json", "seed2.json", "seed3.json"]
+    assert "seed1.json does not fit its checksum" in refused[0]
+    assert "seed2.json is left out: lr is 0.1, the grid has 0.002" in refused[1]
+
+
+def test_table_has_a_row_a_record():
+    made = {"detector": "ssd", "seed": 4, "start": {"method": "erm"}}
+    (row,) = detection.table(
+        {detection.Path("a/b/ssd/erm/seed4.json"): {"config": made, "metrics": {"map": 3.0, "class_map": []}}}
+    )
+    assert row == {"detector": "ssd", "start": "erm", "seed": 4, "map": 3.0}
+
+
+def test_every_start_of_the_grid_is_a_cell_of_a_grid():
+    cells = detection.cells()
+    made = {f"runs/pretraining/{cell.place}" for cell in grids.cells("pretraining")}
+    assert {config.start for config in cells.values()} - {""} == made
+    assert len(cells) == 2 * 5 * 3
+    assert next(iter(cells)).parts == ("canvas", "preactresnet-small", "ssd", "scratch", "seed0.json")

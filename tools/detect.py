@@ -1,0 +1,45 @@
+"""Run the detectors of detection.yml that have no record yet, one after the other in one process.
+
+python -m tools.detect [--minutes M] [--device cuda]
+
+Each enters its record when it has finished; after a stop the same command goes on with the next.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mmlib import detection
+
+LEDGER = Path("book/results/detection")
+
+
+def main(arguments: list[str]) -> int:
+    """Run and report; 1 where a run failed or its start is not there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    start, failed = time.time(), 0
+    for place, config in detection.cells().items():
+        path = LEDGER / place
+        if path.exists() or time.time() - start > 60 * given.minutes:
+            continue
+        try:
+            content = detection.run(config, path, device=given.device)
+        except (OSError, ValueError, FloatingPointError) as error:
+            failed += 1
+            print(f"{place}: {error}", flush=True)
+        else:
+            print(f"{place}: mAP {content['metrics']['map']:.2f} %", flush=True)
+    missing = sum(not (LEDGER / place).exists() for place in detection.cells())
+    print(f"detection: {missing} of {len(detection.cells())} runs have no record in {LEDGER}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
