@@ -40,11 +40,10 @@ def evaluate(
     Returns:
         The numbers by name, and embeddings and logits of the test set.
 
-        ``reliability``: rows of `metrics.reliability`.
         ``fgsm_error``, ``pgd_error``: top-1 error on the `attacked_images` under `fgsm` (8/255) and `pgd` (4/255),
         None without attacks; ``pgd_errors``: under `pgd` for every radius in `EPSILONS`.
-        ``knn_accuracy``: of the test set, by its nearest images of the train split.
-        ``ood``: {out-set: {score: numbers}}, with the scores and the numbers of `ood.detection`; {} without out-sets.
+        ``knn_accuracy``: by the nearest images of the train split; ``reliability``: rows of `metrics.reliability`.
+        ``ood``: {out-set: {score: numbers of `ood.detection`}}; {} without out-sets.
 
     >>> from mmlib import data, models
     >>> digits = data.load("digits")
