@@ -332,7 +332,7 @@ def run(config: Config, path: Path, *, root: str | Path = "data", device: str = 
         device: `cpu` or `cuda`.
 
     Returns:
-        What was written: configuration, the run started from, metrics of the test split (and the mAP of the
+        What was written, configuration, the run started from, metrics of the test split (and the mAP of the
         validation split where there is one), history, environment, and what was found in the first test pictures.
 
     Raises:
