@@ -11,7 +11,7 @@ book: environment            ## run the embedded grid and the chapters, build th
 
 test: lint                   ## style, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook
 	OMP_NUM_THREADS=1 pytest --nbval notebooks
 
 lint: environment

@@ -8,13 +8,12 @@ refreshed outputs and touched files run nothing again.
 import math
 import os
 import shlex
-from pathlib import Path
 
 import yaml
 
-from mmlib import grids
+from mmbook import grids
 from mmlib.provenance import code_digest
-from tools.chapters import source_digest
+from tools.chapters import cells_digest, source_digest
 
 # Results do not depend on it, and two cells with one thread each beat one cell with two.
 os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -83,7 +82,7 @@ rule site:
         expand("build/notebooks/{chapter}.ipynb", chapter=CHAPTERS),
         finished("embedded"),
     params:
-        sources=source_digest("book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmlib"),
+        sources=source_digest("book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmbook", "mmlib"),
     output:
         "build/site/_build/html/index.html",
     shell:
@@ -102,7 +101,7 @@ for grid in CELLS:
 rule cell:
     params:
         parameters=lambda wildcards: cell_of(wildcards).parameters,
-        code=code_digest(Path(CELL)),
+        code=f"{code_digest()} {cells_digest(CELL)}",
         command=lambda wildcards: command(cell_of(wildcards)),
     # In the order of experiments.yml.
     priority: lambda wildcards: -list(CELLS[wildcards.grid]).index(str(cell_of(wildcards).place))
@@ -120,7 +119,7 @@ rule chapter:
         lambda wildcards: finished("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
     params:
         sources=lambda wildcards: source_digest(
-            f"notebooks/{wildcards.chapter}.ipynb", "mmlib", "book/results", "experiments.yml", "detection.yml"
+            f"notebooks/{wildcards.chapter}.ipynb", "mmbook", "mmlib", "book/results", "experiments.yml", "detection.yml"
         ),
         command=lambda wildcards: papermill(
             f"notebooks/{wildcards.chapter}.ipynb",

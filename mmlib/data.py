@@ -360,7 +360,8 @@ def load_test(name: str, *, root: str | Path = "data") -> Split:
     """
     path = Path(name).expanduser()
     if name == "svhn":
-        return _svhn(Path(root))
+        test = _torchvision("SVHN", Path(root), split="test")
+        return _split(test.data.transpose(0, 2, 3, 1), test.labels)
     if name in STORED:
         return _stored_split(name, "test", Path(root))[0]
     if name in ("digits", "shapes"):
@@ -372,11 +373,6 @@ def load_test(name: str, *, root: str | Path = "data") -> Split:
     if name and path.is_dir():
         return _read(*_files(path.absolute().parent, (path.absolute().name,)))
     raise _absent("test set", name, f"svhn, {TAKES} or of images")
-
-
-def _svhn(root: Path) -> Split:
-    test = _torchvision("SVHN", root, split="test")
-    return _split(test.data.transpose(0, 2, 3, 1), test.labels)
 
 
 def _torchvision(name: str, root: Path, **options):
@@ -525,13 +521,11 @@ def _arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
     """What an archive holds: all of it, or the class names and what begins with `prefix`."""
     if not path.is_file():
         raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz archive")
     try:
-        with np.load(path) as archive:
+        with zipfile.ZipFile(path), np.load(path) as archive:
             return {key: archive[key] for key in archive.files if key.startswith((prefix, "class_names"))}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz archive of arrays: {error}") from None
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:

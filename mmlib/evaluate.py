@@ -93,9 +93,7 @@ def _attacks(classifier: Classifier, split: Split) -> dict[str, float | list[flo
     return dict(zip(names, found)) | {"attacked_images": len(split)}
 
 
-def _detection(
-    classifier: Classifier, name: str, test: Split, logits: Tensor, root: str | Path
-) -> dict[str, dict[str, float]]:
+def _detection(classifier: Classifier, name: str, test: Split, logits: Tensor, root: str | Path) -> dict[str, dict]:
     out = predict(classifier, ood.out_images(name, test, min(len(test), OUT_IMAGES), root=root)).logits
     scores = (ood.maximum_softmax, ood.energy)
     return {score.__name__: ood.detection(score(logits), score(out)) for score in scores}

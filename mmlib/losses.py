@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmlib.annotations import Float, Int
-from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_blocks, sample_weights, somewhere
+from mmlib.annotations import Float, Labels, Targets
+from mmlib.mixing import attention_map, check_mixture, exact, mix_densely, sample_blocks, sample_weights, somewhere
 
 # Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
@@ -39,7 +39,7 @@ def _eager(function: Callable) -> Callable:
 @_eager
 def mixed_cross_entropy(
     logits: Float[Tensor, "m c"],
-    targets: Float[Tensor, "m c"] | Int[Tensor, " m"],
+    targets: Targets | Labels,
     weights: Float[Tensor, "n m"] | None = None,
     *,
     n: int | None = None,
@@ -70,7 +70,7 @@ def mixed_cross_entropy(
 @_eager
 def dense_mixed_cross_entropy(
     logits: Float[Tensor, "m r c"],
-    targets: Float[Tensor, "m c"] | Float[Tensor, "m r c"] | Int[Tensor, " m"],
+    targets: Targets | Float[Tensor, "m r c"] | Labels,
     attention: Float[Tensor, "m r"],
     weights: Float[Tensor, "n m"] | None = None,
     *,
@@ -140,7 +140,7 @@ def _cross_entropy(
     They go on as matrices whose columns are examples, one class after the other: (r, m) and (c r, m). Sums over
     classes then run along whole rows, and labels are sparse from the left.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = exact(logits.dtype)
     m, _, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
         logits, targets = logits.to(dtype), targets.to(dtype).expand_as(logits)
@@ -252,9 +252,7 @@ class MultiMix(nn.Module):
         check_mixture(n, 1, alpha)
         self.n, self.alpha, self.generator, self.total = n, alpha, generator, total
 
-    def forward(
-        self, logits: Float[Tensor, "m c"], targets: Float[Tensor, "m c"] | Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def forward(self, logits: Float[Tensor, "m c"], targets: Targets | Labels) -> Float[Tensor, ""]:
         """The loss of one mini-batch."""
         alpha = self.concentration(len(logits))
         return mixed_cross_entropy(logits, targets, n=self.n, alpha=alpha, generator=self.generator)
@@ -287,7 +285,7 @@ class DenseMultiMix(MultiMix):
         self,
         features: Float[Tensor, "m d h w"] | Float[Tensor, "m d r"],
         head: Callable[[Tensor], Tensor],
-        targets: Float[Tensor, "m c"] | Float[Tensor, "m r c"] | Int[Tensor, " m"],
+        targets: Targets | Float[Tensor, "m r c"] | Labels,
     ) -> Float[Tensor, ""]:
         """The loss of one mini-batch: features before pooling, the head, targets."""
         features = features.flatten(2)

@@ -19,10 +19,16 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> fl
     2.0
     """
     u = F.normalize(embeddings.double(), dim=1)
-    sizes = torch.bincount(labels).double()
-    means = u.new_zeros(len(sizes), u.shape[1]).index_add_(0, labels, u) / sizes.clamp(min=1).unsqueeze(1)
+    means, sizes = class_means(u, labels)
     scatter = u.new_zeros(len(sizes)).index_add_(0, labels, (u - means[labels]).square().sum(1))
     return float((sizes * scatter).sum() / (sizes * (sizes - 1) / 2).sum())
+
+
+def class_means(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Every class's mean, (c, d), zero where it has no embedding, and how many it has, (c,)."""
+    sizes = torch.bincount(labels).to(embeddings.dtype)
+    sums = embeddings.new_zeros(len(sizes), embeddings.shape[1]).index_add_(0, labels, embeddings)
+    return sums / sizes.clamp(min=1).unsqueeze(1), sizes
 
 
 def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> float:
@@ -89,8 +95,7 @@ def class_spread(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) ->
     (0.0, 0.5)
     """
     u = F.normalize(embeddings.double(), dim=1)
-    sizes = torch.bincount(labels).double().clamp(min=1)
-    means = u.new_zeros(len(sizes), u.shape[1]).index_add_(0, labels, u) / sizes.unsqueeze(1)
+    means, _ = class_means(u, labels)
     within = (u - means[labels]).square().sum(1).mean()
     between = (means[labels] - u.mean(0)).square().sum(1).mean()
     return float(within), float(between)
@@ -133,8 +138,7 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"
     >>> round(class_mean_cosine(torch.eye(5), torch.arange(5)), 4)
     -0.25
     """
-    _, labels, sizes = labels.unique(return_inverse=True, return_counts=True)
-    u, c = embeddings.double(), len(sizes)
-    means = u.new_zeros(c, u.shape[1]).index_add_(0, labels, u) / sizes.unsqueeze(1)
-    u = F.normalize(means - u.mean(0), dim=1)
+    u = embeddings.double()
+    means, sizes = class_means(u, labels)
+    u, c = F.normalize(means[sizes > 0] - u.mean(0), dim=1), int((sizes > 0).sum())
     return float((u.sum(0).square().sum() - u.square().sum()) / (c * c - c))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmlib.annotations import Float
+from mmlib.parameters import check_whole
 
 # Weights drawn together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 BLOCK_ON_CPU, BLOCK = 2**17, 2**23
@@ -16,13 +17,7 @@ SMALL = 0.5
 
 
 def sample_weights(
-    n: int,
-    m: int,
-    alpha: float | tuple[float, float] = (0.5, 2.0),
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    n: int, m: int, alpha: float | tuple[float, float] = (0.5, 2.0), *, generator: torch.Generator | None = None, **to
 ) -> Float[Tensor, "n m"]:
     """Draw n points of the (m-1)-simplex, each from a symmetric Dirichlet distribution.
 
@@ -32,8 +27,8 @@ def sample_weights(
         alpha: the Dirichlet's concentration; 1 is uniform on the simplex. A pair draws every point's own
             concentration from U(low, high).
         generator: the only source of randomness; its device must be `device`. None uses torch's global one.
-        device: where to draw; by default the generator's device, else torch's default.
-        dtype: by default torch's default; below single precision, single precision rounded.
+        to: `device`, by default the generator's, else torch's default; `dtype`, by default torch's default, below
+            single precision that rounded.
 
     Returns:
         Λ, one mixture a row, every row summing to 1.
@@ -47,7 +42,7 @@ def sample_weights(
     >>> Λ.shape
     torch.Size([1000, 128])
     """
-    blocks = list(sample_blocks(n, m, alpha, generator=generator, device=device, dtype=dtype))
+    blocks = list(sample_blocks(n, m, alpha, generator=generator, **to))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
@@ -64,10 +59,9 @@ def sample_blocks(
     low, high = check_mixture(n, m, alpha)
     device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
     dtype = dtype or torch.get_default_dtype()
-    exact = torch.promote_types(dtype, torch.float32)
     rows = max(1, (BLOCK_ON_CPU if device.type == "cpu" else BLOCK) // m)
     for start in range(0, n, rows):
-        concentration = torch.empty(min(rows, n - start), 1, device=device, dtype=exact)
+        concentration = torch.empty(min(rows, n - start), 1, device=device, dtype=exact(dtype))
         concentration.uniform_(generator=generator).mul_(high - low).add_(low)
         yield _dirichlet(concentration, m, low < SMALL, generator).to(dtype)
 
@@ -112,9 +106,8 @@ def _gamma(concentration: Tensor, m: int, generator: torch.Generator | None) -> 
 
 def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
     """The interval of concentrations that `alpha` means, once n, m and alpha are known to be possible."""
-    for name, value in (("n", n), ("m", m)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least 1")
+    check_whole("n", n, 1)
+    check_whole("m", m, 1)
     low, high = alpha if isinstance(alpha, tuple | list) and len(alpha) == 2 else (alpha, alpha)
     numbers = isinstance(low, int | float) and isinstance(high, int | float)
     if not numbers or not 0 < low <= high or not math.isfinite(high):
@@ -123,26 +116,26 @@ def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float
 
 
 def sample_tuples(
-    n: int,
-    m: int,
-    length: int,
-    alpha: float | tuple[float, float] = (0.5, 2.0),
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    n: int, m: int, length: int, alpha: float | tuple[float, float] = (0.5, 2.0), **drawn
 ) -> Float[Tensor, "n m"]:
     """Draw n points of the (m-1)-simplex, each on a random face of `length` examples, all others' weights zero.
 
-    Arguments other than `length` are those of `sample_weights`.
+    Args:
+        length: examples of a mixture, at most m.
+        drawn: all else that `sample_weights` takes.
 
     >>> Λ = sample_tuples(1000, 128, 2, generator=torch.Generator().manual_seed(0))
     >>> Λ.count_nonzero(dim=1).unique()
     tensor([2])
     """
-    weights = sample_weights(n, length, alpha, generator=generator, device=device, dtype=dtype)
-    keys = torch.rand(n, m, generator=generator, device=weights.device)
+    weights = sample_weights(n, length, alpha, **drawn)
+    keys = torch.rand(n, m, generator=drawn.get("generator"), device=weights.device)
     return weights.new_zeros(n, m).scatter_(1, keys.topk(length, dim=1).indices, weights)
+
+
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """What weights and sums are computed in: at least single precision."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def mix(weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Float[Tensor, "n *axes"]:
@@ -179,7 +172,7 @@ def mix_densely(
 
 def somewhere(attention: Tensor) -> Tensor:
     """Attention without zeros: a sum of products with weights that is zero becomes the limit, the weights alone."""
-    return attention.to(torch.promote_types(attention.dtype, torch.float32)).clamp(min=1e-20)
+    return attention.to(exact(attention.dtype)).clamp(min=1e-20)
 
 
 def attention_map(

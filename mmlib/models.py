@@ -1,5 +1,7 @@
 """Networks: images -> encoder -> feature map (m, d, h, w) -> its mean, the embedding (m, d) -> head -> logits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -95,9 +97,8 @@ def preact_resnet(channels: int, width: int, blocks: tuple[int, ...], *, stem: i
     for stage, count in enumerate(blocks):
         outputs = width * 2**stage
         strides = [1 if stage == 0 else 2] + [1] * (count - 1)
-        stages.append(
-            nn.Sequential(*(PreActBlock(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides)))
-        )
+        of_stage = (PreActBlock(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides))
+        stages.append(nn.Sequential(*of_stage))
         inputs = outputs
     return nn.Sequential(*stages)
 
@@ -227,6 +228,15 @@ def build(name: str, dataset: Dataset) -> Classifier:
     return Classifier(encoder, embedding_size, dataset.classes, dataset.mean, dataset.std)
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode meanwhile."""
+    training = network.training
+    network.eval()
+    yield
+    network.train(training)
+
+
 class Predictions(NamedTuple):
     """What a classifier makes of a split."""
 
@@ -237,13 +247,8 @@ class Predictions(NamedTuple):
 @torch.no_grad()
 def predict(classifier: Classifier, split: Split, batch_size: int = 500) -> Predictions:
     """Embeddings and logits of every image of a split, in evaluation mode, on the CPU."""
-    training, parameter = classifier.training, next(classifier.parameters())
-    classifier.eval()
-    embeddings = [
-        classifier.embed(images.to(parameter.device).to(parameter.dtype) / 255)
-        for images in split.images.split(batch_size)
-    ]
-    embeddings = torch.cat(embeddings)
-    logits = classifier.head(embeddings)
-    classifier.train(training)
-    return Predictions(embeddings.cpu(), logits.cpu())
+    like = next(classifier.parameters())
+    with evaluating(classifier):
+        parts = [classifier.embed(x.to(like.device).to(like.dtype) / 255) for x in split.images.split(batch_size)]
+    embeddings = torch.cat(parts)
+    return Predictions(embeddings.cpu(), classifier.head(embeddings).cpu())

@@ -70,9 +70,7 @@ def detection(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"]) -
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
         if not len(scores) or scores.isnan().any():
             nans = int(scores.isnan().sum())
-            raise ValueError(
-                f"{name} hold {len(scores)} scores, {nans} of them NaN; they take at least one, and no NaN"
-            )
+            raise ValueError(f"{name} hold {len(scores)} scores, {nans} of them NaN; they take one or more, no NaN")
     thresholds, place = torch.cat([scores_in.double(), scores_out.double()]).unique(return_inverse=True)
     # How many of each set have every one of the distinct scores, from the highest to the lowest.
     n, steps = len(scores_in), len(thresholds)

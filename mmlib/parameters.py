@@ -1,9 +1,8 @@
-"""Parameters of notebooks and configurations, checked by name and type: papermill checks neither."""
+"""Parameters of configurations and commands, checked by name and type."""
 
 import ast
-import inspect
-import sys
-from pathlib import Path
+import math
+from contextlib import suppress
 from types import UnionType
 
 
@@ -37,13 +36,12 @@ def read_arguments(arguments: list[str], names: set[str]) -> dict[str, object]:
 
 
 def _literal(text: str) -> object:
-    try:
+    with suppress(SyntaxError, ValueError):
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
+    return text
 
 
-def check_whole(name: str, value: int, least: int = 0) -> None:
+def check_whole(name: str, value: object, least: int = 0) -> None:
     """Refuse what is no whole number, or less than the least.
 
     >>> check_whole("seed", -1)
@@ -54,32 +52,14 @@ def check_whole(name: str, value: int, least: int = 0) -> None:
         raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
 
 
-def check_parameters(namespace: dict) -> None:
-    """Refuse a notebook's parameters that are unknown or of the wrong type; called right after their cell.
+def check_number(least: float = 0, most: float = math.inf, **values: float) -> None:
+    """Refuse what is no finite number from `least` to `most`.
 
-    The annotated assignments of the `parameters` cell say which there are. What papermill injects lands beside them,
-    also under a name that the notebook has never heard of.
-
-    Args:
-        namespace: the notebook's `globals()`.
-
-    Raises:
-        ValueError: an unknown name, or a value that is not of its annotation's type.
+    >>> check_number(most=1, decay=2)
+    Traceback (most recent call last):
+    ValueError: decay is 2; it takes a number from 0 to 1
     """
-    declared = inspect.get_annotations(sys.modules[namespace["__name__"]])
-    literals = (bool, int, float, str, list, tuple, dict, type(None))
-    ours = {"In", "Out"} | declared.keys()
-    for name, value in namespace.items():
-        if isinstance(value, literals) and not name.startswith("_") and name not in ours:
-            raise ValueError(f"{name} is no parameter of this notebook; it takes {', '.join(declared)}")
-    for name, annotation in declared.items():
-        check_type(name, namespace[name], annotation)
-
-
-def project_root() -> Path:
-    """The folder of the clone that the current folder lies in, or else the current folder.
-
-    papermill runs a notebook from where it was launched, nbval and JupyterLab from the notebook's own folder.
-    """
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "mmlib" / "__init__.py").exists()), here)
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not least <= value <= most or value == math.inf:
+            takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise ValueError(f"{name} is {value!r}; it takes a number {takes}")

@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import json
 import platform
 import subprocess
 from contextlib import suppress
@@ -13,47 +12,26 @@ import numpy as np
 import torch
 
 PACKAGE = Path(__file__).parent
-# What only looks at runs does not decide them; detectors start from runs.
-ONLY_LOOKING = {
-    "plots.py",
-    "records.py",
-    "grids.py",
-    "checkpoints.py",
-    "provenance.py",
-    "__main__.py",
-    "scenes.py",
-    "detection.py",
-}
+# What only looks at runs does not decide them.
+ONLY_LOOKING = {"records.py", "checkpoints.py", "provenance.py", "__main__.py"}
 
 
 @cache
-def code_digest(*notebooks: Path) -> str:
-    """Sixteen hexadecimal digits that change with what mmlib and the notebooks' code cells do.
+def code_digest() -> str:
+    """Sixteen hexadecimal digits that change with what mmlib does.
 
-    Comments, docstrings, formatting, prose and stored outputs do not count.
+    Comments, docstrings and formatting do not count.
     """
     modules = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ONLY_LOOKING)
-    parts = [_meaning(path.read_text()) for path in modules] + [_code_cells(path) for path in notebooks]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(_meaning(path.read_text()) for path in modules).encode()).hexdigest()[:16]
 
 
 def _meaning(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            body[0].value = ast.Constant(None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body[0].value = ast.Constant(None)
     return ast.dump(tree)
-
-
-def _code_cells(path: Path) -> str:
-    cells = json.loads(path.read_text())["cells"]
-    return "\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 def environment(device: str = "cpu") -> dict[str, str | int | None]:

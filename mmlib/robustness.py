@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Int
 from mmlib.data import Split
+from mmlib.mixing import exact
+from mmlib.models import evaluating
+from mmlib.parameters import check_number, check_whole
 
 __all__ = ["adversarial_error", "fgsm", "pgd"]
 
 
 def fgsm(
-    classifier: nn.Module,
-    images: Float[Tensor, "m channels h w"],
-    labels: Int[Tensor, " m"],
-    epsilon: float = 8 / 255,
+    classifier: nn.Module, images: Float[Tensor, "m channels h w"], labels: Int[Tensor, " m"], epsilon: float = 8 / 255
 ) -> Float[Tensor, "m channels h w"]:
     """Fast gradient sign method: every pixel moves by epsilon in the direction that raises the cross-entropy.
 
@@ -62,20 +62,17 @@ def pgd(
 
     Source: Madry et al. (ICLR 2018); epsilon 4/255 and step 2/255 are the published setting, 10 steps our choice.
     """
-    for name, value, least in (("epsilon", epsilon, 0), ("step", step, 0), ("steps", steps, 1)):
-        if not value >= least:
-            raise ValueError(f"{name} is {value!r}; it takes a number of at least {least}")
+    check_number(epsilon=epsilon, step=step)
+    check_whole("steps", steps, 1)
     low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
     attacked = images.detach()
     if generator is not None:
         start = torch.empty_like(images).uniform_(-epsilon, epsilon, generator=generator)
         attacked = start.add_(images).clamp(low, high)
-    training = classifier.training
-    classifier.eval()
-    for _ in range(steps):
-        gradient = _loss_gradient(classifier, attacked, labels)
-        attacked = gradient.sign().mul_(step).add_(attacked).clamp_(low, high)
-    classifier.train(training)
+    with evaluating(classifier):
+        for _ in range(steps):
+            gradient = _loss_gradient(classifier, attacked, labels)
+            attacked = gradient.sign().mul_(step).add_(attacked).clamp_(low, high)
     return attacked
 
 
@@ -88,10 +85,7 @@ def _loss_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Ten
 
 
 def adversarial_error(
-    classifier: nn.Module,
-    split: Split,
-    attack: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    batch_size: int = 500,
+    classifier: nn.Module, split: Split, attack: Callable[[nn.Module, Tensor, Tensor], Tensor], batch_size: int = 500
 ) -> float:
     """Top-1 error on the attacked images of a split, in percent; in batches, on the classifier's device.
 
@@ -104,13 +98,11 @@ def adversarial_error(
     True
     """
     parameter, wrong = next(classifier.parameters()), 0
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    training = classifier.training
-    classifier.eval()
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
-        images, labels = images.to(parameter.device, dtype) / 255, labels.to(parameter.device)
-        attacked = attack(classifier, images, labels)
-        with torch.no_grad():
-            wrong += (classifier(attacked.to(parameter.dtype)).argmax(dim=1) != labels).sum()
-    classifier.train(training)
+    dtype = exact(parameter.dtype)
+    with evaluating(classifier):
+        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
+            images, labels = images.to(parameter.device, dtype) / 255, labels.to(parameter.device)
+            attacked = attack(classifier, images, labels)
+            with torch.no_grad():
+                wrong += (classifier(attacked.to(parameter.dtype)).argmax(dim=1) != labels).sum()
     return 100 * int(wrong) / len(split)

@@ -114,65 +114,18 @@ def draw_shapes(
     return images.permute(0, 3, 1, 2), torch.from_numpy(labels), boxes
 
 
-def draw_canvas(
-    seed: int | Sequence[int], *, size: int = 64, most: int = 4
-) -> tuple[UInt8[Tensor, "3 size size"], Int[Tensor, " k"], Float[Tensor, "k 4"]]:
-    """Draw one to `most` shapes on one canvas, none over another, over a texture with strokes in it.
-
-    Shapes are as large and as coloured as those of `draw_shapes`; their circles keep apart, and one that finds no
-    room is left out.
-
-    Args:
-        seed: the only source of randomness; a sequence of integers is one too.
-        size: pixels on a side, at least 32.
-        most: shapes; how many is drawn from 1 to `most`.
-
-    Returns:
-        The image, labels (indices into `SHAPES`), and boxes as of `draw_shapes`, k of each.
-
-    >>> image, labels, boxes = draw_canvas(0)
-    """
-    check_whole("size", size, SIZE)
-    check_whole("most", most, 1)
-    rng = np.random.default_rng(seed)
-    image = _texture(rng.uniform(*DARK, (1, 3)), GROUND, rng, size)
-    for _ in range(STROKES * size**2 // SIZE**2):
-        image = _blend(image, _stroke(1, rng, size), rng.uniform(*STROKE, (1, 3))[:, :, None, None])
-    circles = _apart(1 + int(rng.integers(most)), size, rng)
-    labels = rng.integers(len(SHAPES), size=len(circles))
-    distances, covered = list(SHAPES.values()), []
-    for label, (x, y, radius) in zip(labels, circles):
-        planes = _from(np.array([x, y]), rng.uniform(0, 2 * np.pi, (1, 1, 1)), size)
-        covered.append((0.5 - radius * distances[label](*(plane / radius for plane in planes))).clip(0, 1))
-        image = _blend(image, covered[-1], _texture(rng.uniform(*LIGHT, (1, 3)), FILL, rng, size))
-    image += rng.uniform(-NOISE, NOISE, image.shape)
-    pixels = (image[0].clip(0, 1) * 255).round().astype(np.uint8)
-    return torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(_boxes(np.concatenate(covered) > 0))
-
-
-def _apart(count: int, size: int, rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Circles (x, y, radius) within the canvas that keep two pixels apart: `count`, or as many as found room."""
-    circles: list[tuple[float, float, float]] = []
-    for _ in range(20 * count):  # the first always fits
-        radius = rng.uniform(*RADIUS)
-        x, y = rng.uniform(radius + 0.5, size - radius - 0.5, 2)
-        if len(circles) < count and all(np.hypot(x - u, y - v) >= radius + r + 2 for u, v, r in circles):
-            circles.append((x, y, radius))
-    return circles
-
-
 def _draw(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Images (n, h, w, 3) and boxes (n, 4)."""
     n = len(labels)
     ground, colour = (rng.uniform(*limits, (n, 3)) for limits in (DARK, LIGHT))
-    image = _texture(ground, GROUND, rng)
+    image = texture(ground, GROUND, rng)
     for _ in range(STROKES):
-        image = _blend(image, _stroke(n, rng), rng.uniform(*STROKE, (n, 3))[:, :, None, None])
+        image = blend(image, stroke(n, rng), rng.uniform(*STROKE, (n, 3))[:, :, None, None])
     covered = _coverage(labels, rng)
-    image = _blend(image, covered, _texture(colour, FILL, rng))
+    image = blend(image, covered, texture(colour, FILL, rng))
     image += rng.uniform(-NOISE, NOISE, image.shape)
     pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), _boxes(covered > 0)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), tightest_boxes(covered > 0)
 
 
 def _coverage(labels: NDArray[np.int64], rng: np.random.Generator) -> Plane:
@@ -180,7 +133,7 @@ def _coverage(labels: NDArray[np.int64], rng: np.random.Generator) -> Plane:
     n = len(labels)
     radius, angle = rng.uniform(*RADIUS, (n, 1, 1)), rng.uniform(0, 2 * np.pi, (n, 1, 1))
     # Half a pixel's ramp outside the circle still lies within the image.
-    x, y = _from(rng.uniform(radius + 0.5, SIZE - radius - 0.5, (2, *radius.shape)), angle)
+    x, y = around(rng.uniform(radius + 0.5, SIZE - radius - 0.5, (2, *radius.shape)), angle)
     covered = np.empty((n, SIZE, SIZE))
     for label, distance in enumerate(SHAPES.values()):
         of = labels == label
@@ -188,36 +141,37 @@ def _coverage(labels: NDArray[np.int64], rng: np.random.Generator) -> Plane:
     return (0.5 - covered).clip(0, 1)
 
 
-def _stroke(n: int, rng: np.random.Generator, size: int = SIZE) -> Plane:
+def stroke(n: int, rng: np.random.Generator, size: int = SIZE) -> Plane:
     """Coverage of one straight stroke with round ends an image, (n, h, w)."""
     shape = (n, 1, 1)
-    x, y = _from(rng.uniform(0, size, (2, *shape)), rng.uniform(0, np.pi, shape), size)
+    x, y = around(rng.uniform(0, size, (2, *shape)), rng.uniform(0, np.pi, shape), size)
     half, width = rng.uniform(0, 5, shape), rng.uniform(0.5, 1.5, shape)
     return (0.5 - (np.sqrt((x - x.clip(-half, half)) ** 2 + y * y) - width)).clip(0, 1)
 
 
-def _texture(colour: Plane, contrast: float, rng: np.random.Generator, size: int = SIZE) -> Plane:
+def texture(colour: Plane, contrast: float, rng: np.random.Generator, size: int = SIZE) -> Plane:
     """Three waves of random colour, direction and length over a colour an image, (n, 3, h, w)."""
     n = len(colour)
     image = np.tile(colour[:, :, None, None], (1, 1, size, size))
     for longest in (SIZE, SIZE / 2, SIZE / 5):
-        x, _ = _from(rng.uniform(0, size, (2, n, 1, 1)), rng.uniform(0, np.pi, (n, 1, 1)), size)
+        x, _ = around(rng.uniform(0, size, (2, n, 1, 1)), rng.uniform(0, np.pi, (n, 1, 1)), size)
         wave = np.sin(x * (2 * np.pi / rng.uniform(longest / 2, longest, (n, 1, 1))))
         image += rng.uniform(-contrast, contrast, (n, 3, 1, 1)) * wave[:, None]
     return image
 
 
-def _from(centre: Plane, angle: Plane, size: int = SIZE) -> tuple[Plane, Plane]:
+def around(centre: Plane, angle: Plane, size: int = SIZE) -> tuple[Plane, Plane]:
     """Coordinates of all pixels' centres around `centre`, on axes turned by `angle`: two of (n, h, w)."""
     x, y = np.arange(size) + 0.5 - centre[0], (np.arange(size) + 0.5)[:, None] - centre[1]
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
-def _blend(image: Plane, covered: Plane, colour: Plane) -> Plane:
+def blend(image: Plane, covered: Plane, colour: Plane) -> Plane:
+    """Images (n, 3, h, w) with a colour where they are covered, (n, h, w)."""
     return image + covered[:, None] * (colour - image)
 
 
-def _boxes(covered: NDArray[np.bool_]) -> NDArray[np.float32]:
+def tightest_boxes(covered: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The tightest box around the pixels of every mask, (n, 4)."""
     columns, rows = covered.any(axis=1), covered.any(axis=2)
     low = [mask.argmax(axis=1) for mask in (columns, rows)]

@@ -16,7 +16,7 @@ from mmlib import data, distributed, models
 from mmlib.checkpoints import Checkpoints
 from mmlib.methods import METHODS, Objective, option_names
 from mmlib.metrics import accuracy, alignment, uniformity
-from mmlib.parameters import check_type, check_whole
+from mmlib.parameters import check_number, check_type, check_whole
 from mmlib.provenance import code_digest
 
 try:
@@ -28,9 +28,6 @@ except ImportError:  # a machine with torch and NumPy only trains without a prog
         return iterable
 
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "steps")
 QUARTERS = [0.25, 0.5, 0.75]
 RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
 LOOKS = 10  # times that a run looks at the validation set
@@ -87,8 +84,8 @@ class Config:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_type(f.name, getattr(self, f.name), f.type)
-        choices = {"model": models.MODELS, "method": METHODS, "optimizer": OPTIMIZERS}
-        choices |= {"schedule": SCHEDULES, "precision": PRECISIONS}
+        choices = {"model": models.MODELS, "method": METHODS, "optimizer": ("sgd", "adamw")}
+        choices |= {"schedule": ("cosine", "steps"), "precision": ("float32", "float64", "bfloat16")}
         for name, takes in choices.items():
             if getattr(self, name) not in takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(takes)}")
@@ -97,9 +94,7 @@ class Config:
                 check_whole(name, getattr(self, name), 1)
         for name in ("seed", "holdout_per_class", "warmup_epochs"):
             check_whole(name, getattr(self, name))
-        for name in ("lr", "momentum", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")
+        check_number(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         if self.optimizer == "adamw" and self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; adamw takes a number below 1")
         self._check_schedule()
@@ -314,9 +309,7 @@ def _go_on(
             if distributed.rank() == 0:
                 checkpoints.save(state)
         if stop:
-            raise TimeoutError(
-                f"max_minutes is {max_minutes:g}: stopped after {done} of {last} epochs; run again to go on"
-            )
+            raise TimeoutError(f"max_minutes is {max_minutes:g}: stopped after {done} of {last} epochs; run again")
 
 
 def _epoch(run: Training, epoch: int) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Every call of mmlib has its tensors' shapes checked (jaxtyping with beartype) while the tests run."""
+"""Every call of mmlib and mmbook has its tensors' shapes checked (jaxtyping with beartype) while the tests run."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401  the hook looks the name up and imports only its first part
 
-install_import_hook("mmlib", "tests.typechecker.typechecker")
+install_import_hook(["mmlib", "mmbook"], "tests.typechecker.typechecker")
 
 M, C = 6, 3  # examples and classes of the methods' tests
 

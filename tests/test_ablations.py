@@ -48,7 +48,7 @@ def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
 
 
 def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
-    with pytest.raises(ValueError, match="tuple_length is 7; a mini-batch of 6 takes as many at most"):
+    with pytest.raises(ValueError, match="tuple_length is 7; a mini-batch of 6 takes at most that"):
         METHODS["multimix_tuples"](classifier, tuple_length=7, probability=1)(*batch)
 
 

@@ -407,7 +407,10 @@ def test_labelled_and_held_out_images_are_exact_and_disjoint(tmp_path, arrays):
         ({"train_labels": np.zeros(24)}, "train_labels are float64"),
         ({"test_labels": np.array([0, 1, 2, 0, 1, -1])}, "test labels hold classes -1 to 2"),
         ({"class_names": np.array(["a", "b"])}, "train labels hold classes 0 to 2; 2 class names take 0 to 1"),
-        ({"class_names": np.array(["a", 1, None], dtype=object)}, "set.npz: Object arrays"),
+        (
+            {"class_names": np.array(["a", 1, None], dtype=object)},
+            "no .npz archive of arrays: Object arrays",
+        ),
         ({"test_images": np.zeros((6, 16, 16, 3))}, r"test_images are float64 of shape \(6, 16, 16, 3\)"),
         ({"train_images": np.zeros((24, 16, 16, 16), np.uint8)}, r"train_images are uint8 of shape \(24, 16, 16, 16\)"),
         ({"train_images": np.zeros((24, 16, 12), np.uint8)}, "images are 16 x 12 pixels; they must be square"),

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from mmlib import detection, grids, models, records, scenes, shapes
-from mmlib.detection import Config, mean_average_precision
-from mmlib.shapes import draw_canvas
+from mmbook import detection, grids, ledger, scenes
+from mmbook.detection import Config, mean_average_precision
+from mmbook.notebook import project_root
+from mmbook.scenes import draw_canvas
+from mmlib import models, shapes
 
 TINY = {"train_images": 8, "epochs": 1, "batch_size": 4}
 
@@ -287,7 +289,7 @@ def test_start_from_a_ledger_and_not_from_one_without_weights(tmp_path, few):
     """Any ledger's record reads alike: one of the recorded ones, with weights beside it or not."""
     classifier = finished(tmp_path / "run")
     place = "shapes/preactresnet-small/erm/seed0"
-    recorded = detection.project_root() / "book" / "results" / "embedded" / place
+    recorded = project_root() / "book" / "results" / "embedded" / place
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.with_suffix(".json").write_bytes(recorded.with_suffix(".json").read_bytes())
@@ -297,7 +299,7 @@ def test_start_from_a_ledger_and_not_from_one_without_weights(tmp_path, few):
         detection.build(config, data)
     (tmp_path / "run" / "checkpoint.pt").rename(path.with_suffix(".pt"))
     built, made = detection.build(config, data)
-    assert made["digest"] == records.read_ledger(path.with_suffix(".json")).config["digest"]
+    assert made["digest"] == ledger.read(path.with_suffix(".json")).config["digest"]
     torch.testing.assert_close(built.backbone.body["0"].weight, classifier.encoder[0].weight, rtol=0, atol=0)
 
 
@@ -391,7 +393,7 @@ def test_same_seed_same_record_whatever_the_global_generator(tmp_path, few, dete
         assert made[0][part] == made[1][part]
     losses = [[row["loss"] for row in content["history"]] for content in made]
     assert losses[0] == losses[1] != losses[2]
-    assert detection.read(tmp_path / "0.json") == made[0]
+    assert ledger.contents(tmp_path / "0.json") == made[0]
     assert made[0]["config"].items() >= {"dataset": "canvas", "start": None, "detector": detector, "epochs": 1}.items()
     assert len(made[0]["metrics"]["class_map"]) == 10
     assert not list(tmp_path.glob("*.partial"))
@@ -407,7 +409,7 @@ def test_record_names_its_start_and_is_not_edited_or_written_over(tmp_path, few)
         detection.run(Config(), path)
     path.write_text(path.read_text().replace('"map_50": ', '"map_50": 9'))
     with pytest.raises(ValueError, match=r"record.json does not fit its checksum: it was edited by hand"):
-        detection.read(path)
+        ledger.contents(path)
 
 
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
@@ -444,7 +446,7 @@ def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, messa
 def test_command_line_runs_one_cell(tmp_path, few, capsys):
     path = tmp_path / "folder" / "record.json"
     detection.main([f"record={path}", "train_images=4", "batch_size=2", "epochs=1", "detector=ssd", "threads=1"])
-    assert f"test mAP {detection.read(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
+    assert f"test mAP {ledger.contents(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
 
 
 def test_ledger_takes_the_records_of_the_grid_and_names_what_it_leaves_out(tmp_path, few, monkeypatch):

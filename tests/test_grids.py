@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmlib import data, grids, records
+from mmbook import grids, ledger
+from mmlib import data, records
 from mmlib.evaluate import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,7 @@ TINY = {
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """What the commands need of the repository, with a grid that takes seconds."""
-    for name in ("mmlib", "tools"):
+    for name in ("mmbook", "mmlib", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "_config.yml", "_toc.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -78,7 +79,7 @@ def enter(cell, root, **changes):
     folder = root / "runs" / cell.place
     run = records.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
     records.write(folder, run, *evaluate(run.classifier, dataset))
-    records.enter(records.read(folder), root / "book" / "results" / "tiny")
+    ledger.enter(records.read(folder), root / "book" / "results" / "tiny")
 
 
 def test_a_cell_of_several_processes_takes_a_run_of_as_many(clone):

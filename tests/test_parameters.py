@@ -5,7 +5,8 @@ import types
 
 import pytest
 
-from mmlib.parameters import check_parameters, check_type, project_root
+from mmbook.notebook import check_parameters, project_root
+from mmlib.parameters import check_type
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_low_precision_classifier_is_attacked_within_the_ball(network, batch):
     [
         ({"epsilon": -0.1}, "epsilon is -0.1; it takes a number of at least 0"),
         ({"step": float("nan")}, "step is nan"),
-        ({"steps": 0}, "steps is 0; it takes a number of at least 1"),
+        ({"steps": 0}, "steps is 0; it takes a whole number of at least 1"),
     ],
 )
 def test_impossible_attacks_are_refused(network, batch, options, message):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mmlib.__main__
+from mmbook import ledger
 from mmlib import records
 from mmlib.records import Record
 from tools import links, rerun
@@ -96,17 +97,25 @@ def test_an_address_of_another_form_is_refused(clone):
 
 
 def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
-    run, ledger = tmp_path / "run" / "digits" / "preactresnet-small" / "few" / "seed3", tmp_path / "ledger"
+    run, held = tmp_path / "run" / "digits" / "preactresnet-small" / "few" / "seed3", tmp_path / "held"
     options = ["options={'n': 20}", "epochs=2", "seed=3", "attacked_per_class=1", "out_sets=['gaussian']", "threads=1"]
     mmlib.__main__.main([f"folder={run}", "dataset=digits", "method=multimix", *options])
-    records.enter(records.read(run), ledger)
+    ledger.enter(records.read(run), held)
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
-    path = ledger / "digits" / "preactresnet-small" / "few" / "seed3.json"
+    path = held / "digits" / "preactresnet-small" / "few" / "seed3.json"
     rerun.main([str(path)])
     printed = capsys.readouterr().out
     assert "all metrics are the same to the last digit" in printed
     accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
     assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
+    other = records.read(run)
+    other.config["data"] = "0" * 16
+    other.config["digest"] = records.checksum(rerun.decided(other) | {"data": "0" * 16})
+    ledger.enter(other, tmp_path / "other")
+    monkeypatch.setattr(rerun, "RUNS", tmp_path / "nothing")
+    with pytest.raises(ValueError, match="data: the record's fingerprint is 0000000000000000, here it is"):
+        rerun.main([str(tmp_path / "other" / other.place) + ".json"])
+    assert not (tmp_path / "nothing").exists()
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
     with pytest.raises(ValueError, match="edited by hand"):
         rerun.main([str(path)])

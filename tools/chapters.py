@@ -18,6 +18,13 @@ def source_digest(*paths: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def cells_digest(notebook: str) -> str:
+    """Sixteen hexadecimal digits that change with a notebook's code cells, and not with its prose or stored outputs."""
+    cells = json.loads(Path(notebook).read_text())["cells"]
+    code = "\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
 def _content(file: Path) -> bytes:
     if file.suffix != ".ipynb":
         return file.read_bytes()

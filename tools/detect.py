@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmlib import detection
+from mmbook import detection
 
 LEDGER = Path("book/results/detection")
 

@@ -13,27 +13,33 @@ from pathlib import Path
 from statistics import stdev
 
 import mmlib.__main__
+from mmbook import ledger
 from mmlib import records
+from mmlib.train import Config, load_data
 
 RUNS = Path("runs/rerun")
 
 
+def decided(record: records.Record) -> dict:
+    """What decided the result, the data by their name."""
+    return {name: value for name, value in record.config.items() if name not in ("data", "digest")}
+
+
 def arguments_of(record: records.Record) -> list[str]:
     """What `python -m mmlib` takes to run it again, from what the record says of itself."""
-    decided = {name: value for name, value in record.config.items() if name not in ("data", "digest")}
     seen = {
         "threads": record.environment["threads"],
         "attacked_per_class": record.metrics["attacked_images"] // len(record.metrics["class_accuracy"]),
         "out_sets": list(record.metrics["ood"]),
         "folder": str(RUNS / record.place),
     }
-    return [f"{name}={value}" for name, value in (decided | seen).items()]
+    return [f"{name}={value}" for name, value in (decided(record) | seen).items()]
 
 
 def compare(record: records.Record, again: records.Record, others: list[records.Record]) -> list[str]:
     """A line a number: as recorded, as run again, the difference, and the spread over the variant's seeds."""
     lines = []
-    for name in records.NUMBERS:
+    for name in ledger.NUMBERS:
         held, found = record.metrics[name], again.metrics[name]
         over_seeds = [other.metrics[name] for other in others]
         spread = f"{stdev(over_seeds):12.4f}" if len(over_seeds) > 1 else f"{'-':>12}"
@@ -46,19 +52,14 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
     path = parser.parse_args(arguments).record
-    record = records.read_ledger(path)
+    record = ledger.read(path)
+    here = load_data(Config(**decided(record))).fingerprint
+    if here != record.config["data"]:
+        raise ValueError(f"data: the record's fingerprint is {record.config['data']}, here it is {here}")
     mmlib.__main__.main(arguments_of(record))
     again = records.read(RUNS / record.place)
-    if again.config["data"] != record.config["data"]:
-        raise ValueError(
-            f"data: the record's fingerprint is {record.config['data']}, here it is {again.config['data']}"
-        )
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
-    print(
-        "\n".join(
-            compare(record, again, [records.read_ledger(file) for file in sorted(path.parent.glob("seed*.json"))])
-        )
-    )
+    print("\n".join(compare(record, again, [ledger.read(file) for file in sorted(path.parent.glob("seed*.json"))])))
     shared = record.metrics.keys() & again.metrics.keys()  # a later version may have more
     differing = sorted(name for name in shared if record.metrics[name] != again.metrics[name])
     print(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmlib import records
+from mmbook import ledger
+from mmlib.records import Record
 
 COLUMNS = {
     "accuracy": ("test accuracy (%)", 2),
@@ -20,9 +21,9 @@ COLUMNS = {
 MARKS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
 
 
-def results_table(found: list[records.Record]) -> str:
+def results_table(found: list[Record]) -> str:
     """Mean ± standard deviation over seeds of every data set and variant, best mean of a data set in bold; markdown."""
-    rows = pd.DataFrame(records.table(found))
+    rows = pd.DataFrame(ledger.table(found))
     lines = ["| data | variant | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
     lines.append("|---|---|" + "---:|" * (1 + len(COLUMNS)))
     for dataset, of_dataset in rows.groupby("dataset", sort=False):
@@ -50,10 +51,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("ledger", type=Path)
     arguments = parser.parse_args()
-    for record in records.collect(arguments.runs):
-        records.enter(record, arguments.ledger)
+    for record in ledger.collect(arguments.runs):
+        ledger.enter(record, arguments.ledger)
     readme = Path("README.md")
-    table = results_table(records.collect(arguments.ledger))
+    table = results_table(ledger.collect(arguments.ledger))
     readme.write_text(MARKS.sub(lambda _: table, readme.read_text()))
 
 

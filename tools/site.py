@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmlib import records
+from mmbook import ledger
 from tools.results import results_table
 
 MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2")
@@ -26,7 +26,7 @@ def stage(site: Path, notebooks: Path, results: Path) -> None:
         shutil.copy(name, site)
     generated = site / "book" / "generated"
     generated.mkdir()
-    (generated / "results.md").write_text(results_table(records.collect(results)))
+    (generated / "results.md").write_text(results_table(ledger.collect(results)))
     # MathJax lies in the site itself, so that its pages ask nothing of other hosts.
     package = Path(find_spec("mathjax").submodule_search_locations[0]) / "static" / "mathjax"
     for name in MATHJAX:

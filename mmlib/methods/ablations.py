@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Int
+from mmlib.annotations import Float, Images, Labels
 from mmlib.losses import dense_mixed_cross_entropy, mixed_cross_entropy
 from mmlib.methods.distillation import MultiMixDistill
 from mmlib.methods.manifold_mixup import split_encoder
 from mmlib.methods.mixup import draw_pairs, mix_pairs
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
-from mmlib.mixing import attention_map, mix, sample_tuples, sample_weights, softmax_attention_map
-from mmlib.parameters import check_type
+from mmlib.mixing import attention_map, exact, mix, sample_tuples, softmax_attention_map
+from mmlib.parameters import check_type, check_whole
 
 
 class TupleMultiMix(MultiMix):
@@ -27,38 +27,31 @@ class TupleMultiMix(MultiMix):
 
     def __init__(self, classifier: nn.Module, *, tuple_length: int = 2, **options) -> None:
         super().__init__(classifier, **options)
-        if not isinstance(tuple_length, int) or tuple_length < 1:
-            raise ValueError(f"tuple_length is {tuple_length!r}; it takes a whole number of at least 1")
+        check_whole("tuple_length", tuple_length, 1)
         self.tuple_length = tuple_length
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed, some of them a mixture."""
         if self.tuple_length > len(images):
-            raise ValueError(
-                f"tuple_length is {self.tuple_length}; a mini-batch of {len(images)} takes as many at most"
-            )
-        n, size = self.criterion.n, (len(images), self.tuple_length)
-        alpha = self.criterion.concentration(self.tuple_length)
+            raise ValueError(f"tuple_length is {self.tuple_length}; a mini-batch of {len(images)} takes at most that")
         logits = self.classifier(images)
-        weights = sample_tuples(n, *size, alpha, generator=self.generator, dtype=_exact(logits))
-        return mixed_cross_entropy(logits, self.targets(images, labels), weights)
+        return mixed_cross_entropy(logits, self.targets(images, labels), self.weights(len(images), logits))
+
+    def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
+        """Λ, all but a few of every row zero."""
+        length, drawn = self.tuple_length, {"generator": self.generator, "dtype": exact(like.dtype)}
+        return sample_tuples(self.criterion.n, m, length, self.criterion.concentration(length), **drawn)
 
 
 class OneAlphaMultiMix(MultiMix):
     """MultiMix that draws one concentration for the whole mini-batch instead of one for every mixture."""
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed with weights of one α."""
         low, high = self.criterion.concentration(len(images))
         alpha = low + (high - low) * torch.rand((), generator=self.host_generator, dtype=torch.double).item()
-        targets = self.targets(images, labels)
-        return mixed_cross_entropy(
-            self.classifier(images), targets, n=self.criterion.n, alpha=alpha, generator=self.generator
-        )
+        drawn = {"n": self.criterion.n, "alpha": alpha, "generator": self.generator}
+        return mixed_cross_entropy(self.classifier(images), self.targets(images, labels), **drawn)
 
 
 class HiddenMultiMix(MultiMix):
@@ -77,18 +70,14 @@ class HiddenMultiMix(MultiMix):
 
     def __init__(self, classifier: nn.Module, *, stage: int = 1, **options) -> None:
         super().__init__(classifier, **options)
-        if not isinstance(stage, int) or stage < 0:
-            raise ValueError(f"stage is {stage!r}; it takes a whole number of at least 0")
+        check_whole("stage", stage)
         self.stage = stage
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose hidden features are mixed."""
         before, after = split_encoder(self.classifier.encoder, self.stage)
         hidden, targets = before(self.classifier.normalise(images)), self.targets(images, labels)
-        n, alpha = self.criterion.n, self.criterion.concentration(len(images))
-        weights = sample_weights(n, len(images), alpha, generator=self.generator, dtype=_exact(hidden))
+        weights = self.weights(len(images), hidden)
         logits = self.classifier.classify(after(mix(weights.to(hidden.dtype), hidden)))
         return F.cross_entropy(logits, mix(weights.to(targets.dtype), targets))
 
@@ -115,13 +104,7 @@ class AttentionDenseMultiMix(DenseMultiMix):
     """
 
     def __init__(
-        self,
-        classifier: nn.Module,
-        *,
-        query: str = "cam",
-        nonlinearity: str = "relu",
-        learnt: bool = False,
-        **options,
+        self, classifier: nn.Module, *, query: str = "cam", nonlinearity: str = "relu", learnt: bool = False, **options
     ) -> None:
         super().__init__(classifier, **options)
         check_type("learnt", learnt, bool)
@@ -130,9 +113,7 @@ class AttentionDenseMultiMix(DenseMultiMix):
                 raise ValueError(f"{name} is {value!r}; it takes {', '.join(choices)}")
         self.query, self.nonlinearity, self.learnt = query, nonlinearity, learnt
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose features are mixed at every position."""
         targets, head = self.position_targets(images, labels), self.classifier.head
         features = self.classifier.features(images).flatten(2)
@@ -150,7 +131,7 @@ class MultiMixDistillAtMixture(MultiMixDistill):
     mixup the teacher predicts at the mixed images.
     """
 
-    def forward(self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]) -> Float[Tensor, ""]:
+    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         if self.chance(self.probability):
             return self.interpolate(images, labels)
         partners, λ = draw_pairs(self, len(images), self.mixup_alpha)
@@ -158,18 +139,11 @@ class MultiMixDistillAtMixture(MultiMixDistill):
         targets = self._blend(mix_pairs(self.one_hot(labels), partners, λ), lambda teacher: teacher(mixed))
         return F.cross_entropy(self.classifier(mixed), targets)
 
-    def interpolate(
-        self, images: Float[Tensor, "m channels size size"], labels: Int[Tensor, " m"]
-    ) -> Float[Tensor, ""]:
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed, the student's and the teacher's alike."""
         logits, targets = self.classifier(images), self.one_hot(labels)
-        n, alpha = self.criterion.n, self.criterion.concentration(len(images))
-        weights = sample_weights(n, len(images), alpha, generator=self.generator, dtype=_exact(logits))
+        weights = self.weights(len(images), logits)
         targets = self._blend(
             mix(weights.to(targets.dtype), targets), lambda teacher: mix(weights, teacher(images).to(weights.dtype))
         )
         return F.cross_entropy(mix(weights, logits.to(weights.dtype)), targets)
-
-
-def _exact(values: Tensor) -> torch.dtype:
-    return torch.promote_types(values.dtype, torch.float32)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Labels
 from mmlib.methods.mixup import Mixup, draw_pairs, mix_pairs
-from mmlib.methods.objective import check_probability
+from mmlib.mixing import exact
+from mmlib.parameters import check_number
 
 
 class AlignMixup(Mixup):
@@ -26,7 +27,7 @@ class AlignMixup(Mixup):
 
     def __init__(self, classifier: nn.Module, *, alpha: float = 2.0, probability: float = 0.5, seed: int = 0) -> None:
         super().__init__(classifier, alpha=alpha, seed=seed)
-        check_probability(probability=probability)
+        check_number(most=1, probability=probability)
         self.probability = probability
 
     def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
@@ -50,7 +51,7 @@ def mix_aligned(
 
 def squared_distances(a: Float[Tensor, "m d r"], b: Float[Tensor, "m d s"]) -> Float[Tensor, "m r s"]:
     """‖a_i - b_j‖² between all positions of two feature maps, in single precision or wider."""
-    a, b = (x.mT.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b))
+    a, b = (x.mT.to(exact(x.dtype)) for x in (a, b))
     # Not by ‖a‖² + ‖b‖² - 2 ab: what cancels there is large beside ε.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
 

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Int, Labels, Targets
-from mmlib.methods.objective import Objective, check_not_negative, check_probability
+from mmlib.methods.objective import Objective
 from mmlib.methods.puzzlemix import Saliency, pool_saliency
 from mmlib.mixing import check_mixture, sample_weights
+from mmlib.parameters import check_number
 
 BLOCKS = 4  # along a side (published recipe)
 PART = 20  # images mixed with one another (published recipe)
@@ -63,8 +64,8 @@ class CoMixup(Objective):
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_mixture(1, 2, alpha)
-        check_probability(omega=omega)
-        check_not_negative(beta=beta, gamma=gamma, eta=eta, tau=tau, clean=clean)
+        check_number(most=1, omega=omega)
+        check_number(beta=beta, gamma=gamma, eta=eta, tau=tau, clean=clean)
         self.alpha, self.beta, self.gamma, self.eta = alpha, beta, gamma, eta
         self.tau, self.omega, self.clean = tau, omega, clean
 

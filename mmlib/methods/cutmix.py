@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.methods.mixup import Mixup, draw_pairs, mix_pairs
-from mmlib.methods.objective import check_probability
+from mmlib.parameters import check_number
 
 
 class CutMix(Mixup):
@@ -23,7 +23,7 @@ class CutMix(Mixup):
 
     def __init__(self, classifier: nn.Module, *, alpha: float = 1.0, probability: float = 0.5, seed: int = 0) -> None:
         super().__init__(classifier, alpha=alpha, seed=seed)
-        check_probability(probability=probability)
+        check_number(most=1, probability=probability)
         self.probability = probability
 
     def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:

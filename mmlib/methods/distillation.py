@@ -6,7 +6,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
-from mmlib.methods.objective import check_probability
+from mmlib.parameters import check_number
 
 
 class MultiMixDistill(MultiMix):
@@ -26,7 +26,7 @@ class MultiMixDistill(MultiMix):
 
     def __init__(self, classifier: nn.Module, *, gamma: float = 0.5, decay: float = 0.999, **options) -> None:
         super().__init__(classifier, **options)
-        check_probability(gamma=gamma, decay=decay)
+        check_number(most=1, gamma=gamma, decay=decay)
         self.gamma, self.decay = gamma, decay
         self.teacher = AveragedModel(classifier, avg_fn=self._average, use_buffers=True).requires_grad_(False).eval()
         # AveragedModel's first update copies: spent on the untrained student, so that step 1 already averages.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from mmlib import losses
 from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.methods.mixup import draw_pairs, mix_pairs
-from mmlib.methods.objective import Objective, check_probability
-from mmlib.mixing import check_mixture
-from mmlib.parameters import check_type
+from mmlib.methods.objective import Objective
+from mmlib.mixing import check_mixture, exact, sample_weights
+from mmlib.parameters import check_number, check_type
 
 
 class MultiMix(Objective):
@@ -47,7 +47,7 @@ class MultiMix(Objective):
         super().__init__(classifier, seed=seed)
         interval = check_mixture(n, 2, alpha)
         check_mixture(1, 2, mixup_alpha)
-        check_probability(probability=probability)
+        check_number(most=1, probability=probability)
         check_type("total", total, bool)
         self.probability, self.mixup_alpha = probability, mixup_alpha
         self.criterion = self.criterion_type(n, interval, self.generator, total=total)
@@ -66,6 +66,11 @@ class MultiMix(Objective):
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed; its logits are, which is the same and cheaper."""
         return self.criterion(self.classifier(images), self.targets(images, labels))
+
+    def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
+        """Λ for m examples, where it is needed as a whole."""
+        drawn = {"generator": self.generator, "dtype": exact(like.dtype)}
+        return sample_weights(self.criterion.n, m, self.criterion.concentration(m), **drawn)
 
     def targets(self, images: Images, labels: Labels) -> Targets:
         """What the examples' predictions are held against, before mixing."""

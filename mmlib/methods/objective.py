@@ -1,7 +1,6 @@
 """What every method is: a module that holds the classifier and its random generators, and returns a loss."""
 
 import inspect
-import math
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +28,8 @@ class Objective(nn.Module):
         # What decides the course of a step (which method, which λ) is drawn on the host: no waiting for the device.
         self.host_generator = torch.Generator().manual_seed(seed)
         device = next(classifier.parameters()).device
-        self.generator = torch.Generator(device).manual_seed(
-            int(torch.randint(2**62, (), generator=self.host_generator))
-        )
+        of_device = int(torch.randint(2**62, (), generator=self.host_generator))
+        self.generator = torch.Generator(device).manual_seed(of_device)
 
     def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         mixed, targets = self.mix(images, labels)
@@ -59,20 +57,6 @@ class Objective(nn.Module):
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         self.host_generator.set_state(state["host_generator"].cpu())
         self.generator.set_state(state["generator"].cpu())
-
-
-def check_probability(**values: float) -> None:
-    """Refuse what is not a share of one."""
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value!r}; it takes a number from 0 to 1")
-
-
-def check_not_negative(**values: float) -> None:
-    """Refuse what is no weight."""
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value!r}; it takes a number of at least 0")
 
 
 def option_names(method: type[Objective]) -> set[str]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Int, Labels, Targets
 from mmlib.methods.mixup import Mixup, draw_pairs
-from mmlib.methods.objective import check_not_negative, check_probability
+from mmlib.models import evaluating
+from mmlib.parameters import check_number
 
 BLOCKS = (2, 4, 8, 16)  # of the mask, along a side: one of those that divide it, drawn for every mini-batch
 REGION = 4  # pixels along a side, at most, of what is transported and of what is averaged before borders are compared
@@ -57,8 +58,8 @@ class PuzzleMix(Mixup):
         **options,
     ) -> None:
         super().__init__(classifier, **options)
-        check_probability(gamma=gamma)  # above 1 a border's weight can be negative
-        check_not_negative(beta=beta, eta=eta, xi=xi)
+        check_number(most=1, gamma=gamma)  # above 1 a border's weight can be negative
+        check_number(beta=beta, eta=eta, xi=xi)
         self.beta, self.gamma, self.eta, self.xi = beta, gamma, eta, xi
 
     def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
@@ -108,12 +109,10 @@ class PuzzleMix(Mixup):
 
 def saliency_map(classifier: nn.Module, images: Images, labels: Labels) -> Saliency:
     """Norm over channels of the gradient of the cross-entropy, in evaluation mode, by the normalised image's pixels."""
-    training = classifier.training
-    classifier.eval()
     inputs = classifier.normalise(images).requires_grad_()
-    loss = F.cross_entropy(classifier.classify(classifier.encoder(inputs)), labels)
+    with evaluating(classifier):
+        loss = F.cross_entropy(classifier.classify(classifier.encoder(inputs)), labels)
     (gradient,) = torch.autograd.grad(loss, inputs)
-    classifier.train(training)
     return gradient.norm(dim=1)
 
 

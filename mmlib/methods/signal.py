@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mmlib.annotations import Float, Images, Labels
 from mmlib.losses import mixed_cross_entropy
 from mmlib.methods.multimix import MultiMix
-from mmlib.mixing import sample_weights
 from mmlib.parameters import check_whole
 
 
@@ -94,10 +93,8 @@ class AroundMultiMix(MultiMix):
         return mixed_cross_entropy(logits, targets, self.weights(len(images), logits))
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
-        """Λ, in single precision at least."""
-        n, alpha = self.criterion.n, self.criterion.concentration(m)
-        exact = torch.promote_types(like.dtype, torch.float32)
-        others = sample_weights(n, m, alpha, generator=self.generator, dtype=exact)
+        """Λ: example k % m and, with the rest of the weight, all of them."""
+        others, n = super().weights(m, like), self.criterion.n
         w = others.new_empty(n, 1).uniform_(*self.own, generator=self.generator)
         k = torch.arange(n, device=others.device)
         examples = torch.zeros_like(others)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Labels, Targets
-from mmlib.methods.objective import Objective, check_not_negative
+from mmlib.methods.objective import Objective
 from mmlib.mixing import mix
+from mmlib.parameters import check_number
 
 
 class ZetaMixup(Objective):
@@ -19,7 +20,7 @@ class ZetaMixup(Objective):
 
     def __init__(self, classifier: nn.Module, *, gamma: float = 2.8, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)
-        check_not_negative(gamma=gamma)
+        check_number(gamma=gamma)
         self.gamma = gamma
 
     def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:

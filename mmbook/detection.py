@@ -2,7 +2,7 @@
 
 One run, from drawing the canvases to its record; it takes minutes, so it has no checkpoints and starts anew if stopped:
 
-python -m mmlib.detection record=runs/try.json detector=ssd start=runs/pretraining/shapes/preactresnet-small/erm/seed0
+python -m mmbook.detection record=runs/try.json detector=ssd start=runs/pretraining/shapes/preactresnet-small/erm/seed0
 """
 
 import dataclasses
@@ -27,11 +27,15 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.transforms import v2
 
-from mmlib import models, records, scenes
+from mmbook import scenes
+from mmbook.ledger import contents
+from mmbook.ledger import read as read_run
+from mmbook.notebook import project_root
+from mmbook.scenes import Scenes
+from mmlib import models, records
 from mmlib.models import Classifier
-from mmlib.parameters import check_type, check_whole, project_root, read_arguments
+from mmlib.parameters import check_number, check_type, check_whole, read_arguments
 from mmlib.provenance import environment
-from mmlib.scenes import Scenes
 
 WIDTH = 256  # channels of a pyramid, at most; half of the encoder's where that is less
 SHOWN, LEAST_SCORE = 8, 0.3  # test pictures whose predictions a record keeps, and how sure those are
@@ -98,9 +102,7 @@ class Config:
         for name, least in {"train_images": 1, "size": 32, "backbone_size": 8, "proposals": 4, "epochs": 1}.items():
             check_whole(name, getattr(self, name), least)
         check_whole("batch_size", self.batch_size, 2)  # as batch normalisation does
-        for name in ("seed", "lr", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it takes a number of at least 0")
+        check_number(seed=self.seed, lr=self.lr, weight_decay=self.weight_decay)
 
 
 def pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dict[str, Tensor]]:
@@ -113,7 +115,7 @@ def pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dict[str
     path = Path(start)
     try:
         if path.suffix == ".json":
-            record = records.read_ledger(path)
+            record = read_run(path)
             made, weights = record.config, record.weights()
         else:
             (path / "metrics.json").stat()  # marks it finished
@@ -336,7 +338,7 @@ def run(config: Config, path: Path, *, root: str | Path = "data", device: str = 
         validation split where there is one), history, environment, and what was found in the first test pictures.
 
     Raises:
-        ValueError: a file that is there, or is no `.json`.
+        ValueError: a file that is there, or is no `.json`; `mmbook.ledger.contents` reads it back.
     """
     if path.suffix != ".json" or path.exists():
         raise ValueError(f"record is {str(path)!r}; it takes a .json file that is not there yet")
@@ -356,14 +358,14 @@ def run(config: Config, path: Path, *, root: str | Path = "data", device: str = 
         "start": made and {name: made[name] for name in of_start} | {"weights": weights},
     }
     content = {
-        "config": described | {"digest": records._digest(described)},
+        "config": described | {"digest": records.checksum(described)},
         "metrics": metrics | {"validation_map": validation},
         "history": history,
         "environment": environment(device) | {"train_seconds": sum(row["seconds"] for row in history)},
         "predictions": [_sure(of_one) for of_one in found[:SHOWN]],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    records._write_json(path, content | {"checksum": records._digest(content)})
+    records.write_json(path, content | {"checksum": records.checksum(content)})
     return content
 
 
@@ -381,22 +383,6 @@ def _sure(found: dict[str, Tensor]) -> dict[str, list]:
         "labels": numbers["labels"].tolist(),
         "scores": [round(x, 3) for x in numbers["scores"].tolist()],
     }
-
-
-def read(path: Path) -> dict:
-    """The record of a run, as `run` returned it.
-
-    Raises:
-        ValueError: it is no whole record, or was edited by hand.
-    """
-    try:
-        content = json.loads(path.read_text())
-        checksum = content.pop("checksum", None)
-    except (ValueError, AttributeError):
-        raise ValueError(f"{path} is no record: it holds no JSON object") from None
-    if checksum != records._digest(content):
-        raise ValueError(f"{path} does not fit its checksum: it was edited by hand")
-    return content
 
 
 def cells() -> dict[Path, Config]:
@@ -437,7 +423,7 @@ def ledger(root: Path | str = "book/results/detection") -> tuple[dict[Path, dict
     found, refused = {}, []
     for place, config in cells().items():
         try:
-            content = read(project_root() / root / place)
+            content = contents(project_root() / root / place)
         except FileNotFoundError:
             continue
         except ValueError as error:
@@ -485,4 +471,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"mmlib.detection: {error}")
+        sys.exit(f"mmbook.detection: {error}")

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mmlib import ood, records
-from mmlib.parameters import project_root
+from mmbook.ledger import collect
+from mmbook.notebook import project_root
+from mmlib import ood
+from mmlib.records import Record
 from mmlib.train import Config, difference, load_data
 
 
@@ -103,7 +105,7 @@ class Ledger(NamedTuple):
         refused: a line for every file that was left out, with the reason.
     """
 
-    found: list[records.Record]
+    found: list[Record]
     missing: list[Cell]
     refused: list[str]
 
@@ -117,7 +119,7 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
     folder = project_root() / root / grid
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = records.collect(folder) if any(folder.rglob("seed*.json")) else []
+        found = collect(folder) if any(folder.rglob("seed*.json")) else []
     refused = [str(warning.message) for warning in caught]
     planned = {cell.place: cell for cell in cells(grid)}
     fitting = []
@@ -132,7 +134,7 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
     return Ledger(fitting, [cell for place, cell in planned.items() if place not in held], refused)
 
 
-def _differs(record: records.Record, cell: Cell) -> str | None:
+def _differs(record: Record, cell: Cell) -> str | None:
     held = record.config | {"processes": record.environment.get("processes", 1)}
     expected = dataclasses.asdict(cell.config) | {"processes": cell.processes}
     found = difference(held, expected | {"dataset": held["dataset"]})  # a path there, a name in the record

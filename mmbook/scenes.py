@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
@@ -13,8 +15,10 @@ from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_t
 from torchvision.transforms.v2.functional import to_image
 from torchvision.tv_tensors import BoundingBoxes, Image
 
+from mmlib import shapes
+from mmlib.annotations import Float, Int, UInt8
 from mmlib.data import FIXED_SEED
-from mmlib.shapes import SHAPES, draw_canvas
+from mmlib.parameters import check_whole
 from mmlib.streaming import StreamedDataset
 
 TAKES = "canvas, voc or a folder in COCO's format"
@@ -51,7 +55,7 @@ class Scenes:
 
 
 class Canvases(Dataset):
-    """Canvases of `shapes.draw_canvas`, the i-th drawn from the seed ``(*seed, i)``.
+    """Canvases of `draw_canvas`, the i-th drawn from the seed ``(*seed, i)``.
 
     >>> image, target = Canvases(10, seed=(0,))[3]
     >>> image.shape, target["boxes"].shape[1]
@@ -96,6 +100,55 @@ class Annotated(Dataset):
         else:
             labels, marks = torch.tensor([self.labels[int(label)] for label in labels]), target["iscrowd"]
         return image, _target(boxes, labels, torch.tensor(marks), image.shape[-2:])
+
+
+def draw_canvas(
+    seed: int | Sequence[int], *, size: int = 64, most: int = 4
+) -> tuple[UInt8[Tensor, "3 size size"], Int[Tensor, " k"], Float[Tensor, "k 4"]]:
+    """Draw one to `most` shapes on one canvas, none over another, over a texture with strokes in it.
+
+    Shapes are as large and as coloured as those of `draw_shapes`; their circles keep apart, and one that finds no
+    room is left out.
+
+    Args:
+        seed: the only source of randomness; a sequence of integers is one too.
+        size: pixels on a side, at least 32.
+        most: shapes; how many is drawn from 1 to `most`.
+
+    Returns:
+        The image, labels (indices into `SHAPES`), and boxes as of `draw_shapes`, k of each.
+
+    >>> image, labels, boxes = draw_canvas(0)
+    """
+    check_whole("size", size, shapes.SIZE)
+    check_whole("most", most, 1)
+    rng = np.random.default_rng(seed)
+    image = shapes.texture(rng.uniform(*shapes.DARK, (1, 3)), shapes.GROUND, rng, size)
+    for _ in range(shapes.STROKES * size**2 // shapes.SIZE**2):
+        image = shapes.blend(image, shapes.stroke(1, rng, size), rng.uniform(*shapes.STROKE, (1, 3))[:, :, None, None])
+    circles = _apart(1 + int(rng.integers(most)), size, rng)
+    labels = rng.integers(len(shapes.SHAPES), size=len(circles))
+    distances, covered = list(shapes.SHAPES.values()), []
+    for label, (x, y, radius) in zip(labels, circles):
+        planes = shapes.around(np.array([x, y]), rng.uniform(0, 2 * np.pi, (1, 1, 1)), size)
+        covered.append((0.5 - radius * distances[label](*(plane / radius for plane in planes))).clip(0, 1))
+        fill = shapes.texture(rng.uniform(*shapes.LIGHT, (1, 3)), shapes.FILL, rng, size)
+        image = shapes.blend(image, covered[-1], fill)
+    image += rng.uniform(-shapes.NOISE, shapes.NOISE, image.shape)
+    pixels = (image[0].clip(0, 1) * 255).round().astype(np.uint8)
+    boxes = shapes.tightest_boxes(np.concatenate(covered) > 0)
+    return torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(boxes)
+
+
+def _apart(count: int, size: int, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Circles (x, y, radius) within the canvas that keep two pixels apart: `count`, or as many as found room."""
+    circles: list[tuple[float, float, float]] = []
+    for _ in range(20 * count):  # the first always fits
+        radius = rng.uniform(*shapes.RADIUS)
+        x, y = rng.uniform(radius + 0.5, size - radius - 0.5, 2)
+        if len(circles) < count and all(np.hypot(x - u, y - v) >= radius + r + 2 for u, v, r in circles):
+            circles.append((x, y, radius))
+    return circles
 
 
 def load(name: str, *, root: str | Path = "data", seed: int = 0, train_images: int = 400, size: int = 64) -> Scenes:
@@ -144,7 +197,7 @@ def _canvas(seed: int, train_images: int, size: int) -> Scenes:
     pixels = torch.stack([image for image, *_ in splits["train"].drawn]).double() / 255
     mean, std = (tuple(values.tolist()) for values in (pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)))
     parts = [tensor.numpy() for split in splits.values() for drawn in split.drawn for tensor in drawn]
-    return Scenes("canvas", *splits.values(), tuple(SHAPES), mean, std, _fingerprint(parts))
+    return Scenes("canvas", *splits.values(), tuple(shapes.SHAPES), mean, std, _fingerprint(parts))
 
 
 def _voc(root: Path) -> Scenes:
