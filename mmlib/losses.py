@@ -19,6 +19,8 @@ from mmlib.mixing import attention_map, check_mixture, exact, mix_densely, sampl
 
 # Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
+# Exponentials of logits above it, the largest being 0, are far from vanishing in single precision.
+LOWEST = -40.0
 
 
 def _eager(function: Callable) -> Callable:
@@ -139,11 +141,17 @@ def _cross_entropy(
 
     They go on as matrices whose columns are examples, one class after the other: (r, m) and (c r, m). Sums over
     classes then run along whole rows, and labels are sparse from the left.
+
+    Of all logits at a position their maximum is taken away, which mixtures then have lost too: none of theirs is
+    positive, and where none can be so low that its exponential vanishes, they need no maxima of their own.
     """
     dtype = exact(logits.dtype)
     m, _, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
         logits, targets = logits.to(dtype), targets.to(dtype).expand_as(logits)
+        logits = logits - logits.detach().amax(dim=(0, 2), keepdim=True)
+        # To find out on a GPU would wait for it; weights that were given may be negative.
+        bounded = weights is None and logits.device.type == "cpu" and logits.min().item() > LOWEST
         if attention is not None:
             attention = somewhere(attention).to(dtype)
             logits, targets = attention.unsqueeze(2) * logits, attention.unsqueeze(2) * targets
@@ -156,7 +164,7 @@ def _cross_entropy(
         logits, targets = (x.permute(2, 1, 0).reshape(-1, m) for x in (logits, targets))
         inputs = (logits, targets, attention, weights)
         wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
-        return _MixedCrossEntropy.apply(*inputs, blocks, n, c, wanted)
+        return _MixedCrossEntropy.apply(*inputs, blocks, n, c, bounded, wanted)
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
@@ -167,15 +175,15 @@ class _MixedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, targets, attention, weights, blocks, n, c, wanted):
+    def forward(ctx, logits, targets, attention, weights, blocks, n, c, bounded, wanted):
         values = (logits, targets, attention)
-        mixed = (logits, _sparse(targets), attention)
+        mixed = (logits, _sparse(targets), targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
         size = CHUNK_ON_CPU if logits.device.type == "cpu" else CHUNK
         sums = [torch.zeros_like(x) if want else None for x, want in zip(values, wanted)]
         loss, of_weights = logits.new_zeros(()), []
         for block in blocks:
             for rows in block.split(max(1, size // len(logits))):
-                value, gradients = _chunk(rows.T.contiguous(), *mixed, c, any(wanted[1:]))
+                value, gradients = _chunk(rows.T.contiguous(), mixed, c, bounded, any(wanted[1:]))
                 loss += value
                 for total, gradient in zip(sums, gradients):
                     if total is not None:
@@ -191,7 +199,7 @@ class _MixedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale):
         gradients = (None if gradient is None else scale * gradient for gradient in ctx.saved_tensors)
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None
 
 
 def _sparse(targets: Tensor) -> Tensor:
@@ -204,26 +212,33 @@ def _sparse(targets: Tensor) -> Tensor:
 
 
 def _chunk(
-    columns: Tensor, logits: Tensor, targets: Tensor, attention: Tensor | None, c: int, every: bool
+    columns: Tensor, mixed: tuple[Tensor | None, ...], c: int, bounded: bool, every: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """The summed loss of the mixtures `columns`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a."""
+    """The summed loss of the mixtures `columns`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a.
+
+    `mixed` are l, y, y summed over classes, (r, m), and a; `bounded` says that exp(l̃) needs no maximum taken away.
+    """
+    logits, targets, masses, attention = mixed
     x, y = ((values @ columns).view(c, -1) for values in (logits, targets))
+    mass = (masses @ columns).view(-1)
     inverse = None if attention is None else (attention @ columns).reciprocal_().view(-1)
     if inverse is not None:
-        x.mul_(inverse)
-        y.mul_(inverse)
-    x.sub_(x.amax(dim=0))
+        for values in (x, y, mass):
+            values.mul_(inverse)
+    if not bounded:
+        x.sub_(x.amax(dim=0))
     loss = -torch.dot(x.view(-1), y.view(-1))
     p = x.exp() if every else x.exp_()
-    total, mass = p.sum(dim=0), y.sum(dim=0)
+    total = p.sum(dim=0)
     loss += torch.dot(total.log(), mass)
-    gradients = [p.mul_(mass / total).sub_(y)]
+    share = mass / total
+    if inverse is None:
+        gradients = [p.mul_(share).sub_(y)]
+    else:
+        gradients = [p.mul_(share.mul_(inverse)).addcmul_(y, inverse, value=-1)]
     if every:
-        gradients.append(total.log() - x)
+        gradients.append((total.log() - x).mul_(1 if inverse is None else inverse))
         gradients.append(-sum((value * gradient).sum(dim=0) for value, gradient in zip((x, y), gradients)))
-    for gradient in gradients:
-        if inverse is not None:
-            gradient.mul_(inverse)
     return loss, [gradient.view(-1, columns.shape[1]) for gradient in gradients]
 
 

@@ -12,8 +12,11 @@ from mmlib.parameters import check_whole
 
 # Weights drawn together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 BLOCK_ON_CPU, BLOCK = 2**17, 2**23
+FEW = 1024  # gamma draws that torch's own sampler, one by one, has made sooner
 # Below this concentration draws are made in logarithms.
 SMALL = 0.5
+
+Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one of all
 
 
 def sample_weights(
@@ -80,28 +83,41 @@ def _dirichlet(concentration: Tensor, m: int, small: bool, generator: torch.Gene
 def _gamma(concentration: Tensor, m: int, generator: torch.Generator | None) -> Tensor:
     """m gamma draws for each of the concentrations, (n, 1), none of them below 1/2.
 
-    On the CPU by Marsaglia & Tsang's rejection (ACM TOMS 2000), all draws at once: (α - 1/3) w³ with w = 1 + y and
-    y normal of variance 1 / (9α - 3), accepted with probability exp((α - 1/3) (3 log w + 1 - w³ + 9/2 y²)).
-    Their bound holds for every α > 1/3. What is rejected, 3 to 20 %, is drawn again.
+    On the CPU by Marsaglia & Tsang's rejection (ACM TOMS 2000), all draws at once. Their bound holds for every
+    α > 1/3. What is rejected, 3 to 20 %, is drawn again.
     """
     n, draws = len(concentration), len(concentration) * m
-    if concentration.device.type != "cpu" or draws < 1024:
+    if concentration.device.type != "cpu" or draws < FEW:
         return torch._standard_gamma(concentration.expand(n, m).contiguous(), generator=generator)
     d = concentration - 1 / 3
-    y = d.new_empty(n, m).normal_(generator=generator).mul_((9 * d).rsqrt_()).clamp_(min=-1)
-    exponent = (1.5 - y).mul_(y).sub_(3).mul_(y).add_(y.log1p(), alpha=3).mul_(d)
+    gamma, chance = _propose(d, (n, m), generator)
     # A uniform number's first eight bits settle most acceptances; the others look at the rest of its bits.
     octets = torch.empty(-(-draws // 8), dtype=torch.long).random_(-(2**63), None, generator=generator)
     octets = octets.view(torch.uint8)[:draws].view(n, m)
-    excess = exponent.exp_().mul_(256).sub_(octets.to(d.dtype)).view(-1).numpy()
+    excess = chance.mul_(256).sub_(octets.to(d.dtype)).view(-1).numpy()
     open_ = np.flatnonzero(excess < 1)
     rest = d.new_empty(len(open_)).uniform_(generator=generator).numpy()
-    rejected = torch.from_numpy(open_[excess[open_] <= rest])
-    w = y.add_(1)
-    gamma = (w * w).mul_(w).mul_(d)
-    if len(rejected):
-        gamma.view(-1)[rejected] = _gamma(concentration[rejected // m], 1, generator).view(-1)
+    rejected = open_[excess[open_] <= rest]
+    while len(rejected):
+        at, of_row = torch.from_numpy(rejected), d[torch.from_numpy(rejected // m), 0]
+        if len(rejected) < FEW:
+            gamma.view(-1)[at] = torch._standard_gamma(of_row + 1 / 3, generator=generator)
+            break
+        gamma.view(-1)[at], chance = _propose(of_row, of_row.shape, generator)
+        rejected = rejected[(chance <= torch.empty_like(chance).uniform_(generator=generator)).numpy()]
     return gamma
+
+
+def _propose(d: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Proposals d w³, w = 1 + y with y normal of variance 1 / (9 d), and the probabilities of accepting them.
+
+    These are exp(d (3 log w + 1 - w³ + 9/2 y²)); w, where negative, becomes 0 and has none.
+    """
+    w = d.new_empty(shape).normal_(generator=generator).mul_((9 * d).rsqrt_()).add_(1).clamp_(min=0)
+    # Of the rounded w: what its logarithm cancels then cancels as exactly as with log1p, which can be slow.
+    y = w - 1
+    chance = (1.5 - y).mul_(y).sub_(3).mul_(y).add_(w.log(), alpha=3).mul_(d).exp_()
+    return w.pow_(3).mul_(d), chance
 
 
 def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
@@ -175,9 +191,7 @@ def somewhere(attention: Tensor) -> Tensor:
     return attention.to(exact(attention.dtype)).clamp(min=1e-20)
 
 
-def attention_map(
-    features: Float[Tensor, "m d r"], query: Float[Tensor, "m d"] | Float[Tensor, " d"]
-) -> Float[Tensor, "m r"]:
+def attention_map(features: Float[Tensor, "m d r"], query: Query) -> Float[Tensor, "m r"]:
     """How much every position of every example resembles the query: ReLU of the inner product, summing to 1.
 
     The query is the mean of the features over positions (global average pooling, GAP), or the classifier's
@@ -196,9 +210,7 @@ def attention_map(
     return torch.where(total > 0, scores / total.where(total > 0, torch.ones_like(total)), uniform)
 
 
-def softmax_attention_map(
-    features: Float[Tensor, "m d r"], query: Float[Tensor, "m d"] | Float[Tensor, " d"]
-) -> Float[Tensor, "m r"]:
+def softmax_attention_map(features: Float[Tensor, "m d r"], query: Query) -> Float[Tensor, "m r"]:
     """How much every position of every example resembles the query: softmax of the inner product over positions.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation; at temperature 1 (our choice).

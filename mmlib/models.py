@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mmlib.annotations import Float
 from mmlib.data import Dataset, Split
 
+Encoder = tuple[nn.Sequential, int]  # and d, its embeddings' size
+
 
 class Classifier(nn.Module):
     """An encoder and a linear head, with the data's normalisation inside: images are pixels in [0, 1].
@@ -103,24 +105,24 @@ def preact_resnet(channels: int, width: int, blocks: tuple[int, ...], *, stem: i
     return nn.Sequential(*stages)
 
 
-def preactresnet_small(channels: int, size: int) -> tuple[nn.Sequential, int]:
+def preactresnet_small(channels: int, size: int) -> Encoder:
     """Width 16, one block a stage, as many stages as turn the images into a 4x4 map (8x8: two, 32x32: four)."""
     stages = max(1, (size // 4).bit_length())
     return preact_resnet(channels, 16, (1,) * stages), 16 * 2 ** (stages - 1)
 
 
-def preactresnet18(channels: int, size: int) -> tuple[nn.Sequential, int]:
+def preactresnet18(channels: int, size: int) -> Encoder:
     """PreActResNet-18: 512x4x4 on 32x32 images, 512x8x8 on 64x64 (He et al., ECCV 2016)."""
     return preact_resnet(channels, 64, (2, 2, 2, 2)), 512
 
 
-def wrn16_8(channels: int, size: int) -> tuple[nn.Sequential, int]:
+def wrn16_8(channels: int, size: int) -> Encoder:
     """Wide ResNet of depth 16 and widening factor 8: 512x8x8 on 32x32 images (Zagoruyko & Komodakis, BMVC 2016)."""
     encoder = preact_resnet(channels, 128, (2, 2, 2), stem=16)
     return encoder.extend([nn.BatchNorm2d(512), nn.ReLU()]), 512
 
 
-def resnet50(channels: int, size: int) -> tuple[nn.Sequential, int]:
+def resnet50(channels: int, size: int) -> Encoder:
     """torchvision's ResNet-50, its stem as one stage: 2048x7x7 on 224x224 images in colour (He et al., CVPR 2016)."""
     if channels != 3:
         raise ValueError(f"channels of the images are {channels}; resnet50 takes 3")
@@ -158,9 +160,7 @@ class FeatureMap(nn.Module):
         return self.norm(tokens).mT.unflatten(2, self.grid)
 
 
-def vision_transformer(
-    channels: int, size: int, *, patch: int, width: int, depth: int, heads: int
-) -> tuple[nn.Sequential, int]:
+def vision_transformer(channels: int, size: int, *, patch: int, width: int, depth: int, heads: int) -> Encoder:
     """timm's vision transformer as an encoder: each of its blocks is a stage, each patch token a position.
 
     It has no class token: the embedding is the mean of the patch tokens (our choice).
@@ -194,13 +194,13 @@ def vision_transformer(
     return nn.Sequential(PatchEmbedding(whole), *whole.blocks, FeatureMap(whole)), width
 
 
-def vit_tiny(channels: int, size: int) -> tuple[nn.Sequential, int]:
+def vit_tiny(channels: int, size: int) -> Encoder:
     """4x4 patches of a quarter of the side, for images of 8 to 64 pixels; width 64, 4 blocks, 4 heads (our choice)."""
     check_multiple(size, 4)
     return vision_transformer(channels, size, patch=size // 4, width=64, depth=4, heads=4)
 
 
-def vit_small_16(channels: int, size: int) -> tuple[nn.Sequential, int]:
+def vit_small_16(channels: int, size: int) -> Encoder:
     """ViT-S/16, timm's `vit_small_patch16_224` at the images' size: 384x14x14 on 224x224."""
     check_multiple(size, 16)
     return vision_transformer(channels, size, patch=16, width=384, depth=12, heads=6)

@@ -12,8 +12,6 @@ from mmlib.annotations import Float
 from mmlib.data import Split, load_test
 from mmlib.parameters import check_whole
 
-__all__ = ["detection", "energy", "maximum_softmax", "out_images"]
-
 GREY = (0.299, 0.587, 0.114)  # luminance of red, green, blue: ITU-R BT.601, Pillow's mode L
 
 

@@ -40,16 +40,13 @@ def environment(device: str = "cpu") -> dict[str, str | int | None]:
     commit = ""
     with suppress(FileNotFoundError):
         commit = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True).stdout
+    # What decides how sums are rounded: the family of processors, and the instructions that torch uses on it.
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else processor,
         "threads": torch.get_num_threads(),
         "commit": commit.strip() or None,
     }
-
-
-def _processor() -> str:
-    """What decides how sums are rounded: the family of processors, and the instructions that torch uses on it."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

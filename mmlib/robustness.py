@@ -12,8 +12,6 @@ from mmlib.mixing import exact
 from mmlib.models import evaluating
 from mmlib.parameters import check_number, check_whole
 
-__all__ = ["adversarial_error", "fgsm", "pgd"]
-
 
 def fgsm(
     classifier: nn.Module, images: Float[Tensor, "m channels h w"], labels: Int[Tensor, " m"], epsilon: float = 8 / 255

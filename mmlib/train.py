@@ -162,20 +162,17 @@ class Training:
             torch.manual_seed(config.seed)
             classifier = models.build(config.model, dataset)
         self.classifier = classifier.to(device, dtype).to(memory_format=torch.channels_last)
-        rank, processes = distributed.rank(), distributed.processes()
-        self.objective: Objective = METHODS[config.method](
-            self.classifier, seed=config.seed + RANKS_APART * rank, **config.options
-        )
+        rank, count = distributed.rank(), distributed.processes()
+        seed = config.seed + RANKS_APART * rank
+        self.objective: Objective = METHODS[config.method](self.classifier, seed=seed, **config.options)
         # Gradients are averaged over processes in the backward pass of what wraps the objective, and nowhere else.
-        self.loss = (
-            DistributedDataParallel(self.objective, broadcast_buffers=False) if processes > 1 else self.objective
-        )
+        self.loss = DistributedDataParallel(self.objective, broadcast_buffers=False) if count > 1 else self.objective
         if compile:
             self.loss = torch.compile(self.loss)
         self.optimizer = make_optimizer(config, self.classifier)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.batches = dataset.batches(
-            device, config.batch_size, generator=self.generator, dtype=dtype, share=(rank, processes)
+            device, config.batch_size, generator=self.generator, dtype=dtype, share=(rank, count)
         )
         self.history: list[dict[str, float | None]] = []
 
@@ -290,9 +287,7 @@ def train(
     return run
 
 
-def _go_on(
-    run: Training, checkpoints: Checkpoints, minutes: float, every: int | None, max_minutes: float | None
-) -> None:
+def _go_on(run: Training, kept: Checkpoints, minutes: float, every: int | None, max_minutes: float | None) -> None:
     last = run.config.epochs
     epochs = range(len(run.history), last)
     if distributed.rank() == 0:
@@ -307,7 +302,7 @@ def _go_on(
         if stop or due or done in (1, last):
             state, saved = run.state(), now
             if distributed.rank() == 0:
-                checkpoints.save(state)
+                kept.save(state)
         if stop:
             raise TimeoutError(f"max_minutes is {max_minutes:g}: stopped after {done} of {last} epochs; run again")
 
@@ -320,9 +315,8 @@ def _epoch(run: Training, epoch: int) -> dict[str, float | None]:
     seconds = time.perf_counter() - start
     for step, loss in enumerate(losses, start=epoch * len(losses)):
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step} of {config.method}, seed {config.seed}; a lower lr may help"
-            )
+            at = f"step {step} of {config.method}, seed {config.seed}"
+            raise FloatingPointError(f"the loss is {loss} at {at}; a lower lr may help")
     look = (epoch + 1) % max(1, config.epochs // LOOKS) == 0 or epoch + 1 == config.epochs
     return {
         "epoch": epoch + 1,

@@ -143,7 +143,6 @@ class MultiMixDistillAtMixture(MultiMixDistill):
         """The loss of a mini-batch whose embeddings are mixed, the student's and the teacher's alike."""
         logits, targets = self.classifier(images), self.one_hot(labels)
         weights = self.weights(len(images), logits)
-        targets = self._blend(
-            mix(weights.to(targets.dtype), targets), lambda teacher: mix(weights, teacher(images).to(weights.dtype))
-        )
+        labelled = mix(weights.to(targets.dtype), targets)
+        targets = self._blend(labelled, lambda teacher: mix(weights, teacher(images).to(weights.dtype)))
         return F.cross_entropy(mix(weights, logits.to(weights.dtype)), targets)
