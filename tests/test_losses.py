@@ -362,6 +362,24 @@ def test_large_logits_do_not_overflow(loss, dense):
 
 
 @LOSSES
+@pytest.mark.parametrize("scale", [1.0, 20.0, 1e3])
+def test_drawn_mixtures_of_far_apart_logits_are_those_of_given_weights(loss, dense, scale):
+    """Drawn mixtures go without maxima of their own only where no exponential can vanish."""
+    inputs = {name: value.detach().float() for name, value in everything(dense).items()}
+    given = sample_weights(50, M, 0.05, generator=generator(2))
+    del inputs["weights"]
+    logits = [leaf(scale * inputs["logits"]) for _ in range(2)]
+    values = (
+        loss(**inputs | {"logits": logits[0]}, n=50, alpha=0.05, generator=generator(2)),
+        loss(**inputs | {"logits": logits[1]}, weights=given),
+    )
+    sum(values).backward()
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(logits[0].grad, logits[1].grad)
+    assert bool(logits[0].grad.isfinite().all())
+
+
+@LOSSES
 def test_backward_twice_adds_up(loss, dense):
     once, twice = everything(dense), everything(dense)
     loss(**once).backward()
