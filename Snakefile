@@ -1,8 +1,9 @@
 """The grid of papermill runs, the chapters and the site.
 
 A cell is known by its metrics.json alone: declared outputs of a failed job are deleted, and going on needs the
-checkpoint beside it. What a rule watches of code is a digest of its meaning (`mmlib.provenance`), so that comments,
-refreshed outputs and touched files run nothing again.
+checkpoint beside it. What a cell watches of mmlib is a digest of its meaning (`mmlib.provenance`), so that a comment
+there runs no cell again, and of notebooks a digest of their cells (`tools.chapters`), so that refreshed outputs and
+touched files run nothing again.
 """
 
 import math

@@ -4,8 +4,9 @@ The baseline is the fastest vectorised embedding-space formula we know: embeddin
 `torch.bmm`, then classified; `F.cross_entropy` takes the soft targets; weights are those of
 `torch.distributions.Dirichlet`. Because a faster source of weights is ours too, each loss is also timed with
 our weights in both (`*_same_weights`). Both sides run in turn in this process, forward and backward, weights drawn
-inside; a row's ratio is that of the medians, and the ratio of the least times stands beside it, which other work on the
-machine disturbs less.
+inside. That is done in rounds, some seconds apart, for a machine that is not ours alone changes its speed from one
+minute to the next, and more so where two threads wait for each other often: a round's ratio is that of the medians, a
+row's the median of the rounds', and the least and largest of them stand beside it.
 
 Memory is the peak of the resident set (on CUDA: of allocated memory) above its level before the call, in a fresh
 process each, after a small call has loaded kernels and started threads: unlike a profiler of torch's allocator it
@@ -39,9 +40,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib import attention_map, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights, uniformity
+from mmlib.provenance import environment
 
 M, D, C, N, R = 128, 512, 100, 1000, 16
 MIB = 2**20
+PAUSE = 10  # seconds between rounds
 
 
 def stock_weights(n: int, m: int, device: str) -> Tensor:
@@ -123,7 +126,7 @@ def product_rate(device: str) -> float:
     return 2 * 2048**3 / min(in_turn({"product": lambda: a @ a}, 15, device)["product"])
 
 
-def timings(device: str, repeats: int) -> dict:
+def timings(device: str, repeats: int, rounds: int) -> dict:
     problem, rate = Problem(device), product_rate(device)
     linear = 6 * M * D * C
     rows = {
@@ -133,14 +136,19 @@ def timings(device: str, repeats: int) -> dict:
         "dense_same_weights": (problem.dense, problem.dense_same_weights, R * (linear + 4 * N * M * C)),
         "weights": (problem.weights, problem.weights_baseline, None),
     }
+    measured = {name: {"ours": [], "baseline": []} for name in rows}
+    for turn in range(rounds):
+        time.sleep(PAUSE if turn else 0)
+        for name, (ours, baseline, _) in rows.items():
+            for side, seconds in in_turn({"ours": ours, "baseline": baseline}, repeats, device).items():
+                measured[name][side].append(1e3 * median(seconds))
     results = {"product_gflops": rate / 1e9}
-    for name, (ours, baseline, operations) in rows.items():
-        seconds = in_turn({"ours": ours, "baseline": baseline}, repeats, device)
-        row = {f"{side}_ms": 1e3 * median(times) for side, times in seconds.items()}
-        row["ratio"] = row["baseline_ms"] / row["ours_ms"]
-        row["ratio_of_least"] = min(seconds["baseline"]) / min(seconds["ours"])
-        if operations is not None:
-            row["operations"], row["floor_ms"] = operations, 1e3 * operations / rate
+    for name, medians in measured.items():
+        ratios = [b / a for a, b in zip(medians["ours"], medians["baseline"])]
+        row = {f"{side}_ms": median(of_rounds) for side, of_rounds in medians.items()}
+        row |= {"ratio": median(ratios), "ratios": ratios}
+        if operations := rows[name][2]:
+            row |= {"operations": operations, "floor_ms": 1e3 * operations / rate}
         results[name] = row
     return results
 
@@ -173,10 +181,10 @@ def one_call(what: str, n: int, device: str) -> tuple[int, float]:
     return resident()[1] - before, time.perf_counter() - start
 
 
-def measure(what: str, n: int, device: str, threads: int, **environment: str) -> dict[str, float]:
+def measure(what: str, n: int, device: str, threads: int, **variables: str) -> dict[str, float]:
     """`one_call` in a fresh process."""
     command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--one-call", what, str(n)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
     size, seconds = done.stdout.split()
     print(f"{what:24s} n {n:>8d}{int(size) / MIB:10.1f} MiB {float(seconds):10.3f} s", flush=True)
     return {"mib": int(size) / MIB, "seconds": float(seconds)}
@@ -209,7 +217,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the losses cost.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=40, help="of a call in a round")
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--one-call", nargs=2, metavar=("WHAT", "N"), help="print extra bytes and seconds of one call")
     parser.add_argument("--skip-memory", action="store_true", help="time at n 1000 only")
@@ -219,16 +228,17 @@ def main() -> None:
         print(*one_call(options.one_call[0], int(options.one_call[1]), options.device))
         return
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
-    results = {"device": device, "threads": options.threads, "torch": torch.__version__, "load": os.getloadavg()[0]}
+    results = {"load": os.getloadavg()[0]} | environment(options.device) | {"device": device}
     print(f"{device}, {options.threads} threads, float32, m {M}, d {D}, c {C}, n {N}, r {R}")
-    results |= timings(options.device, options.repeats)
+    results |= timings(options.device, options.repeats, options.rounds)
     print(f"{'large product':24s}{results['product_gflops']:8.1f} Gflop/s")
     for name, row in results.items():
         if isinstance(row, dict):
             floor = f", floor {row['floor_ms']:.2f} ms" if "floor_ms" in row else ""
+            span = f"{min(row['ratios']):.2f}x to {max(row['ratios']):.2f}x"
             print(
                 f"{name:24s}{row['baseline_ms']:8.2f} ms ->{row['ours_ms']:8.2f} ms  {row['ratio']:6.2f}x"
-                f"  (least times {row['ratio_of_least']:.2f}x{floor})"
+                f"  (rounds {span}{floor})"
             )
     if not options.skip_memory:
         results["growth"] = growth(options.device, options.threads)

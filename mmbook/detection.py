@@ -102,7 +102,8 @@ class Config:
         for name, least in {"train_images": 1, "size": 32, "backbone_size": 8, "proposals": 4, "epochs": 1}.items():
             check_whole(name, getattr(self, name), least)
         check_whole("batch_size", self.batch_size, 2)  # as batch normalisation does
-        check_number(seed=self.seed, lr=self.lr, weight_decay=self.weight_decay)
+        check_whole("seed", self.seed)
+        check_number(lr=self.lr, weight_decay=self.weight_decay)
 
 
 def pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dict[str, Tensor]]:
@@ -414,7 +415,7 @@ def cells() -> dict[Path, Config]:
     }
 
 
-def ledger(root: Path | str = "book/results/detection") -> tuple[dict[Path, dict], list[Path], list[str]]:
+def recorded(root: Path | str = "book/results/detection") -> tuple[dict[Path, dict], list[Path], list[str]]:
     """The records of `detection.yml`'s runs by place, the places without one, and a line for each that was left out.
 
     Args:

@@ -96,7 +96,7 @@ def lacking(cells: list[Cell]) -> dict[str, str]:
     return reasons
 
 
-class Ledger(NamedTuple):
+class Recorded(NamedTuple):
     """What is recorded of a grid.
 
     Args:
@@ -110,7 +110,7 @@ class Ledger(NamedTuple):
     refused: list[str]
 
 
-def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
+def recorded(grid: str, root: Path | str = "book/results") -> Recorded:
     """The records of a grid in `root/<grid>`; one that does not fit its cell is listed and never averaged in.
 
     Args:
@@ -131,7 +131,7 @@ def ledger(grid: str, root: Path | str = "book/results") -> Ledger:
         else:
             fitting.append(record)
     held = {record.place for record in fitting}
-    return Ledger(fitting, [cell for place, cell in planned.items() if place not in held], refused)
+    return Recorded(fitting, [cell for place, cell in planned.items() if place not in held], refused)
 
 
 def _differs(record: Record, cell: Cell) -> str | None:

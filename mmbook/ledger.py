@@ -15,10 +15,10 @@ import torch
 
 from mmlib import records
 from mmlib.methods import METHODS
-from mmlib.records import OF, Record, checksum, place_of, write_json, write_whole
+from mmlib.records import CLASSIFIER, Record, checksum, place_of, write_json, write_whole
 
-# What every part of a record must have. Of the metrics all but these are finite numbers.
-LISTED = ("class_accuracy", "pgd_errors", "ood")
+LISTED = ("class_accuracy", "pgd_errors", "ood")  # metrics that are no single numbers
+# What every part of a record must have.
 CONTENT = {
     part: tuple(names.split())
     for part, names in {
@@ -119,10 +119,16 @@ def table(found: list[Record]) -> list[dict]:
 
 
 def enter(record: Record, ledger: Path, *, embeddings: bool = True, weights: bool = False) -> None:
-    """Write a record into the ledger; of seed 0 the embeddings too, and of all the weights where they are asked for.
+    """Write a record into the ledger.
+
+    Args:
+        ledger: the grid's folder in it.
+        embeddings: whether to keep those of seed 0 beside it.
+        weights: whether to keep the network's beside it.
 
     Raises:
         ValueError: the record is incomplete.
+        FileNotFoundError: its run's folder has no embeddings or no checkpoint.
     """
     path = ledger / record.place.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +140,6 @@ def enter(record: Record, ledger: Path, *, embeddings: bool = True, weights: boo
         write_whole(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
         buffer = io.BytesIO()
-        torch.save({"objective": {OF + name: value for name, value in record.weights().items()}}, buffer)
+        torch.save({"objective": {CLASSIFIER + name: value for name, value in record.weights().items()}}, buffer)
         write_whole(path.with_suffix(".pt"), buffer.getvalue())
     write_json(path, content | {"checksum": checksum(content)})

@@ -19,7 +19,7 @@ from mmlib import shapes
 from mmlib.annotations import Float, Int, UInt8
 from mmlib.data import FIXED_SEED
 from mmlib.parameters import check_whole
-from mmlib.streaming import StreamedDataset
+from mmlib.streaming import IMAGENET_MOMENTS
 
 TAKES = "canvas, voc or a folder in COCO's format"
 VALIDATION, TEST = 100, 300  # canvases, the same for every seed
@@ -211,7 +211,7 @@ def _voc(root: Path) -> Scenes:
     from torchvision.tv_tensors._dataset_wrapper import VOC_DETECTION_CATEGORIES as names
 
     files = [str(Path(name).name).encode() for sets in held.values() for source in sets for name in source.images]
-    return Scenes("voc", train, None, test, tuple(names[1:]), *StreamedDataset._moments, _fingerprint(files))
+    return Scenes("voc", train, None, test, tuple(names[1:]), *IMAGENET_MOMENTS, _fingerprint(files))
 
 
 def _coco(path: Path) -> Scenes:
@@ -231,7 +231,7 @@ def _coco(path: Path) -> Scenes:
         differ = ", ".join(sorted({name for _, name in categories["train"].items() ^ categories["val"].items()}))
         raise ValueError(f"{path}: train and val differ in their categories: {differ}")
     names = tuple(categories["train"].values())
-    moments = StreamedDataset._moments
+    moments = IMAGENET_MOMENTS
     return Scenes(path.resolve().name, splits["train"], None, splits["val"], names, *moments, _fingerprint(contents))
 
 

@@ -4,6 +4,7 @@ The tests check them at every call (jaxtyping with beartype). A machine that has
 runs without them.
 """
 
+import torch
 from torch import Tensor
 
 try:
@@ -16,7 +17,11 @@ except ImportError:
 
     Float = Int = UInt8 = _Unchecked
 
-__all__ = ["Float", "Images", "Int", "Labels", "Targets", "UInt8"]
+__all__ = ["Alpha", "Device", "Float", "Images", "Int", "Labels", "Targets", "UInt8"]
+
+# A Dirichlet's concentration, or the interval that every mixture's is drawn from.
+Alpha = float | tuple[float, float]
+Device = torch.device | str
 
 # A mini-batch: pixels in [0, 1], class indices, distributions over classes.
 Images, Labels, Targets = Float[Tensor, "m channels size size"], Int[Tensor, " m"], Float[Tensor, "m c"]

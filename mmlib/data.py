@@ -391,8 +391,7 @@ def _choose(dataset: Dataset, labelled_per_class: int | None, holdout_per_class:
     train, validation = dataset.train, dataset.validation
     if holdout_per_class:
         if validation is not None:
-            got = f"holdout_per_class is {holdout_per_class}"
-            raise ValueError(f"{got}; {dataset.name} takes 0: it has a validation split")
+            raise ValueError(f"holdout_per_class is {holdout_per_class}; {dataset.name} takes 0, for it has its own")
         validation, train = _divide(train, holdout_per_class, FIXED_SEED, "holdout_per_class", dataset.class_names)
     if labelled_per_class is not None:
         train, _ = _divide(train, labelled_per_class, seed, "labelled_per_class", dataset.class_names)

@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmlib.annotations import Float, Labels, Targets
-from mmlib.mixing import attention_map, check_mixture, exact, mix_densely, sample_blocks, sample_weights, somewhere
+from mmlib.annotations import Alpha, Float, Labels, Targets
+from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_blocks, sample_weights, somewhere, widened
 
 # Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
-# Exponentials of logits above it, the largest being 0, are far from vanishing in single precision.
+# Exponentials of logits between it and 0 are far from vanishing, and over 1e-20, the least attention, from overflowing.
 LOWEST = -40.0
 
 
@@ -45,8 +45,8 @@ def mixed_cross_entropy(
     weights: Float[Tensor, "n m"] | None = None,
     *,
     n: int | None = None,
-    alpha: float | tuple[float, float] = (0.5, 2.0),
-    generator: torch.Generator | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    generator: Generator | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of n mixtures of m examples: H(ỹ_k, softmax(l̃_k)), ỹ = Λ y, l̃ = Λ l.
 
@@ -77,8 +77,8 @@ def dense_mixed_cross_entropy(
     weights: Float[Tensor, "n m"] | None = None,
     *,
     n: int | None = None,
-    alpha: float | tuple[float, float] = (0.5, 2.0),
-    generator: torch.Generator | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    generator: Generator | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of n mixtures at each of r positions, every example weighted by its attention there.
 
@@ -122,7 +122,7 @@ def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
     return targets.unsqueeze(1) if targets.ndim < len(shape) else targets
 
 
-def _check_weights(weights: Tensor | None, n: int | None, alpha: float | tuple[float, float], logits: Tensor) -> None:
+def _check_weights(weights: Tensor | None, n: int | None, alpha: Alpha, logits: Tensor) -> None:
     if (weights is None) == (n is None):
         raise ValueError("weights and n are both " + ("missing" if n is None else "given") + "; give one of them")
     m = len(logits)
@@ -145,7 +145,7 @@ def _cross_entropy(
     Of all logits at a position their maximum is taken away, which mixtures then have lost too: none of theirs is
     positive, and where none can be so low that its exponential vanishes, they need no maxima of their own.
     """
-    dtype = exact(logits.dtype)
+    dtype = widened(logits.dtype)
     m, _, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
         logits, targets = logits.to(dtype), targets.to(dtype).expand_as(logits)
@@ -256,12 +256,7 @@ class MultiMix(nn.Module):
     """
 
     def __init__(
-        self,
-        n: int = 1000,
-        alpha: float | tuple[float, float] = (0.5, 2.0),
-        generator: torch.Generator | None = None,
-        *,
-        total: bool = False,
+        self, n: int = 1000, alpha: Alpha = (0.5, 2.0), generator: Generator | None = None, *, total: bool = False
     ) -> None:
         super().__init__()
         check_mixture(n, 1, alpha)

@@ -25,7 +25,12 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> fl
 
 
 def class_means(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """Every class's mean, (c, d), zero where it has no embedding, and how many it has, (c,)."""
+    """The mean of every class 0..c-1, (c, d), zero where it has no embedding, and how many it has, (c,).
+
+    >>> class_means(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1]))
+    (tensor([[0.0000, 0.0000],
+            [0.5000, 0.5000]]), tensor([0., 2.]))
+    """
     sizes = torch.bincount(labels).to(embeddings.dtype)
     sums = embeddings.new_zeros(len(sizes), embeddings.shape[1]).index_add_(0, labels, embeddings)
     return sums / sizes.clamp(min=1).unsqueeze(1), sizes

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from mmlib.annotations import Float
+from mmlib.annotations import Alpha, Device, Float
 from mmlib.parameters import check_whole
 
 # Weights drawn together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 BLOCK_ON_CPU, BLOCK = 2**17, 2**23
-FEW = 1024  # gamma draws that torch's own sampler, one by one, has made sooner
+FEW = 1024  # below so many gamma draws torch's own sampler is faster
 # Below this concentration draws are made in logarithms.
 SMALL = 0.5
 
@@ -20,7 +20,13 @@ Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one o
 
 
 def sample_weights(
-    n: int, m: int, alpha: float | tuple[float, float] = (0.5, 2.0), *, generator: torch.Generator | None = None, **to
+    n: int,
+    m: int,
+    alpha: Alpha = (0.5, 2.0),
+    *,
+    generator: Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n m"]:
     """Draw n points of the (m-1)-simplex, each from a symmetric Dirichlet distribution.
 
@@ -30,8 +36,8 @@ def sample_weights(
         alpha: the Dirichlet's concentration; 1 is uniform on the simplex. A pair draws every point's own
             concentration from U(low, high).
         generator: the only source of randomness; its device must be `device`. None uses torch's global one.
-        to: `device`, by default the generator's, else torch's default; `dtype`, by default torch's default, below
-            single precision that rounded.
+        device: where to draw; by default the generator's device, else torch's default.
+        dtype: by default torch's default; weights in half precision are drawn in single precision and rounded.
 
     Returns:
         Λ, one mixture a row, every row summing to 1.
@@ -45,18 +51,12 @@ def sample_weights(
     >>> Λ.shape
     torch.Size([1000, 128])
     """
-    blocks = list(sample_blocks(n, m, alpha, generator=generator, **to))
+    blocks = list(sample_blocks(n, m, alpha, generator, device, dtype))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def sample_blocks(
-    n: int,
-    m: int,
-    alpha: float | tuple[float, float] = (0.5, 2.0),
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device | None, dtype: torch.dtype | None
 ) -> Iterator[Tensor]:
     """The same weights as `sample_weights`, drawn from the same generator, a block of rows at a time."""
     low, high = check_mixture(n, m, alpha)
@@ -64,12 +64,12 @@ def sample_blocks(
     dtype = dtype or torch.get_default_dtype()
     rows = max(1, (BLOCK_ON_CPU if device.type == "cpu" else BLOCK) // m)
     for start in range(0, n, rows):
-        concentration = torch.empty(min(rows, n - start), 1, device=device, dtype=exact(dtype))
+        concentration = torch.empty(min(rows, n - start), 1, device=device, dtype=widened(dtype))
         concentration.uniform_(generator=generator).mul_(high - low).add_(low)
         yield _dirichlet(concentration, m, low < SMALL, generator).to(dtype)
 
 
-def _dirichlet(concentration: Tensor, m: int, small: bool, generator: torch.Generator | None) -> Tensor:
+def _dirichlet(concentration: Tensor, m: int, small: bool, generator: Generator | None) -> Tensor:
     """A point of the (m-1)-simplex for each of the concentrations, (n, 1); in logarithms where some are small."""
     if not small:
         gamma = _gamma(concentration, m, generator)
@@ -80,7 +80,7 @@ def _dirichlet(concentration: Tensor, m: int, small: bool, generator: torch.Gene
     return log_gamma.add_(uniform.neg_().log1p_().div_(concentration)).softmax(dim=1)
 
 
-def _gamma(concentration: Tensor, m: int, generator: torch.Generator | None) -> Tensor:
+def _gamma(concentration: Tensor, m: int, generator: Generator | None) -> Tensor:
     """m gamma draws for each of the concentrations, (n, 1), none of them below 1/2.
 
     On the CPU by Marsaglia & Tsang's rejection (ACM TOMS 2000), all draws at once. Their bound holds for every
@@ -92,7 +92,7 @@ def _gamma(concentration: Tensor, m: int, generator: torch.Generator | None) -> 
     d = concentration - 1 / 3
     gamma, chance = _propose(d, (n, m), generator)
     # A uniform number's first eight bits settle most acceptances; the others look at the rest of its bits.
-    octets = torch.empty(-(-draws // 8), dtype=torch.long).random_(-(2**63), None, generator=generator)
+    octets = torch.empty(-(-draws // 8), dtype=torch.long, device=d.device).random_(-(2**63), None, generator=generator)
     octets = octets.view(torch.uint8)[:draws].view(n, m)
     excess = chance.mul_(256).sub_(octets.to(d.dtype)).view(-1).numpy()
     open_ = np.flatnonzero(excess < 1)
@@ -108,10 +108,10 @@ def _gamma(concentration: Tensor, m: int, generator: torch.Generator | None) -> 
     return gamma
 
 
-def _propose(d: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _propose(d: Tensor, shape: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
     """Proposals d w³, w = 1 + y with y normal of variance 1 / (9 d), and the probabilities of accepting them.
 
-    These are exp(d (3 log w + 1 - w³ + 9/2 y²)); w, where negative, becomes 0 and has none.
+    These are exp(d (3 log w + 1 - w³ + 9/2 y²)); a negative w becomes 0, which is never accepted.
     """
     w = d.new_empty(shape).normal_(generator=generator).mul_((9 * d).rsqrt_()).add_(1).clamp_(min=0)
     # Of the rounded w: what its logarithm cancels then cancels as exactly as with log1p, which can be slow.
@@ -121,19 +121,20 @@ def _propose(d: Tensor, shape: Sequence[int], generator: torch.Generator | None)
 
 
 def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
-    """The interval of concentrations that `alpha` means, once n, m and alpha are known to be possible."""
+    """The interval of concentrations that `alpha` means.
+
+    Raises:
+        ValueError: n or m below 1, or a concentration that is not positive and finite.
+    """
     check_whole("n", n, 1)
     check_whole("m", m, 1)
     low, high = alpha if isinstance(alpha, tuple | list) and len(alpha) == 2 else (alpha, alpha)
-    numbers = isinstance(low, int | float) and isinstance(high, int | float)
-    if not numbers or not 0 < low <= high or not math.isfinite(high):
+    if not all(isinstance(x, int | float) for x in (low, high)) or not 0 < low <= high or not math.isfinite(high):
         raise ValueError(f"alpha is {alpha!r}; it takes a positive number or a pair (low, high) with 0 < low <= high")
     return float(low), float(high)
 
 
-def sample_tuples(
-    n: int, m: int, length: int, alpha: float | tuple[float, float] = (0.5, 2.0), **drawn
-) -> Float[Tensor, "n m"]:
+def sample_tuples(n: int, m: int, length: int, alpha: Alpha = (0.5, 2.0), **drawn) -> Float[Tensor, "n m"]:
     """Draw n points of the (m-1)-simplex, each on a random face of `length` examples, all others' weights zero.
 
     Args:
@@ -149,8 +150,12 @@ def sample_tuples(
     return weights.new_zeros(n, m).scatter_(1, keys.topk(length, dim=1).indices, weights)
 
 
-def exact(dtype: torch.dtype) -> torch.dtype:
-    """What weights and sums are computed in: at least single precision."""
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """What weights and sums are computed in: single precision where a dtype has less.
+
+    >>> widened(torch.bfloat16), widened(torch.float64)
+    (torch.float32, torch.float64)
+    """
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -188,7 +193,7 @@ def mix_densely(
 
 def somewhere(attention: Tensor) -> Tensor:
     """Attention without zeros: a sum of products with weights that is zero becomes the limit, the weights alone."""
-    return attention.to(exact(attention.dtype)).clamp(min=1e-20)
+    return attention.to(widened(attention.dtype)).clamp(min=1e-20)
 
 
 def attention_map(features: Float[Tensor, "m d r"], query: Query) -> Float[Tensor, "m r"]:

@@ -229,12 +229,13 @@ def build(name: str, dataset: Dataset) -> Classifier:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode meanwhile."""
+def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block, and afterwards the mode before it, also after an error."""
     training = network.training
-    network.eval()
-    yield
-    network.train(training)
+    try:
+        yield network.eval()
+    finally:
+        network.train(training)
 
 
 class Predictions(NamedTuple):
@@ -250,5 +251,5 @@ def predict(classifier: Classifier, split: Split, batch_size: int = 500) -> Pred
     like = next(classifier.parameters())
     with evaluating(classifier):
         parts = [classifier.embed(x.to(like.device).to(like.dtype) / 255) for x in split.images.split(batch_size)]
-    embeddings = torch.cat(parts)
-    return Predictions(embeddings.cpu(), classifier.head(embeddings).cpu())
+        embeddings = torch.cat(parts)
+        return Predictions(embeddings.cpu(), classifier.head(embeddings).cpu())

@@ -44,6 +44,9 @@ def _literal(text: str) -> object:
 def check_whole(name: str, value: object, least: int = 0) -> None:
     """Refuse what is no whole number, or less than the least.
 
+    Raises:
+        ValueError: with the name, what it is and what it takes.
+
     >>> check_whole("seed", -1)
     Traceback (most recent call last):
     ValueError: seed is -1; it takes a whole number of at least 0
@@ -54,6 +57,12 @@ def check_whole(name: str, value: object, least: int = 0) -> None:
 
 def check_number(least: float = 0, most: float = math.inf, **values: float) -> None:
     """Refuse what is no finite number from `least` to `most`.
+
+    Args:
+        values: by their names.
+
+    Raises:
+        ValueError: with the name, what it is and what it takes.
 
     >>> check_number(most=1, decay=2)
     Traceback (most recent call last):

@@ -25,7 +25,7 @@ from mmlib.train import Config, Training, describe, difference, differs, train
 
 EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
 
-OF = "classifier."  # its part of an objective's state
+CLASSIFIER = "classifier."  # what the names of its part of an objective's state begin with
 
 
 def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu", **running) -> Training:
@@ -133,7 +133,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
         FileNotFoundError: the file is not there.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)["objective"]
-    return {name.removeprefix(OF): value for name, value in state.items() if name.startswith(OF)}
+    return {name.removeprefix(CLASSIFIER): value for name, value in state.items() if name.startswith(CLASSIFIER)}
 
 
 def read(folder: Path) -> Record:

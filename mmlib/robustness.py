@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Int
 from mmlib.data import Split
-from mmlib.mixing import exact
+from mmlib.mixing import widened
 from mmlib.models import evaluating
 from mmlib.parameters import check_number, check_whole
 
@@ -96,7 +96,7 @@ def adversarial_error(
     True
     """
     parameter, wrong = next(classifier.parameters()), 0
-    dtype = exact(parameter.dtype)
+    dtype = widened(parameter.dtype)
     with evaluating(classifier):
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
             images, labels = images.to(parameter.device, dtype) / 255, labels.to(parameter.device)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from mmlib.annotations import UInt8
 from mmlib.data import Batches, Dataset, Split, open_picture
 
+IMAGENET_MOMENTS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # published mean and standard deviation
 SEEDS = 2**32  # torch's CPU generator heeds 32 bits of a seed
 
 
@@ -78,14 +79,9 @@ class Pictures:
             ValueError: a file that is no image, by its name.
         """
         # A generator of its own: a DataLoader draws from the global one otherwise.
-        loader = DataLoader(
-            _Views(self, view),
-            batch_size=None,
-            sampler=requests,
-            num_workers=self.workers,
-            pin_memory=torch.device(self.device).type == "cuda",
-            generator=torch.Generator(),
-        )
+        options = {"num_workers": self.workers, "generator": torch.Generator()}
+        pinned = torch.device(self.device).type == "cuda"
+        loader = DataLoader(_Views(self, view), batch_size=None, sampler=requests, pin_memory=pinned, **options)
         for pixels in loader:
             if isinstance(pixels, ValueError):
                 raise pixels
@@ -162,7 +158,7 @@ class StreamedDataset(Dataset):
     takes reading everything, and a network needs their order of magnitude.
     """
 
-    _moments = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    _moments = IMAGENET_MOMENTS
 
     def batches(self, device: torch.device | str, batch_size: int | None = None, **options) -> StreamedBatches:
         """Mini-batches of the train split on `device`; arguments as those of `Dataset.batches`."""

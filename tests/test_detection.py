@@ -456,7 +456,7 @@ def test_ledger_takes_the_records_of_the_grid_and_names_what_it_leaves_out(tmp_p
     for path, config in zip(places[:3], (configs[0], configs[1], Config(seed=2, lr=0.1, **TINY))):
         detection.run(config, path)
     places[1].write_text(places[1].read_text().replace("0.002", "0.003"))
-    found, missing, refused = detection.ledger(tmp_path)
+    found, missing, refused = detection.recorded(tmp_path)
     assert list(found) == [places[0].relative_to(tmp_path)]
     assert [path.name for path in missing] == ["seed1.json", "seed2.json", "seed3.json"]
     assert "seed1.json does not fit its checksum" in refused[0]

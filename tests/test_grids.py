@@ -90,15 +90,15 @@ def test_a_cell_of_several_processes_takes_a_run_of_as_many(clone):
     (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
     (four, *_) = grids.cells("tiny")
     assert (four.processes, four.parameters, four.config) == (4, erm.parameters, erm.config)
-    assert grids.ledger("tiny").refused == [f"{erm.place} is left out: processes is 1, the grid has 4"]
+    assert grids.recorded("tiny").refused == [f"{erm.place} is left out: processes is 1, the grid has 4"]
 
 
 def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
     erm, multimix, *others = grids.cells("tiny")
-    assert grids.ledger("tiny") == ([], [erm, multimix, *others], [])
+    assert grids.recorded("tiny") == ([], [erm, multimix, *others], [])
     enter(erm, clone)
     enter(multimix, clone, options={"n": 11})
-    found, missing, refused = grids.ledger("tiny")
+    found, missing, refused = grids.recorded("tiny")
     assert [record.place for record in found] == [erm.place]
     assert missing == [multimix, *others]
     assert refused == [f"{multimix.place} is left out: options is {{'n': 11}}, the grid has {{'n': 10}}"]
@@ -108,7 +108,7 @@ def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
     stranger.parent.mkdir()
     content = json.loads((path.parents[1] / "multimix-n10" / "seed0.json").read_text())
     stranger.write_text(json.dumps(content))
-    found, _, refused = grids.ledger("tiny")
+    found, _, refused = grids.recorded("tiny")
     assert not found
     assert len(refused) == 3
     assert any("erm/seed0.json does not fit its checksum: it was edited by hand: left out" in line for line in refused)
@@ -163,7 +163,7 @@ def test_recording_goes_on_where_it_stopped(clone):
     first = record(10)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "entered digits/preactresnet-small/erm/seed0\ntiny: 1 of 2 cells are recorded" in first.stdout
-    (record_of_two,) = grids.ledger("tiny").found
+    (record_of_two,) = grids.recorded("tiny").found
     assert record_of_two.environment["processes"] == 2
     assert "digits/preactresnet-small/mixup/seed0: 0 of 2 epochs; FAILED: FloatingPointError: the loss" in first.stdout
     experiments(lr=0.1, absent={"dataset": "data/absent", "epochs": 2, "lr": 0.1})
@@ -176,7 +176,7 @@ def test_recording_goes_on_where_it_stopped(clone):
     assert skipped.endswith("; book/run.md, Data sets, says how to get it")
     assert entered == "entered digits/preactresnet-small/mixup/seed0"
     assert recorded.startswith("tiny: 2 of 4 cells are recorded")
-    found, missing, refused = grids.ledger("tiny")
+    found, missing, refused = grids.recorded("tiny")
     assert ([cell.dataset for cell in missing], refused) == (["absent"] * 2, [])
     nothing = record(10)
     assert nothing.returncode == 0

@@ -145,7 +145,7 @@ def test_blocks_are_the_rows_of_one_draw(monkeypatch, alpha):
     monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 4 * 300)
     whole, streamed = generator(7), generator(7)
     weights = sample_weights(10, 300, alpha, generator=whole)
-    blocks = list(mmlib.mixing.sample_blocks(10, 300, alpha, generator=streamed))
+    blocks = list(mmlib.mixing.sample_blocks(10, 300, alpha, streamed, "cpu", None))
     assert [len(block) for block in blocks] == [4, 4, 2]
     assert torch.equal(torch.cat(blocks), weights)
     assert torch.equal(whole.get_state(), streamed.get_state())
@@ -167,6 +167,12 @@ def test_threads_do_not_change_the_weights(alpha):
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(*draws, rtol=1e-6, atol=0)
+
+
+def test_the_default_device_does_not_change_the_weights():
+    expected = sample_weights(100, 64, generator=generator())
+    with torch.device("meta"):
+        assert torch.equal(sample_weights(100, 64, generator=generator(), device="cpu"), expected)
 
 
 def test_half_precision_is_single_precision_rounded():

@@ -1,5 +1,6 @@
 """Networks: their sizes as published, and what they return."""
 
+import contextlib
 import json
 import sys
 
@@ -183,3 +184,12 @@ def test_every_weight_gets_a_gradient_from_dense_multimix(name, size):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_mode_ends_with_the_block_also_after_an_error(training):
+    network = nn.Sequential(nn.Dropout()).train(training)
+    with contextlib.suppress(KeyboardInterrupt), models.evaluating(network):
+        assert not network[0].training
+        raise KeyboardInterrupt
+    assert network.training is network[0].training is training

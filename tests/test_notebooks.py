@@ -29,6 +29,7 @@ def test_every_parameter_is_typed_and_explained(path):
 def test_parameters_are_checked_right_after_their_cell(path):
     code = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert "find_spec" in code[0]
+    assert '"mmbook", "mmlib"' in code[0]
     assert "check_parameters(globals())" in code[2]
 
 

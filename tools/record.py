@@ -71,14 +71,14 @@ def main(arguments: list[str]) -> int:
     start = time.time()
     grids.cells(given.grid)  # an unknown grid ends here
     enter_finished(given.grid)
-    missing = grids.ledger(given.grid, LEDGER).missing
+    missing = grids.recorded(given.grid, LEDGER).missing
     skipped = grids.lacking(missing)
     for dataset, reason in skipped.items():
         count = sum(cell.dataset == dataset for cell in missing)
         print(f"skipped {count} cells of {dataset}: {reason}; book/run.md, Data sets, says how to get it", flush=True)
     if cells := [cell for cell in missing if cell.dataset not in skipped]:
         run(given.grid, cells, start + 60 * given.minutes, given.cores)
-    found, missing, refused = grids.ledger(given.grid, LEDGER)
+    found, missing, refused = grids.recorded(given.grid, LEDGER)
     print(f"{given.grid}: {len(found)} of {len(found) + len(missing)} cells are recorded in {LEDGER / given.grid}")
     lines = [state(given.grid, cell, start) for cell in missing]
     print("\n".join(refused + [line for line in lines if "FAILED" in line or ": 0 of" not in line]))

@@ -10,7 +10,7 @@ from mmlib.methods.distillation import MultiMixDistill
 from mmlib.methods.manifold_mixup import split_encoder
 from mmlib.methods.mixup import draw_pairs, mix_pairs
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
-from mmlib.mixing import attention_map, exact, mix, sample_tuples, softmax_attention_map
+from mmlib.mixing import attention_map, mix, sample_tuples, softmax_attention_map, widened
 from mmlib.parameters import check_type, check_whole
 
 
@@ -39,7 +39,7 @@ class TupleMultiMix(MultiMix):
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
         """Λ, all but a few of every row zero."""
-        length, drawn = self.tuple_length, {"generator": self.generator, "dtype": exact(like.dtype)}
+        length, drawn = self.tuple_length, {"generator": self.generator, "dtype": widened(like.dtype)}
         return sample_tuples(self.criterion.n, m, length, self.criterion.concentration(length), **drawn)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Labels
 from mmlib.methods.mixup import Mixup, draw_pairs, mix_pairs
-from mmlib.mixing import exact
+from mmlib.mixing import widened
 from mmlib.parameters import check_number
 
 
@@ -51,7 +51,7 @@ def mix_aligned(
 
 def squared_distances(a: Float[Tensor, "m d r"], b: Float[Tensor, "m d s"]) -> Float[Tensor, "m r s"]:
     """‖a_i - b_j‖² between all positions of two feature maps, in single precision or wider."""
-    a, b = (x.mT.to(exact(x.dtype)) for x in (a, b))
+    a, b = (x.mT.to(widened(x.dtype)) for x in (a, b))
     # Not by ‖a‖² + ‖b‖² - 2 ab: what cancels there is large beside ε.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
 

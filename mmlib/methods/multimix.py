@@ -9,7 +9,7 @@ from mmlib import losses
 from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.methods.mixup import draw_pairs, mix_pairs
 from mmlib.methods.objective import Objective
-from mmlib.mixing import check_mixture, exact, sample_weights
+from mmlib.mixing import check_mixture, sample_weights, widened
 from mmlib.parameters import check_number, check_type
 
 
@@ -68,8 +68,8 @@ class MultiMix(Objective):
         return self.criterion(self.classifier(images), self.targets(images, labels))
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
-        """Λ for m examples, where it is needed as a whole."""
-        drawn = {"generator": self.generator, "dtype": exact(like.dtype)}
+        """Λ for m examples where it is needed as a whole, in the precision of `like`, single at least."""
+        drawn = {"generator": self.generator, "dtype": widened(like.dtype)}
         return sample_weights(self.criterion.n, m, self.criterion.concentration(m), **drawn)
 
     def targets(self, images: Images, labels: Labels) -> Targets:

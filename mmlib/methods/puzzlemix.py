@@ -112,7 +112,7 @@ def saliency_map(classifier: nn.Module, images: Images, labels: Labels) -> Salie
     inputs = classifier.normalise(images).requires_grad_()
     with evaluating(classifier):
         loss = F.cross_entropy(classifier.classify(classifier.encoder(inputs)), labels)
-    (gradient,) = torch.autograd.grad(loss, inputs)
+        (gradient,) = torch.autograd.grad(loss, inputs)
     return gradient.norm(dim=1)
 
 

@@ -93,7 +93,7 @@ class AroundMultiMix(MultiMix):
         return mixed_cross_entropy(logits, targets, self.weights(len(images), logits))
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
-        """Λ: example k % m and, with the rest of the weight, all of them."""
+        """Λ: row k has w of its weight on example k % m, the rest drawn over all m."""
         others, n = super().weights(m, like), self.criterion.n
         w = others.new_empty(n, 1).uniform_(*self.own, generator=self.generator)
         k = torch.arange(n, device=others.device)
