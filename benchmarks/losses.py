@@ -14,13 +14,16 @@ also sees NumPy and the BLAS's own buffers.
 Streaming ratios are taken with glibc told to hand freed blocks of 64 KiB and more back at once, so that the peak is of
 live memory; every other figure has glibc's defaults, which keep some MiB of freed blocks.
 
-Operations, in multiplications and additions, forward and backward; the floor is these at the rate of a large
-single-precision product measured in the same run:
+Operations, in multiplications and additions, forward and backward, and bytes of what grows with n, each of our arrays
+written and read as often as it has to be; the floors are these at the rates of a large single-precision product and of
+a large copy, and the time of n m normal numbers from torch's generator, all measured in the same run:
 
     MultiMix      baseline 6 n m d - 2 n m d (Λ has no gradient) + 6 n d c + 2 n m c;  ours 6 m d c + 4 n m c
+                  bytes: Λ written, and read by two products; mixed logits written and read; 4 n (3 m + 2 c)
     dense         baseline r times that;                                             ours 6 m d r c + 4 n m r c
+                  bytes: 4 n (3 m + 2 r c)
     labels        sparse, their product with Λ is left out
-    weights       n m gamma draws: 32 random bits, a logarithm and an exponential each
+    weights       n m gamma draws: a normal and a uniform number, a logarithm and an exponential each; 4 n m bytes
     uniformity    n² d, half of the pairs
 """
 
@@ -126,30 +129,56 @@ def product_rate(device: str) -> float:
     return 2 * 2048**3 / min(in_turn({"product": lambda: a @ a}, 15, device)["product"])
 
 
+def copy_rate(device: str) -> float:
+    """Bytes per second that a large copy reads and writes."""
+    a, b = torch.ones(2, 2**24, device=device)
+    return 8 * 2**24 / min(in_turn({"copy": lambda: a.copy_(b)}, 15, device)["copy"])
+
+
+def parts(problem: Problem, repeats: int) -> dict[str, float]:
+    """Milliseconds of what MultiMix consists of, by itself and with nothing between the calls."""
+    numbers, weights = torch.empty(N, M, device=problem.device), our_weights(N, M, problem.device)
+    logits = torch.randn(M, C, device=problem.device)
+
+    def head() -> None:
+        problem.head(problem.embeddings).backward(logits)
+
+    sides = {
+        "normal_numbers": numbers.normal_,
+        "weights": problem.weights,
+        "head": head,
+        "products": lambda: (weights @ logits).T @ weights,
+        "whole": problem.multimix,
+    }
+    return {name: 1e3 * median(in_turn({name: side}, repeats, problem.device)[name]) for name, side in sides.items()}
+
+
 def timings(device: str, repeats: int, rounds: int) -> dict:
-    problem, rate = Problem(device), product_rate(device)
+    problem, product, copy = Problem(device), product_rate(device), copy_rate(device)
     linear = 6 * M * D * C
     rows = {
-        "multimix": (problem.multimix, problem.multimix_baseline, linear + 4 * N * M * C),
-        "multimix_same_weights": (problem.multimix, problem.multimix_same_weights, linear + 4 * N * M * C),
-        "dense": (problem.dense, problem.dense_baseline, R * (linear + 4 * N * M * C)),
-        "dense_same_weights": (problem.dense, problem.dense_same_weights, R * (linear + 4 * N * M * C)),
-        "weights": (problem.weights, problem.weights_baseline, None),
+        "multimix": (problem.multimix, problem.multimix_baseline, linear + 4 * N * M * C, 4 * N * (3 * M + 2 * C)),
+        "dense": (problem.dense, problem.dense_baseline, R * (linear + 4 * N * M * C), 4 * N * (3 * M + 2 * R * C)),
+        "weights": (problem.weights, problem.weights_baseline, 0, 4 * N * M),
     }
+    for name in ("multimix", "dense"):
+        rows[f"{name}_same_weights"] = rows[name][0], getattr(problem, f"{name}_same_weights"), *rows[name][2:]
     measured = {name: {"ours": [], "baseline": []} for name in rows}
     for turn in range(rounds):
         time.sleep(PAUSE if turn else 0)
-        for name, (ours, baseline, _) in rows.items():
+        for name, (ours, baseline, *_) in rows.items():
             for side, seconds in in_turn({"ours": ours, "baseline": baseline}, repeats, device).items():
                 measured[name][side].append(1e3 * median(seconds))
-    results = {"product_gflops": rate / 1e9}
+    results = {"product_gflops": product / 1e9, "copy_gbytes": copy / 1e9, "parts": parts(problem, repeats)}
     for name, medians in measured.items():
         ratios = [b / a for a, b in zip(medians["ours"], medians["baseline"])]
         row = {f"{side}_ms": median(of_rounds) for side, of_rounds in medians.items()}
         row |= {"ratio": median(ratios), "ratios": ratios}
-        if operations := rows[name][2]:
-            row |= {"operations": operations, "floor_ms": 1e3 * operations / rate}
-        results[name] = row
+        _, _, operations, size = rows[name]
+        floors = {"operations_ms": 1e3 * operations / product, "bytes_ms": 1e3 * size / copy}
+        # Arithmetic and memory can overlap, drawing comes before both.
+        floor = max(floors.values()) + results["parts"]["normal_numbers"]
+        results[name] = row | {"operations": operations, "bytes": size} | floors | {"floor_ms": floor}
     return results
 
 
@@ -232,9 +261,11 @@ def main() -> None:
     print(f"{device}, {options.threads} threads, float32, m {M}, d {D}, c {C}, n {N}, r {R}")
     results |= timings(options.device, options.repeats, options.rounds)
     print(f"{'large product':24s}{results['product_gflops']:8.1f} Gflop/s")
+    print(f"{'large copy':24s}{results['copy_gbytes']:8.1f} GB/s")
+    print("MultiMix by parts (ms):", ", ".join(f"{name} {value:.2f}" for name, value in results["parts"].items()))
     for name, row in results.items():
-        if isinstance(row, dict):
-            floor = f", floor {row['floor_ms']:.2f} ms" if "floor_ms" in row else ""
+        if isinstance(row, dict) and "ratio" in row:
+            floor = f", floor {row['floor_ms']:.2f} ms"
             span = f"{min(row['ratios']):.2f}x to {max(row['ratios']):.2f}x"
             print(
                 f"{name:24s}{row['baseline_ms']:8.2f} ms ->{row['ours_ms']:8.2f} ms  {row['ratio']:6.2f}x"

@@ -46,9 +46,8 @@ def evaluate(
         ``ood``: {out-set: {score: numbers of `ood.detection`}}; {} without out-sets.
 
     >>> from mmlib import data, models
-    >>> digits = data.load("digits")
-    >>> numbers, predictions = evaluate(models.build("preactresnet-small", digits), digits, attacked_per_class=0)
-    >>> sorted(numbers)[:4]
+    >>> network = models.build("preactresnet-small", data.load("digits"))
+    >>> sorted(evaluate(network, data.load("digits"), attacked_per_class=0)[0])[:4]
     ['accuracy', 'alignment', 'attacked_images', 'between_class_variance']
     """
     check_whole("attacked_per_class", attacked_per_class)
