@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=40, help="of a call in a round")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--one-call", nargs=2, metavar=("WHAT", "N"), help="print extra bytes and seconds of one call")
     parser.add_argument("--skip-memory", action="store_true", help="time at n 1000 only")
