@@ -109,7 +109,14 @@ def dense_mixed_cross_entropy(
 
 
 def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
-    """Targets as distributions that broadcast with logits of `shape`, (m, c) or (m, r, c)."""
+    """Targets as distributions that broadcast with logits of `shape`, (m, c) or (m, r, c).
+
+    Raises:
+        ValueError: shapes that do not fit; on the CPU also class indices out of range.
+
+    >>> distributions(torch.tensor([1]), torch.Size([1, 3]))
+    tensor([[0., 1., 0.]])
+    """
     m, c = shape[0], shape[-1]
     if not targets.is_floating_point() and targets.shape == (m,):
         if targets.device.type == "cpu" and m and not 0 <= int(targets.min()) <= int(targets.max()) < c:
