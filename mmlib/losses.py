@@ -19,8 +19,6 @@ from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_block
 
 # Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
-# Exponentials of logits between it and 0 are far from vanishing, and over 1e-20, the least attention, from overflowing.
-LOWEST = -40.0
 
 
 def _eager(function: Callable) -> Callable:
@@ -65,7 +63,8 @@ def mixed_cross_entropy(
     >>> mixed_cross_entropy(logits, torch.randint(3, (8,)), n=1000).backward()
     """
     _check_weights(weights, n, alpha, logits)
-    targets = distributions(targets, logits.shape).unsqueeze(1)
+    _check_targets(targets, logits.shape)
+    targets = targets.unsqueeze(1) if targets.is_floating_point() else targets
     return _cross_entropy(logits.unsqueeze(1), targets, None, weights, n, alpha=alpha, generator=generator)
 
 
@@ -104,7 +103,7 @@ def dense_mixed_cross_entropy(
     if attention.shape != (m, r):
         raise ValueError(f"attention has shape {tuple(attention.shape)}; logits {tuple(logits.shape)} take {(m, r)}")
     _check_weights(weights, n, alpha, logits)
-    targets = distributions(targets, logits.shape)
+    _check_targets(targets, logits.shape)
     return _cross_entropy(logits, targets, attention, weights, n, alpha=alpha, generator=generator)
 
 
@@ -112,21 +111,27 @@ def distributions(targets: Tensor, shape: torch.Size) -> Tensor:
     """Targets as distributions that broadcast with logits of `shape`, (m, c) or (m, r, c).
 
     Raises:
-        ValueError: shapes that do not fit; on the CPU also class indices out of range.
+        ValueError: as `_check_targets`.
 
     >>> distributions(torch.tensor([1]), torch.Size([1, 3]))
     tensor([[0., 1., 0.]])
     """
+    _check_targets(targets, shape)
+    if not targets.is_floating_point() and targets.ndim == 1:
+        targets = F.one_hot(targets.long(), shape[-1]).to(torch.get_default_dtype())
+    return targets.unsqueeze(1) if targets.ndim < len(shape) else targets
+
+
+def _check_targets(targets: Tensor, shape: torch.Size) -> None:
+    """Refuse shapes that do not fit; on the CPU also class indices out of range."""
     m, c = shape[0], shape[-1]
     if not targets.is_floating_point() and targets.shape == (m,):
         if targets.device.type == "cpu" and m and not 0 <= int(targets.min()) <= int(targets.max()) < c:
             low, high = int(targets.min()), int(targets.max())
             raise ValueError(f"targets hold classes {low} to {high}; logits {tuple(shape)} take classes 0 to {c - 1}")
-        targets = F.one_hot(targets.long(), c).to(torch.get_default_dtype())
-    if targets.shape != (m, c) and targets.shape != shape:
+    elif targets.shape != (m, c) and targets.shape != shape:
         takes = f"({m},) integers or {(m, c)}" + (f" or {tuple(shape)}" if len(shape) == 3 else "")
         raise ValueError(f"targets have shape {tuple(targets.shape)}; logits {tuple(shape)} take {takes}")
-    return targets.unsqueeze(1) if targets.ndim < len(shape) else targets
 
 
 def _check_weights(weights: Tensor | None, n: int | None, alpha: Alpha, logits: Tensor) -> None:
@@ -147,31 +152,34 @@ def _cross_entropy(
     """What one product with Λ mixes: attention (m, r), and times attention the logits and targets, (m, r, c).
 
     They go on as matrices whose columns are examples, one class after the other: (r, m) and (c r, m). Sums over
-    classes then run along whole rows, and labels are sparse from the left.
-
-    Of all logits at a position their maximum is taken away, which mixtures then have lost too: none of theirs is
-    positive, and where none can be so low that its exponential vanishes, they need no maxima of their own.
+    classes then run along whole rows.
     """
     dtype = widened(logits.dtype)
     m, _, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
-        logits, targets = logits.to(dtype), targets.to(dtype).expand_as(logits)
-        logits = logits - logits.detach().amax(dim=(0, 2), keepdim=True)
-        # To find out on a GPU would wait for it; weights that were given may be negative.
-        bounded = weights is None and logits.device.type == "cpu" and logits.min().item() > LOWEST
-        if attention is not None:
-            attention = somewhere(attention).to(dtype)
-            logits, targets = attention.unsqueeze(2) * logits, attention.unsqueeze(2) * targets
-            attention = attention.T.contiguous()
         if weights is None:
             blocks = sample_blocks(n, m, device=logits.device, dtype=dtype, **drawn)
         else:
             weights = weights.to(dtype)
             blocks, n = [weights], len(weights)
-        logits, targets = (x.permute(2, 1, 0).reshape(-1, m) for x in (logits, targets))
-        inputs = (logits, targets, attention, weights)
-        wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
-        return _MixedCrossEntropy.apply(*inputs, blocks, n, c, bounded, wanted)
+        logits, attention = logits.to(dtype), None if attention is None else somewhere(attention).to(dtype)
+        on_labels = not targets.is_floating_point() and not any(_wanted(attention, weights))
+        if on_labels and logits.device.type == "cpu" and dtype == torch.float32:
+            attention = logits.new_ones(m, 1) if attention is None else attention.contiguous()
+            factors = (attention.unsqueeze(2) * logits).permute(2, 1, 0).reshape(-1, m)
+            labels = targets.long().contiguous()
+            return _LabelCrossEntropy.apply(factors, labels, attention, blocks, n, *_wanted(factors))
+        targets = distributions(targets, logits.shape).to(dtype).expand_as(logits)
+        if attention is not None:
+            logits, targets = attention.unsqueeze(2) * logits, attention.unsqueeze(2) * targets
+            attention = attention.T.contiguous()
+        values = [x.permute(2, 1, 0).reshape(-1, m) for x in (logits, targets)] + [attention, weights]
+        return _MixedCrossEntropy.apply(*values, blocks, n, c, _wanted(*values))
+
+
+def _wanted(*values: Tensor | None) -> list[bool]:
+    """Which of the values need a gradient."""
+    return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in values]
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
@@ -182,15 +190,15 @@ class _MixedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, targets, attention, weights, blocks, n, c, bounded, wanted):
+    def forward(ctx, logits, targets, attention, weights, blocks, n, c, wanted):
         values = (logits, targets, attention)
-        mixed = (logits, _sparse(targets), targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
+        mixed = (logits, targets, targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
         size = CHUNK_ON_CPU if logits.device.type == "cpu" else CHUNK
         sums = [torch.zeros_like(x) if want else None for x, want in zip(values, wanted)]
         loss, of_weights = logits.new_zeros(()), []
         for block in blocks:
             for rows in block.split(max(1, size // len(logits))):
-                value, gradients = _chunk(rows.T.contiguous(), mixed, c, bounded, any(wanted[1:]))
+                value, gradients = _chunk(rows.T.contiguous(), mixed, c, any(wanted[1:]))
                 loss += value
                 for total, gradient in zip(sums, gradients):
                     if total is not None:
@@ -206,24 +214,13 @@ class _MixedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale):
         gradients = (None if gradient is None else scale * gradient for gradient in ctx.saved_tensors)
-        return *gradients, None, None, None, None, None
+        return *gradients, None, None, None, None
 
 
-def _sparse(targets: Tensor) -> Tensor:
-    """The same matrix, sparse if nearly all of it is zero: labels have one class of c, and mixing them is free then.
-
-    On a GPU to find out would wait for it.
-    """
-    few = targets.device.type == "cpu" and targets.count_nonzero() < targets.numel() / 32
-    return targets.to_sparse() if few else targets
-
-
-def _chunk(
-    columns: Tensor, mixed: tuple[Tensor | None, ...], c: int, bounded: bool, every: bool
-) -> tuple[Tensor, list[Tensor]]:
+def _chunk(columns: Tensor, mixed: tuple[Tensor | None, ...], c: int, every: bool) -> tuple[Tensor, list[Tensor]]:
     """The summed loss of the mixtures `columns`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a.
 
-    `mixed` are l, y, y summed over classes, (r, m), and a; `bounded` says that exp(l̃) needs no maximum taken away.
+    `mixed` are l, y, y summed over classes, (r, m), and a.
     """
     logits, targets, masses, attention = mixed
     x, y = ((values @ columns).view(c, -1) for values in (logits, targets))
@@ -232,8 +229,7 @@ def _chunk(
     if inverse is not None:
         for values in (x, y, mass):
             values.mul_(inverse)
-    if not bounded:
-        x.sub_(x.amax(dim=0))
+    x.sub_(x.amax(dim=0))
     loss = -torch.dot(x.view(-1), y.view(-1))
     p = x.exp() if every else x.exp_()
     total = p.sum(dim=0)
@@ -247,6 +243,36 @@ def _chunk(
         gradients.append((total.log() - x).mul_(1 if inverse is None else inverse))
         gradients.append(-sum((value * gradient).sum(dim=0) for value, gradient in zip((x, y), gradients)))
     return loss, [gradient.view(-1, columns.shape[1]) for gradient in gradients]
+
+
+class _LabelCrossEntropy(torch.autograd.Function):
+    """Of labels, in single precision on the CPU: compiled (`mmlib.compiled`), with a gradient for logits alone.
+
+    It takes Λ's factors l a, (c r, m), the m classes, and a, (m, r).
+    """
+
+    @staticmethod
+    def forward(ctx, logits, classes, attention, blocks, n, wanted):
+        from mmlib import compiled  # loading it takes a second, which only those who compute here need
+
+        r, c = attention.shape[1], len(logits) // attention.shape[1]
+        whole = compiled.BLOCK
+        size = -(-CHUNK_ON_CPU // len(logits) // whole) * whole
+        loss, gradient = 0.0, torch.zeros_like(logits)
+        for block in blocks:
+            for rows in block.split(size):
+                mixed, inverse = logits @ rows.T, (attention.T @ rows.T).reciprocal_()
+                arrays = (x.numpy() for x in (mixed.view(c, r, -1), rows, classes, attention, inverse))
+                loss += compiled.differentiate_cross_entropy(*arrays)
+                if wanted:
+                    gradient.addmm_(mixed, rows)
+        ctx.save_for_backward(gradient.div_(n * r))
+        return logits.new_tensor(loss / (n * r))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale):
+        return scale * ctx.saved_tensors[0], None, None, None, None, None
 
 
 class MultiMix(nn.Module):

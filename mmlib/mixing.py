@@ -1,9 +1,10 @@
 """Weights on the simplex, interpolation and attention: tensors in, tensors out."""
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -12,9 +13,6 @@ from mmlib.parameters import check_whole
 
 # Weights drawn together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 BLOCK_ON_CPU, BLOCK = 2**17, 2**23
-FEW = 1024  # below so many gamma draws torch's own sampler is faster
-# Below this concentration draws are made in logarithms.
-SMALL = 0.5
 
 Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one of all
 
@@ -63,61 +61,37 @@ def sample_blocks(
     device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
     dtype = dtype or torch.get_default_dtype()
     rows = max(1, (BLOCK_ON_CPU if device.type == "cpu" else BLOCK) // m)
-    for start in range(0, n, rows):
-        concentration = torch.empty(min(rows, n - start), 1, device=device, dtype=widened(dtype))
-        concentration.uniform_(generator=generator).mul_(high - low).add_(low)
-        yield _dirichlet(concentration, m, low < SMALL, generator).to(dtype)
+    sizes = [min(rows, n - start) for start in range(0, n, rows)]
+    empty = functools.partial(torch.empty, device=device, dtype=widened(dtype))
+    blocks = _compiled_blocks if device.type == "cpu" and widened(dtype) == torch.float32 else _gamma_blocks
+    return (block.to(dtype) for block in blocks(sizes, m, low, high, generator, empty))
 
 
-def _dirichlet(concentration: Tensor, m: int, small: bool, generator: Generator | None) -> Tensor:
-    """A point of the (m-1)-simplex for each of the concentrations, (n, 1); in logarithms where some are small."""
-    if not small:
-        gamma = _gamma(concentration, m, generator)
-        return gamma.div_(gamma.sum(dim=1, keepdim=True))
-    # Gamma(α) = Gamma(α + 1) · U^(1/α): at a small α most draws would underflow.
-    log_gamma = _gamma(concentration + 1, m, generator).log_()
-    uniform = torch.empty_like(log_gamma).uniform_(generator=generator)
-    return log_gamma.add_(uniform.neg_().log1p_().div_(concentration)).softmax(dim=1)
+def _compiled_blocks(
+    sizes: list[int], m: int, low: float, high: float, generator: Generator | None, empty: Callable[..., Tensor]
+) -> Iterator[Tensor]:
+    """Blocks of so many rows, all of one seed."""
+    from mmlib import compiled  # loading it takes a second, which only those who draw here need
+
+    seed = empty((), dtype=torch.long).random_(-(2**63), None, generator=generator).item()
+    for first, size in zip(accumulate(sizes, initial=0), sizes):
+        block = empty(size, m)
+        compiled.draw_dirichlet(block.numpy(), seed, first, low, high)
+        yield block
 
 
-def _gamma(concentration: Tensor, m: int, generator: Generator | None) -> Tensor:
-    """m gamma draws for each of the concentrations, (n, 1), none of them below 1/2.
+def _gamma_blocks(
+    sizes: list[int], m: int, low: float, high: float, generator: Generator | None, empty: Callable[..., Tensor]
+) -> Iterator[Tensor]:
+    """Blocks of so many rows, each made of torch's own gamma draws.
 
-    On the CPU by Marsaglia & Tsang's rejection (ACM TOMS 2000), all draws at once. Their bound holds for every
-    α > 1/3. What is rejected, 3 to 20 %, is drawn again.
+    Gamma(α) = Gamma(α + 1) · U^(1/α), in logarithms: at a small α most draws would underflow.
     """
-    n, draws = len(concentration), len(concentration) * m
-    if concentration.device.type != "cpu" or draws < FEW:
-        return torch._standard_gamma(concentration.expand(n, m).contiguous(), generator=generator)
-    d = concentration - 1 / 3
-    gamma, chance = _propose(d, (n, m), generator)
-    # A uniform number's first eight bits settle most acceptances; the others look at the rest of its bits.
-    octets = torch.empty(-(-draws // 8), dtype=torch.long, device=d.device).random_(-(2**63), None, generator=generator)
-    octets = octets.view(torch.uint8)[:draws].view(n, m)
-    excess = chance.mul_(256).sub_(octets.to(d.dtype)).view(-1).numpy()
-    open_ = np.flatnonzero(excess < 1)
-    rest = d.new_empty(len(open_)).uniform_(generator=generator).numpy()
-    rejected = open_[excess[open_] <= rest]
-    while len(rejected):
-        at, of_row = torch.from_numpy(rejected), d[torch.from_numpy(rejected // m), 0]
-        if len(rejected) < FEW:
-            gamma.view(-1)[at] = torch._standard_gamma(of_row + 1 / 3, generator=generator)
-            break
-        gamma.view(-1)[at], chance = _propose(of_row, of_row.shape, generator)
-        rejected = rejected[(chance <= torch.empty_like(chance).uniform_(generator=generator)).numpy()]
-    return gamma
-
-
-def _propose(d: Tensor, shape: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """Proposals d w³, w = 1 + y with y normal of variance 1 / (9 d), and the probabilities of accepting them.
-
-    These are exp(d (3 log w + 1 - w³ + 9/2 y²)); a negative w becomes 0, which is never accepted.
-    """
-    w = d.new_empty(shape).normal_(generator=generator).mul_((9 * d).rsqrt_()).add_(1).clamp_(min=0)
-    # Of the rounded w: what its logarithm cancels then cancels as exactly as with log1p, which can be slow.
-    y = w - 1
-    chance = (1.5 - y).mul_(y).sub_(3).mul_(y).add_(w.log(), alpha=3).mul_(d).exp_()
-    return w.pow_(3).mul_(d), chance
+    for size in sizes:
+        concentration = empty(size, 1).uniform_(generator=generator).mul_(high - low).add_(low)
+        log_gamma = torch._standard_gamma((concentration + 1).expand(size, m).contiguous(), generator=generator).log_()
+        uniform = torch.empty_like(log_gamma).uniform_(generator=generator)
+        yield log_gamma.add_(uniform.neg_().log1p_().div_(concentration)).softmax(dim=1)
 
 
 def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:

@@ -161,23 +161,6 @@ def test_dense_gradients_of_everything(wanted, per):
             torch.testing.assert_close(ours[name].grad, theirs[name].grad, **EXACT)
 
 
-def test_labels_of_many_classes_are_mixed_as_a_sparse_matrix():
-    c, attention, weights = 50, make_attention("holes"), make_weights()
-    classes = (torch.arange(M) * 7).int()
-    logits, expected_logits = leaf(randn(M, R, c)), leaf(randn(M, R, c))
-    full = F.one_hot(classes.long(), c).double()
-    assert mmlib.losses._sparse(full).is_sparse
-    assert not mmlib.losses._sparse(full + 0.01).is_sparse
-    loss = dense_mixed_cross_entropy(logits, classes, attention, weights)
-    expected = mixtures.dense_multimix(
-        expected_logits.mT, lambda z: z, full[:, None].expand(M, R, c), attention, weights
-    )
-    torch.testing.assert_close(loss, expected, **EXACT)
-    loss.backward()
-    expected.backward()
-    torch.testing.assert_close(logits.grad, expected_logits.grad, **EXACT)
-
-
 def test_attention_nowhere_keeps_the_mixtures_own_weights():
     logits, classes, weights = randn(M, R, C), make_targets("integers")[0], make_weights()
     dense = dense_mixed_cross_entropy(logits, classes, torch.zeros(M, R, dtype=torch.float64), weights)
@@ -364,7 +347,6 @@ def test_large_logits_do_not_overflow(loss, dense):
 @LOSSES
 @pytest.mark.parametrize("scale", [1.0, 20.0, 1e3])
 def test_drawn_mixtures_of_far_apart_logits_are_those_of_given_weights(loss, dense, scale):
-    """Drawn mixtures go without maxima of their own only where no exponential can vanish."""
     inputs = {name: value.detach().float() for name, value in everything(dense).items()}
     given = sample_weights(50, M, 0.05, generator=generator(2))
     del inputs["weights"]

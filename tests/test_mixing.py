@@ -63,25 +63,6 @@ def test_small_weights_have_the_right_logarithms(alpha, dtype):
     assert stats.kstest((np.log(low) - logs).numpy(), share.cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("alpha", [0.5, 0.8, 1.5, 20.0])
-def test_gamma_draws_fall_evenly_between_quantiles(alpha):
-    """Millions of draws: the shortcuts of the rejection show in no quantile."""
-    bounds = torch.tensor(stats.gamma(alpha).ppf(np.arange(1, 32) / 32), dtype=torch.float32)
-    counts = torch.zeros(32, dtype=torch.long)
-    for seed in range(8):
-        draws = mmlib.mixing._gamma(torch.full((2**13, 1), alpha), 128, generator(seed))
-        counts += torch.bucketize(draws.view(-1), bounds).bincount(minlength=32)
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
-
-
-def test_gamma_draws_follow_their_own_row():
-    concentration = torch.tensor([0.5, 50.0], dtype=torch.float64).repeat(700).unsqueeze(1)
-    draws = mmlib.mixing._gamma(concentration, 11, generator())
-    assert bool((draws > 0).all())
-    for row, alpha in enumerate((0.5, 50.0)):
-        assert stats.kstest(draws[row::2].flatten().numpy(), stats.gamma(alpha).cdf).pvalue > 1e-4
-
-
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0, 8.0])
 def test_moments(alpha):
     n, m = 40000, 6
@@ -99,8 +80,9 @@ def test_a_pair_draws_every_row_its_own_concentration(interval, dtype):
     random = np.random.default_rng(6)
     gamma = random.standard_gamma(np.broadcast_to(random.uniform(*interval, (n, 1)), (n, m)))
     expected = gamma / gamma.sum(1, keepdims=True)
+    weights, expected = (np.maximum(x, torch.finfo(dtype).tiny) for x in (weights.double().numpy(), expected))
     for statistic in (lambda x: (x**2).sum(1), lambda x: x.max(1), lambda x: x[:, 3]):
-        assert stats.ks_2samp(statistic(weights.double().numpy()), statistic(expected)).pvalue > 1e-4
+        assert stats.ks_2samp(statistic(weights), statistic(expected)).pvalue > 1e-4
 
 
 def test_rows_and_columns_are_independent_draws():

@@ -76,7 +76,7 @@ class HiddenMultiMix(MultiMix):
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose hidden features are mixed."""
         before, after = split_encoder(self.classifier.encoder, self.stage)
-        hidden, targets = before(self.classifier.normalise(images)), self.targets(images, labels)
+        hidden, targets = before(self.classifier.normalise(images)), self.one_hot(labels)
         weights = self.weights(len(images), hidden)
         logits = self.classifier.classify(after(mix(weights.to(hidden.dtype), hidden)))
         return F.cross_entropy(logits, mix(weights.to(targets.dtype), targets))

@@ -61,7 +61,9 @@ class MultiMix(Objective):
     def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
         """Input mixup, for the mini-batches whose embeddings are not mixed."""
         partners, λ = draw_pairs(self, len(images), self.mixup_alpha)
-        return mix_pairs(images, partners, λ), mix_pairs(self.targets(images, labels), partners, λ)
+        targets = self.targets(images, labels)
+        targets = targets if targets.is_floating_point() else self.one_hot(targets)
+        return mix_pairs(images, partners, λ), mix_pairs(targets, partners, λ)
 
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed; its logits are, which is the same and cheaper."""
@@ -72,9 +74,9 @@ class MultiMix(Objective):
         drawn = {"generator": self.generator, "dtype": widened(like.dtype)}
         return sample_weights(self.criterion.n, m, self.criterion.concentration(m), **drawn)
 
-    def targets(self, images: Images, labels: Labels) -> Targets:
+    def targets(self, images: Images, labels: Labels) -> Targets | Labels:
         """What the examples' predictions are held against, before mixing."""
-        return self.one_hot(labels)
+        return labels
 
 
 class DenseMultiMix(MultiMix):
@@ -87,6 +89,6 @@ class DenseMultiMix(MultiMix):
         targets = self.position_targets(images, labels)
         return self.criterion(self.classifier.features(images), self.classifier.head, targets)
 
-    def position_targets(self, images: Images, labels: Labels) -> Targets | Float[Tensor, "m r c"]:
+    def position_targets(self, images: Images, labels: Labels) -> Targets | Float[Tensor, "m r c"] | Labels:
         """Every position inherits its image's label."""
         return self.targets(images, labels)

@@ -1,0 +1,138 @@
+"""The compiled loss of labels in single precision against the formulas as they read, in double precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import mixtures
+
+import mmlib.compiled
+import mmlib.losses
+import mmlib.mixing
+from mmlib import dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+
+M = 40
+CLOSE = {"rtol": 1e-5, "atol": 1e-8}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def problem(c: int, r: int | None, scale: float = 3.0):
+    """Logits that ask for gradients, labels, and attention with holes where there are positions."""
+    logits = scale * torch.randn(M, *([] if r is None else [r]), c, generator=generator(1))
+    classes = torch.randint(c, (M,), generator=generator(2))
+    if r is None:
+        return logits.requires_grad_(), (classes,)
+    attention = torch.rand(M, r, generator=generator(3))
+    attention[:, 0], attention[3] = 0, 0  # a position that nobody attends to, an example that attends to nothing
+    return logits.requires_grad_(), (classes, attention)
+
+
+def loss_of(logits, given, **mixtures_of):
+    return (mixed_cross_entropy if len(given) == 1 else dense_mixed_cross_entropy)(logits, *given, **mixtures_of)
+
+
+def expected_of(logits, given, weights):
+    """The reference's value and gradient."""
+    exact, weights = logits.detach().double().requires_grad_(), weights.double()
+    labels = F.one_hot(given[0].long(), logits.shape[-1]).double()
+    if len(given) == 1:
+        value = mixtures.multimix(exact, lambda z: z, labels, weights)
+    else:
+        full = labels[:, None].expand(logits.shape)
+        value = mixtures.dense_multimix(exact.mT, lambda z: z, full, given[1].double(), weights)
+    value.backward()
+    return value.detach(), exact.grad
+
+
+@pytest.mark.parametrize("n", [1, 127, 300])
+@pytest.mark.parametrize("r", [None, 1, 5])
+@pytest.mark.parametrize("c", [2, 61])
+def test_value_and_gradient(c, r, n):
+    logits, given = problem(c, r)
+    weights = sample_weights(n, M, generator=generator(4))
+    value = loss_of(logits, given, weights=weights)
+    (3 * value).backward()
+    expected, gradient = expected_of(logits, given, weights)
+    torch.testing.assert_close(value.double(), expected, **CLOSE)
+    torch.testing.assert_close(logits.grad.double(), 3 * gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("r", [None, 3])
+@pytest.mark.parametrize("scale", [1e-3, 200.0, 1e5])
+def test_logits_however_far_apart(r, scale):
+    logits, given = problem(7, r, scale)
+    weights = sample_weights(60, M, 0.05, generator=generator(4))
+    value = loss_of(logits, given, weights=weights)
+    value.backward()
+    exact, (classes, *attention) = logits.detach().double().requires_grad_(), given
+    expected = loss_of(exact, (classes, *(x.double() for x in attention)), weights=weights.double())
+    expected.backward()
+    torch.testing.assert_close(value.double(), expected, **CLOSE)
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("r", [None, 3])
+@pytest.mark.parametrize("chunk", [1, 300 * 7 * 3])
+def test_streaming_is_one_draw(monkeypatch, r, chunk):
+    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", chunk)
+    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 290 * M)
+    (whole, given), (streamed, _), sources = problem(7, r), problem(7, r), (generator(8), generator(8))
+    expected = loss_of(whole, given, weights=sample_weights(700, M, 0.3, generator=sources[0]))
+    value = loss_of(streamed, given, n=700, alpha=0.3, generator=sources[1])
+    assert torch.equal(sources[0].get_state(), sources[1].get_state())
+    torch.testing.assert_close(value, expected)
+    (value + expected).backward()
+    torch.testing.assert_close(streamed.grad, whole.grad)
+
+
+@pytest.mark.parametrize("r", [None, 3])
+def test_memory_of_any_kind_is_accepted(r):
+    logits, (classes, *attention) = problem(5, r)
+    weights = sample_weights(50, M, generator=generator(4))
+    expected = loss_of(logits, (classes, *attention), weights=weights)
+    strided = [x.repeat_interleave(2, dim=0)[::2] for x in attention]
+    twisted = logits.mT.contiguous().mT if r else logits.T.contiguous().T
+    value = loss_of(twisted, (classes.int(), *strided), weights=weights.T.contiguous().T)
+    torch.testing.assert_close(value, expected)
+
+
+def test_what_is_compiled(monkeypatch):
+    calls = []
+    ours = mmlib.compiled.differentiate_cross_entropy
+    monkeypatch.setattr(mmlib.compiled, "differentiate_cross_entropy", lambda *arrays: calls.append(1) or ours(*arrays))
+    logits, (classes, attention) = problem(5, 3)
+    weights = sample_weights(50, M, generator=generator(4))
+    dense_mixed_cross_entropy(logits, classes, attention, weights)
+    mixed_cross_entropy(logits[:, 0].bfloat16(), classes, n=50)
+    assert len(calls) == 2
+    dense_mixed_cross_entropy(logits.double(), classes, attention.double(), weights.double())
+    dense_mixed_cross_entropy(logits, classes, attention.clone().requires_grad_(), weights)
+    dense_mixed_cross_entropy(logits, classes, attention, weights.clone().requires_grad_())
+    dense_mixed_cross_entropy(logits, F.one_hot(classes, 5).float(), attention, weights)
+    assert len(calls) == 2
+
+
+def test_without_gradients(monkeypatch):
+    logits, given = problem(5, None)
+    expected = loss_of(logits, given, n=50, generator=generator(4))
+    monkeypatch.setattr(torch.Tensor, "addmm_", None)
+    with torch.no_grad():
+        value = loss_of(logits, given, n=50, generator=generator(4))
+    assert not value.requires_grad
+    assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("r", [None, 3])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so(r, value):
+    """A run must notice that it diverged."""
+    logits, given = problem(5, r)
+    broken = logits.detach().clone()
+    broken.view(M, -1)[7, -1] = value
+    broken.requires_grad_()
+    loss = loss_of(broken, given, n=50)
+    loss.backward()
+    assert not bool(loss.isfinite())
+    assert bool(broken.grad.isnan().any()) == (value != float("-inf"))
