@@ -14,16 +14,15 @@ also sees NumPy and the BLAS's own buffers.
 Streaming ratios are taken with glibc told to hand freed blocks of 64 KiB and more back at once, so that the peak is of
 live memory; every other figure has glibc's defaults, which keep some MiB of freed blocks.
 
-Operations, in multiplications and additions, forward and backward, and bytes of what grows with n, each of our arrays
-written and read as often as it has to be; the floors are these at the rates of a large single-precision product and of
-a large copy, and the time of n m normal numbers from torch's generator, all measured in the same run:
+Operations, forward and backward, and bytes of what grows with n, each of our arrays written and read as often as it
+has to be; the floors are these at the rates of a large single-precision product and of a large copy, measured in the
+same run. Compiled code is counted as it is written, every arithmetic operation as one:
 
-    MultiMix      baseline 6 n m d - 2 n m d (Λ has no gradient) + 6 n d c + 2 n m c;  ours 6 m d c + 4 n m c
-                  bytes: Λ written, and read by two products; mixed logits written and read; 4 n (3 m + 2 c)
-    dense         baseline r times that;                                             ours 6 m d r c + 4 n m r c
-                  bytes: 4 n (3 m + 2 r c)
-    labels        sparse, their product with Λ is left out
-    weights       n m gamma draws: a normal and a uniform number, a logarithm and an exponential each; 4 n m bytes
+    MultiMix      baseline 6 n m d - 2 n m d (Λ has no gradient) + 6 n d c + 2 n m c
+                  ours     6 m d c + 4 n m c, and besides products 32 n c + 9 n m and those of the weights
+                  bytes    Λ written, and read by two products; mixed logits written and read: 4 n (3 m + 2 c)
+    dense         r times that, but for the weights; bytes 4 n (3 m + 2 r c)
+    weights       131 n m: of a proposal 102, and a quarter more proposals than draws; 4 n m bytes
     uniformity    n² d, half of the pairs
 """
 
@@ -155,11 +154,11 @@ def parts(problem: Problem, repeats: int) -> dict[str, float]:
 
 def timings(device: str, repeats: int, rounds: int) -> dict:
     problem, product, copy = Problem(device), product_rate(device), copy_rate(device)
-    linear = 6 * M * D * C
+    drawn, mixed = 131 * N * M, 6 * M * D * C + 4 * N * M * C + 32 * N * C + 9 * N * M
     rows = {
-        "multimix": (problem.multimix, problem.multimix_baseline, linear + 4 * N * M * C, 4 * N * (3 * M + 2 * C)),
-        "dense": (problem.dense, problem.dense_baseline, R * (linear + 4 * N * M * C), 4 * N * (3 * M + 2 * R * C)),
-        "weights": (problem.weights, problem.weights_baseline, 0, 4 * N * M),
+        "multimix": (problem.multimix, problem.multimix_baseline, mixed + drawn, 4 * N * (3 * M + 2 * C)),
+        "dense": (problem.dense, problem.dense_baseline, R * mixed + drawn, 4 * N * (3 * M + 2 * R * C)),
+        "weights": (problem.weights, problem.weights_baseline, drawn, 4 * N * M),
     }
     for name in ("multimix", "dense"):
         rows[f"{name}_same_weights"] = rows[name][0], getattr(problem, f"{name}_same_weights"), *rows[name][2:]
@@ -176,8 +175,7 @@ def timings(device: str, repeats: int, rounds: int) -> dict:
         row |= {"ratio": median(ratios), "ratios": ratios}
         _, _, operations, size = rows[name]
         floors = {"operations_ms": 1e3 * operations / product, "bytes_ms": 1e3 * size / copy}
-        # Arithmetic and memory can overlap, drawing comes before both.
-        floor = max(floors.values()) + results["parts"]["normal_numbers"]
+        floor = max(floors.values())  # arithmetic and memory can overlap
         results[name] = row | {"operations": operations, "bytes": size} | floors | {"floor_ms": floor}
     return results
 

@@ -1,4 +1,4 @@
-"""One run from the command line, with torch and NumPy alone: train, evaluate, write the run folder.
+"""One run from the command line, with what mmlib needs alone: train, evaluate, write the run folder.
 
 python -m mmlib folder=runs/try dataset=digits method=multimix "options={'n': 100}" seed=0
 

@@ -1,6 +1,6 @@
 """Shape annotations: `Float[Tensor, "n m"]` is a floating-point tensor of n rows and m columns.
 
-The tests check them at every call (jaxtyping with beartype). A machine that has only torch and NumPy
+The tests check them at every call (jaxtyping with beartype). A machine that has only what mmlib needs
 runs without them.
 """
 

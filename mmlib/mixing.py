@@ -13,6 +13,7 @@ from mmlib.parameters import check_whole
 
 # Weights drawn together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
 BLOCK_ON_CPU, BLOCK = 2**17, 2**23
+SMALL = 0.5  # below this concentration torch's gamma draws are made in logarithms
 
 Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one of all
 
@@ -83,15 +84,16 @@ def _compiled_blocks(
 def _gamma_blocks(
     sizes: list[int], m: int, low: float, high: float, generator: Generator | None, empty: Callable[..., Tensor]
 ) -> Iterator[Tensor]:
-    """Blocks of so many rows, each made of torch's own gamma draws.
-
-    Gamma(α) = Gamma(α + 1) · U^(1/α), in logarithms: at a small α most draws would underflow.
-    """
+    """Blocks of so many rows, each made of torch's own gamma draws; in logarithms where concentrations may be small."""
     for size in sizes:
         concentration = empty(size, 1).uniform_(generator=generator).mul_(high - low).add_(low)
-        log_gamma = torch._standard_gamma((concentration + 1).expand(size, m).contiguous(), generator=generator).log_()
-        uniform = torch.empty_like(log_gamma).uniform_(generator=generator)
-        yield log_gamma.add_(uniform.neg_().log1p_().div_(concentration)).softmax(dim=1)
+        small = int(low < SMALL)
+        gamma = torch._standard_gamma((concentration + small).expand(size, m).contiguous(), generator=generator)
+        if small:  # Gamma(α) = Gamma(α + 1) · U^(1/α): most draws would underflow
+            uniform = torch.empty_like(gamma).uniform_(generator=generator)
+            yield gamma.log_().add_(uniform.neg_().log1p_().div_(concentration)).softmax(dim=1)
+        else:
+            yield gamma.div_(gamma.sum(dim=1, keepdim=True))
 
 
 def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:

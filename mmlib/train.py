@@ -21,7 +21,7 @@ from mmlib.provenance import code_digest
 
 try:
     from tqdm import tqdm
-except ImportError:  # a machine with torch and NumPy only trains without a progress bar
+except ImportError:  # a machine with what mmlib needs only trains without a progress bar
 
     def tqdm(iterable, **options):
         """No bar."""

@@ -85,8 +85,9 @@ def test_a_pair_draws_every_row_its_own_concentration(interval, dtype):
         assert stats.ks_2samp(statistic(weights), statistic(expected)).pvalue > 1e-4
 
 
-def test_rows_and_columns_are_independent_draws():
-    weights = sample_weights(4096, 64, generator=generator(2), dtype=torch.float64)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_and_columns_are_independent_draws(dtype):
+    weights = sample_weights(4096, 64, generator=generator(2), dtype=dtype).double()
     assert len(weights[:, 0].unique()) == 4096
     centred = weights - weights.mean(0)
     for shift in (1, 2, 64, 512, 1024):
