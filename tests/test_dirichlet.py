@@ -75,6 +75,16 @@ def test_normal_numbers_of_a_pair_are_independent():
     assert abs(squares) < 4 / len(x) ** 0.5
 
 
+def test_uniform_numbers_are_between_0_and_1():
+    words = np.array([0, 1, 2**31, 2**32 - 1], np.uint32)
+    assert [compiled._uniform(word) for word in words] == [2.0**-33, 1.5 * 2.0**-32, 0.5, 1.0]
+
+
+def test_rows_never_share_their_bits():
+    """They are as far apart as the counters of 2³² numbers, more than any row takes."""
+    assert np.array_equal(drawn(3, 50, (0.3, 2.0), seed=7)[2:], drawn(1, 50, (0.3, 2.0), seed=7 + 2 * 2**32))
+
+
 def test_a_row_is_decided_by_its_seed_and_number():
     rows = drawn(10, 300, (0.3, 2.0), seed=5)
     assert np.array_equal(drawn(4, 300, (0.3, 2.0), seed=5, first=6), rows[6:])
