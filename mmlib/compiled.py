@@ -20,6 +20,7 @@ from mmlib.annotations import Float, Int
 PAIRS = 80  # of normal numbers proposed together: one row of the usual 128 examples takes them once, mostly
 BLOCK = 128  # mixtures worked on together: c times as many logits stay in cache
 SMALL = 0.5  # below this concentration gamma draws are made in logarithms, from those of the next
+LARGE = 1e30  # weights are equal long before, or all but one zero; single precision ends not far above
 
 # SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): the step of its counter and the mixing of its bits.
 STEP, FIRST, SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -55,7 +56,10 @@ def _series(coefficients, x):
 
 @_compiled
 def _log(x):
-    """Natural logarithm: x = 2^e f with f between √½ and √2, log f = 2 atanh((f - 1) / (f + 1))."""
+    """Natural logarithm of a normal x > 0; NaN of NaN, of others any number.
+
+    x = 2^e f with f between √½ and √2, log f = 2 atanh((f - 1) / (f + 1)).
+    """
     bits = float32(x).view(int32)
     exponent = int32(bits - HALF_ROOT) >> int32(23)
     f = int32(bits - (exponent << int32(23))).view(float32)
@@ -65,7 +69,7 @@ def _log(x):
 
 @_compiled
 def _exp(x):
-    """Exponential of x ≤ 0: 2^e exp(r); 0 where that is no normal number."""
+    """Exponential of x ≤ 0: 2^e exp(r); 0 where 2^e is no normal number."""
     e = np.floor(x * PER_LOG2 + HALF)
     scale = int32((int32(e) + int32(127)) << int32(23)).view(float32)
     return float32(0) if e < LEAST_EXPONENT else scale * _series(EXP, x - e * LOG2)
@@ -129,7 +133,7 @@ def draw_dirichlet(out: Float[np.ndarray, "n m"], seed: int, first: int, low: fl
         counter = np.uint64(seed) + (np.uint64(first + k) << S32)
         concentration = low + (high - low) * (np.float64(_bits(counter) >> S11) + 0.5) * 2.0**-53
         small = concentration < SMALL
-        shape = float32(concentration + small - 1 / 3)
+        shape = float32(min(concentration + small - 1 / 3, LARGE))
         counter += np.uint64(1)
         count = 0
         while count < m:
@@ -141,7 +145,7 @@ def draw_dirichlet(out: Float[np.ndarray, "n m"], seed: int, first: int, low: fl
                 if count == m:
                     break
         if small:
-            _boost(row, counter, float32(1 / concentration))
+            _boost(row, counter, float32(min(1 / concentration, LARGE)))
         else:
             for j in range(m):
                 row[j] *= row[j] * row[j]

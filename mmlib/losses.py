@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from mmlib.annotations import Alpha, Float, Labels, Targets
 from mmlib.mixing import attention_map, check_mixture, mix_densely, sample_blocks, sample_weights, somewhere, widened
 
-# Mixed logits computed together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
+# Mixed logits computed together: on the CPU as many as stay in cache, or those of one of the compiled code's blocks;
+# elsewhere as many as keep the device busy.
 CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
 
 
@@ -140,8 +141,10 @@ def _check_weights(weights: Tensor | None, n: int | None, alpha: Alpha, logits: 
     m = len(logits)
     if weights is None:
         check_mixture(n, m, alpha)
-    elif weights.ndim != 2 or weights.shape[1] != m:
-        raise ValueError(f"weights have shape {tuple(weights.shape)}; logits {tuple(logits.shape)} take (n, {m})")
+    elif weights.ndim != 2 or weights.shape[1] != m or not len(weights):
+        raise ValueError(
+            f"weights have shape {tuple(weights.shape)}; logits {tuple(logits.shape)} take (n, {m}), n > 0"
+        )
     elif weights.device.type == "cpu" and not torch.allclose(weights.sum(1), weights.new_ones(()), atol=1e-3):
         raise ValueError(f"weights of shape {tuple(weights.shape)} have rows that do not sum to 1")
 
@@ -160,11 +163,13 @@ def _cross_entropy(
         if weights is None:
             blocks = sample_blocks(n, m, device=logits.device, dtype=dtype, **drawn)
         else:
-            weights = weights.to(dtype)
+            weights = weights.to(dtype).contiguous()
             blocks, n = [weights], len(weights)
         logits, attention = logits.to(dtype), None if attention is None else somewhere(attention).to(dtype)
         on_labels = not targets.is_floating_point() and not any(_wanted(attention, weights))
-        if on_labels and logits.device.type == "cpu" and dtype == torch.float32:
+        # It takes for granted that rows sum to 1; given ones do so only nearly, unless attention divides them.
+        summed = weights is None or attention is not None
+        if on_labels and summed and logits.device.type == "cpu" and dtype == torch.float32:
             attention = logits.new_ones(m, 1) if attention is None else attention.contiguous()
             factors = (attention.unsqueeze(2) * logits).permute(2, 1, 0).reshape(-1, m)
             labels = targets.long().contiguous()

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "numba": version("numba"),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else processor,
         "threads": torch.get_num_threads(),
         "commit": commit.strip() or None,

@@ -52,7 +52,7 @@ def expected_of(logits, given, weights):
 def test_value_and_gradient(c, r, n):
     logits, given = problem(c, r)
     weights = sample_weights(n, M, generator=generator(4))
-    value = loss_of(logits, given, weights=weights)
+    value = loss_of(logits, given, n=n, generator=generator(4))
     (3 * value).backward()
     expected, gradient = expected_of(logits, given, weights)
     torch.testing.assert_close(value.double(), expected, **CLOSE)
@@ -64,7 +64,7 @@ def test_value_and_gradient(c, r, n):
 def test_logits_however_far_apart(r, scale):
     logits, given = problem(7, r, scale)
     weights = sample_weights(60, M, 0.05, generator=generator(4))
-    value = loss_of(logits, given, weights=weights)
+    value = loss_of(logits, given, n=60, alpha=0.05, generator=generator(4))
     value.backward()
     exact, (classes, *attention) = logits.detach().double().requires_grad_(), given
     expected = loss_of(exact, (classes, *(x.double() for x in attention)), weights=weights.double())
@@ -111,6 +111,7 @@ def test_what_is_compiled(monkeypatch):
     dense_mixed_cross_entropy(logits, classes, attention.clone().requires_grad_(), weights)
     dense_mixed_cross_entropy(logits, classes, attention, weights.clone().requires_grad_())
     dense_mixed_cross_entropy(logits, F.one_hot(classes, 5).float(), attention, weights)
+    mixed_cross_entropy(logits[:, 0], classes, weights)
     assert len(calls) == 2
 
 
@@ -136,3 +137,12 @@ def test_what_is_not_finite_stays_so(r, value):
     loss.backward()
     assert not bool(loss.isfinite())
     assert bool(broken.grad.isnan().any()) == (value != float("-inf"))
+
+
+@pytest.mark.parametrize("r", [None, 3])
+def test_weights_that_sum_to_1_only_nearly(r):
+    """Labels are what their distributions are, to the digits of single precision."""
+    logits, (classes, *attention) = problem(5, r)
+    weights = 1.0009 * sample_weights(50, M, generator=generator(4))
+    expected = loss_of(logits, (F.one_hot(classes, 5).float(), *attention), weights=weights)
+    torch.testing.assert_close(loss_of(logits, (classes, *attention), weights=weights), expected)

@@ -80,8 +80,8 @@ def test_uniform_numbers_are_between_0_and_1():
     assert [compiled._uniform(word) for word in words] == [2.0**-33, 1.5 * 2.0**-32, 0.5, 1.0]
 
 
-def test_rows_never_share_their_bits():
-    """They are as far apart as the counters of 2³² numbers, more than any row takes."""
+def test_rows_are_the_counters_of_a_long_row_apart():
+    """2³² numbers: more than any row takes, so that rows of one seed share no bits."""
     assert np.array_equal(drawn(3, 50, (0.3, 2.0), seed=7)[2:], drawn(1, 50, (0.3, 2.0), seed=7 + 2 * 2**32))
 
 

@@ -33,7 +33,7 @@ def uniform_of(values: torch.Tensor, marginal) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("alpha", [1e-3, 0.02, 0.3, (0.5, 2.0), 50.0, 1e3])
+@pytest.mark.parametrize("alpha", [1e-300, 1e-38, 1e-3, 0.02, 0.3, (0.5, 2.0), 50.0, 1e3, 1e38, 1e300])
 def test_weights_are_on_the_simplex(alpha, dtype):
     weights = sample_weights(700, 33, alpha, generator=generator(), dtype=dtype)
     assert weights.shape == (700, 33)

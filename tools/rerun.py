@@ -65,8 +65,9 @@ def main(arguments: list[str]) -> None:
     print(
         f"differ in some digit: {', '.join(differing)}" if differing else "all metrics are the same to the last digit"
     )
-    for name in ("device", "threads", "processes", "torch", "numpy"):
-        held, found = (of.environment.get(name, 1) for of in (record, again))
+    for name in ("device", "threads", "processes", "torch", "numpy", "numba"):
+        default = 1 if name == "processes" else "a version not noted"
+        held, found = (of.environment.get(name, default) for of in (record, again))
         if held != found:
             print(f"{name}: recorded with {held}, here {found}")
 
