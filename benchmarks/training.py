@@ -72,7 +72,7 @@ class Pictures(torch.utils.data.Dataset):
                 transforms.RandomCrop(32, padding=4),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(dataset.mean, dataset.std),
+                transforms.Normalize(*dataset.moments),
             ]
         )
 

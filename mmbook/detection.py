@@ -27,7 +27,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.transforms import v2
 
-from mmbook import scenes
+from mmbook import runs, scenes
 from mmbook.ledger import contents
 from mmbook.ledger import read as read_run
 from mmbook.notebook import project_root
@@ -99,10 +99,12 @@ class Config:
         for name, choices in (("model", MODELS), ("detector", DETECTORS), ("precision", DTYPES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; a detector takes {', '.join(choices)}")
-        for name, least in {"train_images": 1, "size": 32, "backbone_size": 8, "proposals": 4, "epochs": 1}.items():
-            check_whole(name, getattr(self, name), least)
-        check_whole("batch_size", self.batch_size, 2)  # as batch normalisation does
-        check_whole("seed", self.seed)
+        check_whole(seed=self.seed)
+        check_whole(1, train_images=self.train_images, epochs=self.epochs)
+        check_whole(2, batch_size=self.batch_size)  # as batch normalisation does
+        check_whole(4, proposals=self.proposals)
+        check_whole(8, backbone_size=self.backbone_size)
+        check_whole(32, size=self.size)
         check_number(lr=self.lr, weight_decay=self.weight_decay)
 
 
@@ -120,7 +122,7 @@ def pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dict[str
             made, weights = record.config, record.weights()
         else:
             (path / "metrics.json").stat()  # marks it finished
-            made, weights = json.loads((path / "config.json").read_text()), records.weights(path / "checkpoint.pt")
+            made, weights = json.loads((path / "config.json").read_text()), runs.weights(path / "checkpoint.pt")
     except FileNotFoundError as error:
         takes = "it takes the folder of a finished run, or its record in a ledger that keeps weights"
         raise FileNotFoundError(f"start is {start!r}, and {error.filename} is not there; {takes}") from None

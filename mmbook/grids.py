@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from mmbook.ledger import collect
 from mmbook.notebook import project_root
+from mmbook.runs import Record
 from mmlib import ood
-from mmlib.records import Record
 from mmlib.train import Config, difference, load_data
 
 

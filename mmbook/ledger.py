@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from mmlib import records
+from mmbook import runs
+from mmbook.runs import CLASSIFIER, Record, place_of
 from mmlib.methods import METHODS
-from mmlib.records import CLASSIFIER, Record, checksum, place_of, write_json, write_whole
+from mmlib.records import checksum, write_json, write_whole
 
 LISTED = ("class_accuracy", "pgd_errors", "ood")  # metrics that are no single numbers
 # What every part of a record must have.
@@ -93,7 +94,7 @@ def collect(root: Path | str) -> list[Record]:
     Raises:
         FileNotFoundError: there is none.
     """
-    found = [records.read(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
+    found = [runs.read(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
     for path in sorted(Path(root).rglob("seed*.json")):
         try:
             found.append(read(path))

@@ -120,8 +120,8 @@ def draw_canvas(
 
     >>> image, labels, boxes = draw_canvas(0)
     """
-    check_whole("size", size, shapes.SIZE)
-    check_whole("most", most, 1)
+    check_whole(shapes.SIZE, size=size)
+    check_whole(1, most=most)
     rng = np.random.default_rng(seed)
     image = shapes.texture(rng.uniform(*shapes.DARK, (1, 3)), shapes.GROUND, rng, size)
     for _ in range(shapes.STROKES * size**2 // shapes.SIZE**2):

@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> None:
     """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES`, `RUNNING`, `EVALUATED`."""
     beside = PLACES | RUNNING | EVALUATED
     values = read_arguments(arguments, {field.name for field in dataclasses.fields(Config)} | beside.keys())
-    places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data", "workers": 0}
-    places |= {name: values.pop(name) for name in PLACES if name in values}
-    if "folder" not in places:
+    if "folder" not in values:
         raise ValueError("folder is missing; it takes the place of the run folder")
-    running, evaluated = ({name: values.pop(name) for name in of if name in values} for of in (RUNNING, EVALUATED))
-    for name, value in (places | running | evaluated).items():
-        check_type(name, value, beside[name])
+    for name in [name for name in beside if name in values]:
+        check_type(name, values[name], beside[name])
+    of = (PLACES, RUNNING, EVALUATED)
+    places, running, evaluated = ({name: values.pop(name) for name in names.keys() & values.keys()} for names in of)
+    places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data", "workers": 0} | places
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])
     dataset = load_data(config, root=places["root"], workers=places["workers"])

@@ -4,24 +4,21 @@ The tests check them at every call (jaxtyping with beartype). A machine that has
 runs without them.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 try:
     from jaxtyping import Float, Int, UInt8
 except ImportError:
-
-    class _Unchecked:
-        def __class_getitem__(cls, item: tuple) -> type:
-            return item[0]
-
-    Float = Int = UInt8 = _Unchecked
+    Float = Int = UInt8 = Annotated
 
 __all__ = ["Alpha", "Device", "Float", "Images", "Int", "Labels", "Targets", "UInt8"]
 
 # A Dirichlet's concentration, or the interval that every mixture's is drawn from.
 Alpha = float | tuple[float, float]
-Device = torch.device | str
+Device = torch.device | str | None
 
 # A mini-batch: pixels in [0, 1], class indices, distributions over classes.
 Images, Labels, Targets = Float[Tensor, "m channels size size"], Int[Tensor, " m"], Float[Tensor, "m c"]

@@ -15,8 +15,6 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from mmlib.annotations import Float, Int
-
 PAIRS = 80  # of normal numbers proposed together: one row of the usual 128 examples takes them once, mostly
 BLOCK = 128  # mixtures worked on together: c times as many logits stay in cache
 SMALL = 0.5  # below this concentration gamma draws are made in logarithms, from those of the next
@@ -121,8 +119,8 @@ def _propose(counter, shape, words, proposals, accepted):
 
 
 @_compiled
-def draw_dirichlet(out: Float[np.ndarray, "n m"], seed: int, first: int, low: float, high: float) -> None:
-    """Fill `out` with the rows `first` and on of the Dirichlet draws that the seed, 64 bits, means.
+def draw_dirichlet(out, seed, first, low, high):
+    """Fill `out`, (n, m), with the rows `first` and on of the Dirichlet draws that the seed, 64 bits, means.
 
     Every row draws its own concentration from U(low, high).
     """
@@ -177,16 +175,17 @@ def _normalise(row, out):
 
 
 @_compiled
-def differentiate_cross_entropy(
-    logits: Float[np.ndarray, "c r k"],
-    weights: Float[np.ndarray, "k m"],
-    classes: Int[np.ndarray, " m"],
-    attention: Float[np.ndarray, "m r"],
-    inverse: Float[np.ndarray, "r k"],
-) -> float:
+def differentiate_cross_entropy(logits, weights, classes, attention, inverse):
     """The cross-entropy of k mixtures, summed over them and r positions; `logits` become its derivatives by them.
 
     A mixture's logits are Λ (a l) · `inverse` and its labels Λ (a y) · `inverse`, with `inverse` = 1 / Λ a.
+
+    Args:
+        logits: Λ (a l), (c, r, k).
+        weights: Λ, (k, m).
+        classes: of the examples, (m,).
+        attention: a, (m, r).
+        inverse: (r, k).
     """
     loss = 0.0
     for start in range(0, len(weights), BLOCK):

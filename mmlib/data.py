@@ -5,9 +5,8 @@ digits              scikit-learn's 1,797 digits of 8×8 pixels; by default 10 a 
 shapes              drawn, 32×32 colour, boxes known (`draw_shapes`); by default 40 a class to train on
 cifar10, cifar100   from `root/<name>.npz` in the layout below, or else through torchvision, downloaded into `root`
                     where it is not there yet; in one order, and refused where not the real images
-tinyimagenet        200 classes of 64×64 colour; tested on its validation images, for its test images have no labels.
-                    From `root/tinyimagenet.npz`, which is made at first from the archive or its folder in `root`, or
-                    else from the download; 1.35 GB, of which 1.2 GB live on the device
+tinyimagenet        200 classes of 64×64 colour, from `root/tinyimagenet.npz` in the layout below; tested on its
+                    validation images, for its test images have no labels; 1.2 GB live on the device
 path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images, val_labels
                     and class_names where there are any
 path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png` where there is one
@@ -16,10 +15,9 @@ path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>
 
 import dataclasses
 import hashlib
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -49,10 +47,8 @@ REAL = {
     ("cifar100", "test"): "fb09097e1ea2226f",
     ("cifar10", "test"): "9494da79649162c5",
 }
-TINY = "tiny-imagenet-200"
-# As the loaders of several public repositories have them; for this book neither could be tried.
-TINY_URL, TINY_MD5 = f"http://cs231n.stanford.edu/{TINY}.zip", "90528d7ca1a48142e341f4ef8d21d0de"
-TINY_COUNTS = {"train": 100_000, "test": 10_000}
+
+Pixels = UInt8[Tensor, "m h w channels"]
 
 
 @dataclass(frozen=True)
@@ -164,18 +160,9 @@ class Dataset:
         """Pixels on a side."""
         return self.train.images.shape[2]
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of the train images' pixels in [0, 1], per channel."""
-        return self._moments[0]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of the train images' pixels in [0, 1], per channel."""
-        return self._moments[1]
-
     @cached_property
-    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the train images' pixels in [0, 1], per channel."""
         # From counts of the 256 values: exact, so every machine gets the same digits.
         planes = self.train.images.unbind(dim=1)
         counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in planes]).double().cpu()
@@ -202,6 +189,7 @@ class Dataset:
         return Batches(split, batch_size, padding=self.padding, flip=self.flip, **options)
 
 
+@dataclass(eq=False)
 class Batches:
     """Mini-batches of a split that lives on its device as bytes; every iteration is one shuffled epoch.
 
@@ -225,24 +213,22 @@ class Batches:
     [torch.Size([4, 3, 8, 8]), torch.Size([4, 3, 8, 8])]
     """
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        *,
-        padding: int = 0,
-        flip: bool = False,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
-        share: tuple[int, int] = (0, 1),
-    ) -> None:
-        check_whole("batch_size", batch_size, 1)
-        check_whole("padding", padding)
-        if not len(split):
+    split: Split
+    batch_size: int
+    _: KW_ONLY
+    padding: int = 0
+    flip: bool = False
+    generator: torch.Generator | None = None
+    dtype: torch.dtype = torch.float32
+    share: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        check_whole(1, batch_size=self.batch_size)
+        check_whole(padding=self.padding)
+        if not len(self.split):
             raise ValueError("split has no images; batches take at least one")
-        self.part, self.parts = share
-        self.split, self.batch_size = split, min(batch_size, len(split) // self.parts)
-        self.padding, self.flip, self.generator, self.dtype = padding, flip, generator, dtype
+        self.part, self.parts = self.share
+        self.batch_size = min(self.batch_size, len(self.split) // self.parts)
 
     def __len__(self) -> int:
         return len(self.split) // self.parts // self.batch_size
@@ -264,13 +250,7 @@ class Batches:
             yield images, self.split.labels[order[draws]]
 
 
-def crop(
-    pixels: UInt8[Tensor, "m h w channels"],
-    padding: int,
-    top: Int[Tensor, " m"],
-    left: Int[Tensor, " m"],
-    mirrored: Tensor,
-) -> UInt8[Tensor, "m h w channels"]:
+def crop(pixels: Pixels, padding: int, top: Int[Tensor, " m"], left: Int[Tensor, " m"], mirrored: Tensor) -> Pixels:
     """Crop every zero-padded image at its own (top, left) to its original size, then mirror it where asked.
 
     Offsets run from 0 to 2 * padding. All images in one gather of whole pixels.
@@ -316,11 +296,9 @@ def load(
     >>> len(load("digits").train)
     100
     """
-    for parameter, value in (("labelled_per_class", labelled_per_class), ("size", size)):
-        if value is not None:
-            check_whole(parameter, value, 1)
-    for parameter, value in (("holdout_per_class", holdout_per_class), ("seed", seed), ("workers", workers)):
-        check_whole(parameter, value)
+    given = {"labelled_per_class": labelled_per_class, "size": size}
+    check_whole(1, **{parameter: value for parameter, value in given.items() if value is not None})
+    check_whole(holdout_per_class=holdout_per_class, seed=seed, workers=workers)
     drawn, path = {"digits": _digits, "shapes": _shapes}, Path(name).expanduser()
     if size is not None and (name in drawn or name in STORED or path.suffix == ".npz"):
         raise ValueError(f"size is {size!r}; {name} takes None: only images of a folder are brought to a size")
@@ -369,9 +347,9 @@ def load_test(name: str, *, root: str | Path = "data") -> Split:
     if path.suffix == ".npz":
         return _part(path, _arrays(path), "test")
     if name and (path / "test").is_dir():
-        return _read(*_files(path / "test", _class_names(path / "test")))
+        return read_images(*_files(path / "test", _class_names(path / "test")))
     if name and path.is_dir():
-        return _read(*_files(path.absolute().parent, (path.absolute().name,)))
+        return read_images(*_files(path.absolute().parent, (path.absolute().name,)))
     raise _absent("test set", name, f"svhn, {TAKES} or of images")
 
 
@@ -436,12 +414,13 @@ def _stored(name: str, root: Path) -> Dataset:
 def _stored_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, ...]]:
     """The train or test split of a data set in `root` and the class names; refused where not the real images."""
     path = root / f"{name}.npz"
-    if name == "tinyimagenet" and not path.exists():
-        _make_tinyimagenet(path)
     if path.exists():
         arrays = _arrays(path, part)
         split = _part(path, arrays, part)
         names = arrays.get("class_names", range(1 + int(split.labels.max())))
+    elif name == "tinyimagenet":
+        makes = f"{path}, which python -m mmbook.tinyimagenet {root} makes"
+        raise FileNotFoundError(f"tinyimagenet is not in root {str(root)!r}; it takes {makes}")
     else:
         held = _torchvision(name.upper(), root, train=part == "train")
         split, names = _split(held.data, held.targets), held.classes
@@ -451,52 +430,6 @@ def _stored_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, .
         got = f"{len(split)} images of shape {tuple(split.images.shape[1:])}, fingerprint {split.fingerprint()}"
         raise ValueError(f"root {str(root)!r} does not hold the real {name}: {part} has {got}; it takes {real}")
     return split, tuple(str(name) for name in names)
-
-
-def _make_tinyimagenet(path: Path) -> None:
-    """Write the file from the folder or the archive beside it, or else from the download, which does not stay."""
-    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
-
-    root, archive = path.parent, path.with_name(f"{TINY}.zip")
-    root.mkdir(parents=True, exist_ok=True)
-    if archive.exists() and not check_integrity(archive, TINY_MD5):
-        raise ValueError(f"{archive} is not the real archive: its MD5 checksum is not {TINY_MD5}")
-    with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=root) as scratch:
-        if not (folder := root / TINY).is_dir():
-            folder, place = Path(scratch, TINY), root if archive.exists() else scratch
-            try:
-                download_and_extract_archive(TINY_URL, place, scratch, archive.name, TINY_MD5)
-            except (OSError, RuntimeError) as error:  # no network, or another checksum
-                takes = f"{archive} or the download of {TINY_URL}, MD5 checksum {TINY_MD5}: {error}"
-                raise FileNotFoundError(f"{path.stem} is not in root {str(root)!r}; it takes {takes}") from error
-        whole = Path(scratch, "whole.npz")
-        np.savez(whole, **_tinyimagenet_arrays(folder))
-        whole.replace(path)
-
-
-def _tinyimagenet_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """What is in the archive's folder, in the layout of a .npz file: its validation images as the test split."""
-    train = sorted((folder / "train").glob("*/images/*.JPEG"))
-    lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
-    annotated = sorted(line.split("\t")[:2] for line in lines)
-    files = {"train": train, "test": [folder / "val" / "images" / name for name, _ in annotated]}
-    labels = {"train": [file.parts[-3] for file in train], "test": [wnid for _, wnid in annotated]}
-    wnids = sorted(set(labels["train"]))
-    arrays = {"class_names": np.array(_class_words(folder / "words.txt", wnids))}
-    for part, count in TINY_COUNTS.items():
-        if len(files[part]) != count or set(labels[part]) != set(wnids):
-            got = f"{len(files[part])} images of {len(set(labels[part]))} classes to {part} on"
-            raise ValueError(f"{folder} is not the whole TinyImageNet: it has {got}; it takes {count}")
-        split = _read(files[part], [wnids.index(wnid) for wnid in labels[part]])
-        arrays |= {f"{part}_images": split.images.permute(0, 2, 3, 1).numpy(), f"{part}_labels": split.labels.numpy()}
-    return arrays
-
-
-def _class_words(path: Path, wnids: list[str]) -> list[str]:
-    """The first of WordNet's words for each class; where there is no such file, the numbers of the classes."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    words = dict(line.split("\t", 1) for line in lines)
-    return [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
 
 
 def _ordered(split: Split) -> Split:
@@ -551,8 +484,8 @@ def _folder(path: Path, size: int | None, workers: int) -> Dataset:
     if size is not None:
         from mmlib.streaming import from_files
 
-        return from_files(path, files, names, size=size, workers=workers)
-    return _from_path(path.resolve().name, {part: _read(*of_part) for part, of_part in files.items()}, names)
+        return from_files(path, files, names, size, workers)
+    return _from_path(path.resolve().name, {part: read_images(*of_part) for part, of_part in files.items()}, names)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -596,8 +529,12 @@ def open_picture(file: Path):
         raise ValueError(f"{file} cannot be read as an image: {error}") from None
 
 
-def _read(files: list[Path], labels: list[int]) -> Split:
-    """The images of files that have one size."""
+def read_images(files: list[Path], labels: list[int]) -> Split:
+    """The images of files that have one size, in colour, as a split.
+
+    Raises:
+        ValueError: a file that is no image, or has another size than the first.
+    """
     with ThreadPool() as pool:
         for number, pixels in enumerate(pool.imap(lambda file: np.asarray(open_picture(file)), files, chunksize=64)):
             if not number:

@@ -39,21 +39,12 @@ def wait() -> None:
         dist.barrier()
 
 
-def gather(value: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+def gather(value: object) -> list:
     """Every process's value, in order of rank."""
-    values = [value]
+    values = [value] * processes()
     if dist.is_initialized():
-        values = [{}] * dist.get_world_size()
         dist.all_gather_object(values, value)
     return values
-
-
-def first(value: float) -> float:
-    """The value that the first process has."""
-    values = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:

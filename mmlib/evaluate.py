@@ -50,7 +50,7 @@ def evaluate(
     >>> sorted(evaluate(network, data.load("digits"), attacked_per_class=0)[0])[:4]
     ['accuracy', 'alignment', 'attacked_images', 'between_class_variance']
     """
-    check_whole("attacked_per_class", attacked_per_class)
+    check_whole(attacked_per_class=attacked_per_class)
     labels = dataset.test.labels
     embeddings, logits = predictions = predict(classifier, dataset.test)
     confusion = metrics.confusion(logits, labels).double()

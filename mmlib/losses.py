@@ -142,9 +142,8 @@ def _check_weights(weights: Tensor | None, n: int | None, alpha: Alpha, logits: 
     if weights is None:
         check_mixture(n, m, alpha)
     elif weights.ndim != 2 or weights.shape[1] != m or not len(weights):
-        raise ValueError(
-            f"weights have shape {tuple(weights.shape)}; logits {tuple(logits.shape)} take (n, {m}), n > 0"
-        )
+        got = tuple(weights.shape)
+        raise ValueError(f"weights have shape {got}; logits {tuple(logits.shape)} take (n, {m}), n > 0")
     elif weights.device.type == "cpu" and not torch.allclose(weights.sum(1), weights.new_ones(()), atol=1e-3):
         raise ValueError(f"weights of shape {tuple(weights.shape)} have rows that do not sum to 1")
 
@@ -172,8 +171,7 @@ def _cross_entropy(
         if on_labels and summed and logits.device.type == "cpu" and dtype == torch.float32:
             attention = logits.new_ones(m, 1) if attention is None else attention.contiguous()
             factors = (attention.unsqueeze(2) * logits).permute(2, 1, 0).reshape(-1, m)
-            labels = targets.long().contiguous()
-            return _LabelCrossEntropy.apply(factors, labels, attention, blocks, n, *_wanted(factors))
+            return _LabelCrossEntropy.apply(factors, targets.long().contiguous(), attention, blocks, n)
         targets = distributions(targets, logits.shape).to(dtype).expand_as(logits)
         if attention is not None:
             logits, targets = attention.unsqueeze(2) * logits, attention.unsqueeze(2) * targets
@@ -187,7 +185,17 @@ def _wanted(*values: Tensor | None) -> list[bool]:
     return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in values]
 
 
-class _MixedCrossEntropy(torch.autograd.Function):
+class _Differentiated(torch.autograd.Function):
+    """What saves the gradients by its first arguments in its forward pass; no other argument has one."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale):
+        gradients = [None if gradient is None else scale * gradient for gradient in ctx.saved_tensors]
+        return *gradients, *[None] * (len(ctx.needs_input_grad) - len(gradients))
+
+
+class _MixedCrossEntropy(_Differentiated):
     """Mean over k and j of H(ỹ, softmax(l̃)), its gradients computed together with it.
 
     l̃ = Λ l / s and ỹ = Λ y / s, where s = Λ a, or 1 without attention. With p̃ = softmax(l̃) the derivatives are
@@ -214,12 +222,6 @@ class _MixedCrossEntropy(torch.autograd.Function):
         terms = n * len(logits) // c
         ctx.save_for_backward(*(None if g is None else g.div_(terms) for g in sums))
         return loss / terms
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, scale):
-        gradients = (None if gradient is None else scale * gradient for gradient in ctx.saved_tensors)
-        return *gradients, None, None, None, None
 
 
 def _chunk(columns: Tensor, mixed: tuple[Tensor | None, ...], c: int, every: bool) -> tuple[Tensor, list[Tensor]]:
@@ -250,14 +252,14 @@ def _chunk(columns: Tensor, mixed: tuple[Tensor | None, ...], c: int, every: boo
     return loss, [gradient.view(-1, columns.shape[1]) for gradient in gradients]
 
 
-class _LabelCrossEntropy(torch.autograd.Function):
+class _LabelCrossEntropy(_Differentiated):
     """Of labels, in single precision on the CPU: compiled (`mmlib.compiled`), with a gradient for logits alone.
 
     It takes Λ's factors l a, (c r, m), the m classes, and a, (m, r).
     """
 
     @staticmethod
-    def forward(ctx, logits, classes, attention, blocks, n, wanted):
+    def forward(ctx, logits, classes, attention, blocks, n):
         from mmlib import compiled  # loading it takes a second, which only those who compute here need
 
         r, c = attention.shape[1], len(logits) // attention.shape[1]
@@ -269,15 +271,10 @@ class _LabelCrossEntropy(torch.autograd.Function):
                 mixed, inverse = logits @ rows.T, (attention.T @ rows.T).reciprocal_()
                 arrays = (x.numpy() for x in (mixed.view(c, r, -1), rows, classes, attention, inverse))
                 loss += compiled.differentiate_cross_entropy(*arrays)
-                if wanted:
+                if ctx.needs_input_grad[0]:
                     gradient.addmm_(mixed, rows)
         ctx.save_for_backward(gradient.div_(n * r))
         return logits.new_tensor(loss / (n * r))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, scale):
-        return scale * ctx.saved_tensors[0], None, None, None, None, None
 
 
 class MultiMix(nn.Module):
@@ -330,12 +327,9 @@ class DenseMultiMix(MultiMix):
     """
 
     def forward(
-        self,
-        features: Float[Tensor, "m d h w"] | Float[Tensor, "m d r"],
-        head: Callable[[Tensor], Tensor],
-        targets: Targets | Float[Tensor, "m r c"] | Labels,
+        self, features: Float[Tensor, "m d *_"], head: Callable, targets: Targets | Float[Tensor, "m r c"] | Labels
     ) -> Float[Tensor, ""]:
-        """The loss of one mini-batch: features before pooling, the head, targets."""
+        """The loss of one mini-batch: features before pooling, (m, d, h, w) or (m, d, r), the head, targets."""
         features = features.flatten(2)
         attention = attention_map(features.detach(), features.detach().mean(dim=2))
         drawn = {"alpha": self.concentration(len(features)), "generator": self.generator}

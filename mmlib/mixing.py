@@ -19,13 +19,7 @@ Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one o
 
 
 def sample_weights(
-    n: int,
-    m: int,
-    alpha: Alpha = (0.5, 2.0),
-    *,
-    generator: Generator | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    n: int, m: int, alpha: Alpha = (0.5, 2.0), *, generator: Generator | None = None, **to
 ) -> Float[Tensor, "n m"]:
     """Draw n points of the (m-1)-simplex, each from a symmetric Dirichlet distribution.
 
@@ -35,8 +29,8 @@ def sample_weights(
         alpha: the Dirichlet's concentration; 1 is uniform on the simplex. A pair draws every point's own
             concentration from U(low, high).
         generator: the only source of randomness; its device must be `device`. None uses torch's global one.
-        device: where to draw; by default the generator's device, else torch's default.
-        dtype: by default torch's default; weights in half precision are drawn in single precision and rounded.
+        to: `device`, by default the generator's, else torch's default, and `dtype`, by default torch's; weights in half
+            precision are drawn in single precision and rounded.
 
     Returns:
         Λ, one mixture a row, every row summing to 1.
@@ -50,12 +44,12 @@ def sample_weights(
     >>> Λ.shape
     torch.Size([1000, 128])
     """
-    blocks = list(sample_blocks(n, m, alpha, generator, device, dtype))
+    blocks = list(sample_blocks(n, m, alpha, generator, **to))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def sample_blocks(
-    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device | None, dtype: torch.dtype | None
+    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device = None, dtype: torch.dtype | None = None
 ) -> Iterator[Tensor]:
     """The same weights as `sample_weights`, drawn from the same generator, a block of rows at a time."""
     low, high = check_mixture(n, m, alpha)
@@ -102,8 +96,7 @@ def check_mixture(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float
     Raises:
         ValueError: n or m below 1, or a concentration that is not positive and finite.
     """
-    check_whole("n", n, 1)
-    check_whole("m", m, 1)
+    check_whole(1, n=n, m=m)
     low, high = alpha if isinstance(alpha, tuple | list) and len(alpha) == 2 else (alpha, alpha)
     if not all(isinstance(x, int | float) for x in (low, high)) or not 0 < low <= high or not math.isfinite(high):
         raise ValueError(f"alpha is {alpha!r}; it takes a positive number or a pair (low, high) with 0 < low <= high")

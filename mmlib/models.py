@@ -180,16 +180,9 @@ def vision_transformer(channels: int, size: int, *, patch: int, width: int, dept
     >>> encoder(torch.rand(5, 3, 32, 32)).shape
     torch.Size([5, 64, 4, 4])
     """
+    bare = {"class_token": False, "global_pool": "", "num_classes": 0}
     whole = _package("timm", "a ViT").models.VisionTransformer(
-        img_size=size,
-        patch_size=patch,
-        in_chans=channels,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        class_token=False,
-        global_pool="",
-        num_classes=0,
+        img_size=size, patch_size=patch, in_chans=channels, embed_dim=width, depth=depth, num_heads=heads, **bare
     )
     return nn.Sequential(PatchEmbedding(whole), *whole.blocks, FeatureMap(whole)), width
 
@@ -225,7 +218,7 @@ MODELS = {
 def build(name: str, dataset: Dataset) -> Classifier:
     """A freshly initialised classifier for the data set's images; `name` is one of `MODELS`."""
     encoder, embedding_size = MODELS[name](dataset.channels, dataset.size)
-    return Classifier(encoder, embedding_size, dataset.classes, dataset.mean, dataset.std)
+    return Classifier(encoder, embedding_size, dataset.classes, *dataset.moments)
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def out_images(name: str, like: Split, count: int, *, root: str | Path = "data",
     >>> out_images("uniform", load("digits").test, 100).images.shape
     torch.Size([100, 1, 8, 8])
     """
-    check_whole("count", count, 1)
+    check_whole(1, count=count)
     rng = np.random.default_rng(seed)
     _, channels, *size = like.images.shape
     if name in ("uniform", "gaussian"):

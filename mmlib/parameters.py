@@ -41,18 +41,22 @@ def _literal(text: str) -> object:
     return text
 
 
-def check_whole(name: str, value: object, least: int = 0) -> None:
+def check_whole(least: int = 0, **values: object) -> None:
     """Refuse what is no whole number, or less than the least.
+
+    Args:
+        values: by their names.
 
     Raises:
         ValueError: with the name, what it is and what it takes.
 
-    >>> check_whole("seed", -1)
+    >>> check_whole(seed=-1)
     Traceback (most recent call last):
     ValueError: seed is -1; it takes a whole number of at least 0
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
 
 
 def check_number(least: float = 0, most: float = math.inf, **values: float) -> None:

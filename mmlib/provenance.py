@@ -9,7 +9,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 PACKAGE = Path(__file__).parent
@@ -43,12 +42,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | None]:
         commit = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True).stdout
     # What decides how sums are rounded: the family of processors, and the instructions that torch uses on it.
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "numba": version("numba"),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else processor,
-        "threads": torch.get_num_threads(),
-        "commit": commit.strip() or None,
-    }
+    device = torch.cuda.get_device_name() if device.startswith("cuda") else processor
+    versions = {"python": platform.python_version(), "torch": torch.__version__}  # with what it was built for
+    versions |= {name: version(name) for name in ("numpy", "numba")}
+    return versions | {"device": device, "threads": torch.get_num_threads(), "commit": commit.strip() or None}

@@ -61,7 +61,7 @@ def pgd(
     Source: Madry et al. (ICLR 2018); epsilon 4/255 and step 2/255 are the published setting, 10 steps our choice.
     """
     check_number(epsilon=epsilon, step=step)
-    check_whole("steps", steps, 1)
+    check_whole(1, steps=steps)
     low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
     attacked = images.detach()
     if generator is not None:

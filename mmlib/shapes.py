@@ -54,16 +54,6 @@ def star(points: int, inner: float) -> Distance:
     return polygon(*zip((radii * np.cos(angles)).tolist(), (radii * np.sin(angles)).tolist()))
 
 
-def ring(x: Plane, y: Plane) -> Plane:
-    """A circle's outline."""
-    return np.abs(disc(x, y, radius=0.7)) - 0.22
-
-
-def crescent(x: Plane, y: Plane) -> Plane:
-    """A disc without another."""
-    return np.maximum(disc(x, y, radius=0.95), -disc(x, y, at=(0.45, 0.0), radius=0.72))
-
-
 def heart(x: Plane, y: Plane) -> Plane:
     """A square on its corner, and a disc on each of its upper sides."""
     lobes = np.minimum(disc(x, y, at=(-0.42, -0.22), radius=0.5), disc(x, y, at=(0.42, -0.22), radius=0.5))
@@ -79,12 +69,12 @@ def cross(x: Plane, y: Plane) -> Plane:
 # No two are one another's rotation, mirror image or scaling.
 SHAPES: dict[str, Distance] = {
     "arrow": polygon((0, -1), (0.75, -0.1), (0.28, -0.1), (0.28, 0.9), (-0.28, 0.9), (-0.28, -0.1), (-0.75, -0.1)),
-    "crescent": crescent,
+    "crescent": lambda x, y: np.maximum(disc(x, y, radius=0.95), -disc(x, y, at=(0.45, 0.0), radius=0.72)),
     "cross": cross,
     "disc": disc,
     "heart": heart,
     "hexagon": star(3, 1.0),
-    "ring": ring,
+    "ring": lambda x, y: np.abs(disc(x, y, radius=0.7)) - 0.22,
     "square": star(2, 1.0),
     "star": star(5, 0.45),
     "triangle": star(3, 0.5),
@@ -106,7 +96,7 @@ def draw_shapes(
 
     >>> images, labels, boxes = draw_shapes(10, seed=0)
     """
-    check_whole("count", count, 1)
+    check_whole(1, count=count)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(SHAPES))
     blocks = [_draw(labels[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]

@@ -19,6 +19,8 @@ from mmlib.annotations import UInt8
 from mmlib.data import Batches, Dataset, Split, open_picture
 
 IMAGENET_MOMENTS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # published mean and standard deviation
+Files = dict[str, tuple[list[Path], list[int]]]  # and their labels, by split
+Pixels = UInt8[Tensor, "m 3 size size"]
 SEEDS = 2**32  # torch's CPU generator heeds 32 bits of a seed
 
 
@@ -58,7 +60,7 @@ class Pictures:
         """The same pictures, their mini-batches on `device`."""
         return replace(self, device=str(device))
 
-    def split(self, batch_size: int) -> Iterator[UInt8[Tensor, "m 3 size size"]]:
+    def split(self, batch_size: int) -> Iterator[Pixels]:
         """Read all of them for evaluation, in order.
 
         The shorter side is resized to 8/7 of `size` and the centre cut out: 256 and 224 on ImageNet, as usual there.
@@ -70,9 +72,7 @@ class Pictures:
         parts = [everything[start : start + batch_size] for start in range(0, len(self), batch_size)]
         return self.read(((part, np.zeros_like(part)) for part in parts), view)
 
-    def read(
-        self, requests: Iterable[tuple[np.ndarray, np.ndarray]], view: Callable
-    ) -> Iterator[UInt8[Tensor, "m 3 size size"]]:
+    def read(self, requests: Iterable[tuple[np.ndarray, np.ndarray]], view: Callable) -> Iterator[Pixels]:
         """Mini-batches, channels-last in memory: of each the indices of its pictures and a seed for every view.
 
         Raises:
@@ -158,21 +158,14 @@ class StreamedDataset(Dataset):
     takes reading everything, and a network needs their order of magnitude.
     """
 
-    _moments = IMAGENET_MOMENTS
+    moments = IMAGENET_MOMENTS
 
     def batches(self, device: torch.device | str, batch_size: int | None = None, **options) -> StreamedBatches:
         """Mini-batches of the train split on `device`; arguments as those of `Dataset.batches`."""
         return StreamedBatches(self.train.to(device), batch_size or self.batch_size, flip=self.flip, **options)
 
 
-def from_files(
-    root: Path,
-    files: dict[str, tuple[list[Path], list[int]]],
-    class_names: tuple[str, ...],
-    *,
-    size: int,
-    workers: int = 0,
-) -> StreamedDataset:
+def from_files(root: Path, files: Files, class_names: tuple[str, ...], size: int, workers: int = 0) -> StreamedDataset:
     """The data set of image files below `root`, with their labels, by split: train, val where there is one, test."""
     splits = {}
     for part, (paths, labels) in files.items():

@@ -11,22 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from mmlib import data, distributed, models
 from mmlib.checkpoints import Checkpoints
-from mmlib.methods import METHODS, Objective, option_names
+from mmlib.methods import METHODS
+from mmlib.methods.objective import Objective, option_names
 from mmlib.metrics import accuracy, alignment, uniformity
 from mmlib.parameters import check_number, check_type, check_whole
 from mmlib.provenance import code_digest
-
-try:
-    from tqdm import tqdm
-except ImportError:  # a machine with what mmlib needs only trains without a progress bar
-
-    def tqdm(iterable, **options):
-        """No bar."""
-        return iterable
-
 
 QUARTERS = [0.25, 0.5, 0.75]
 RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
@@ -89,11 +82,9 @@ class Config:
         for name, takes in choices.items():
             if getattr(self, name) not in takes:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(takes)}")
-        for name in ("epochs", "labelled_per_class", "size", "batch_size"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 1)
-        for name in ("seed", "holdout_per_class", "warmup_epochs"):
-            check_whole(name, getattr(self, name))
+        counts = {name: getattr(self, name) for name in ("epochs", "labelled_per_class", "size", "batch_size")}
+        check_whole(1, **{name: value for name, value in counts.items() if value is not None})
+        check_whole(seed=self.seed, holdout_per_class=self.holdout_per_class, warmup_epochs=self.warmup_epochs)
         check_number(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         if self.optimizer == "adamw" and self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; adamw takes a number below 1")
@@ -162,7 +153,7 @@ class Training:
             torch.manual_seed(config.seed)
             classifier = models.build(config.model, dataset)
         self.classifier = classifier.to(device, dtype).to(memory_format=torch.channels_last)
-        rank, count = distributed.rank(), distributed.processes()
+        rank, count = share = distributed.rank(), distributed.processes()
         seed = config.seed + RANKS_APART * rank
         self.objective: Objective = METHODS[config.method](self.classifier, seed=seed, **config.options)
         # Gradients are averaged over processes in the backward pass of what wraps the objective, and nowhere else.
@@ -171,9 +162,7 @@ class Training:
             self.loss = torch.compile(self.loss)
         self.optimizer = make_optimizer(config, self.classifier)
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.batches = dataset.batches(
-            device, config.batch_size, generator=self.generator, dtype=dtype, share=(rank, count)
-        )
+        self.batches = dataset.batches(device, config.batch_size, generator=self.generator, dtype=dtype, share=share)
         self.history: list[dict[str, float | None]] = []
 
     def state(self) -> dict:
@@ -292,11 +281,11 @@ def _go_on(run: Training, kept: Checkpoints, minutes: float, every: int | None, 
     epochs = range(len(run.history), last)
     if distributed.rank() == 0:
         epochs = tqdm(epochs, desc=run.config.method, unit="epoch")
-    start = saved = distributed.first(time.monotonic())
+    start = saved = distributed.gather(time.monotonic())[0]
     for epoch in epochs:
         run.history.append(_epoch(run, epoch))
         done = epoch + 1
-        now = distributed.first(time.monotonic())  # one clock, so that all processes save and stop together
+        now = distributed.gather(time.monotonic())[0]  # one clock, so that all processes save and stop together
         stop = max_minutes and done < last and now - start + run.history[-1]["seconds"] > 60 * max_minutes
         due = now - saved >= 60 * minutes or (every and done % every == 0)
         if stop or due or done in (1, last):
@@ -318,13 +307,8 @@ def _epoch(run: Training, epoch: int) -> dict[str, float | None]:
             at = f"step {step} of {config.method}, seed {config.seed}"
             raise FloatingPointError(f"the loss is {loss} at {at}; a lower lr may help")
     look = (epoch + 1) % max(1, config.epochs // LOOKS) == 0 or epoch + 1 == config.epochs
-    return {
-        "epoch": epoch + 1,
-        "lr": run.optimizer.param_groups[0]["lr"],
-        "loss": sum(losses) / len(losses),
-        "seconds": seconds,
-        **_look(run, look),
-    }
+    row = {"epoch": epoch + 1, "lr": run.optimizer.param_groups[0]["lr"], "loss": sum(losses) / len(losses)}
+    return row | {"seconds": seconds} | _look(run, look)
 
 
 def train_epoch(run: Training, epoch: int) -> Tensor:

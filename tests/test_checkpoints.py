@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib import records
+from mmbook import runs
 from mmlib.checkpoints import Checkpoints
 
 
@@ -166,7 +166,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
     subprocess.run([*command, f"folder={folders[1]}"], check=True, capture_output=True, env=quiet)
     print(f"{kills} of {KILLS} runs killed, {halves} of them while a checkpoint was written; and one in evaluation")
     assert kills >= 0.7 * KILLS
-    whole, killed = (records.read(folder) for folder in folders)
+    whole, killed = (runs.read(folder) for folder in folders)
     assert killed.metrics == whole.metrics
     assert [row["loss"] for row in killed.history] == [row["loss"] for row in whole.history]
     states = [Checkpoints(folder).load() for folder in folders]

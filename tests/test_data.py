@@ -1,14 +1,8 @@
 """Splits, mini-batches and files against literal loops, brute force and archives written here."""
 
-import functools
-import hashlib
-import http.server
-import io
 import itertools
 import pickle
-import threading
 import urllib.error
-import zipfile
 
 import numpy as np
 import pytest
@@ -168,8 +162,8 @@ def test_moments_and_fingerprints():
     split = noise(50, size=5)
     dataset = Dataset("noise", split, None, noise(50, size=5, seed=1), tuple(map(str, range(50))), 8, 0, False)
     pixels = split.images.double().div(255).transpose(0, 1).flatten(1)
-    assert dataset.mean == pytest.approx(pixels.mean(dim=1).tolist(), abs=1e-12)
-    assert dataset.std == pytest.approx(pixels.std(dim=1, correction=0).tolist(), abs=1e-12)
+    assert dataset.moments[0] == pytest.approx(pixels.mean(dim=1).tolist(), abs=1e-12)
+    assert dataset.moments[1] == pytest.approx(pixels.std(dim=1, correction=0).tolist(), abs=1e-12)
     assert (dataset.classes, dataset.channels, dataset.size) == (50, 3, 5)
 
     last = Split(split.images.contiguous(memory_format=torch.channels_last), split.labels.int())
@@ -567,132 +561,10 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
         load("cifar10", root=tmp_path)
 
 
-# TinyImageNet
-
-WORDS = {"n02": "goldfish, Carassius auratus", "n01": "ox", "n03": "tractor"}
-VAL = {"val_0.JPEG": "n03", "val_1.JPEG": "n01", "val_10.JPEG": "n02", "val_2.JPEG": "n01"}
-
-
-@pytest.fixture
-def jpegs() -> dict[str, bytes]:
-    """Two training images of each of three classes and four to test on, some of them grey, by their place."""
-    rng = np.random.default_rng(0)
-    names = [f"train/{wnid}/images/{wnid}_{k}.JPEG" for wnid in WORDS for k in range(2)]
-    names += [f"val/images/{name}" for name in VAL]
-    files = {}
-    for number, name in enumerate(names):
-        pixels = np.kron(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
-        buffer = io.BytesIO()
-        Image.fromarray(pixels if number % 3 else pixels[..., 0]).save(buffer, format="jpeg")
-        files[name] = buffer.getvalue()
-    return files
-
-
-@pytest.fixture
-def archive(tmp_path, jpegs, monkeypatch):
-    """An archive in the real one's layout, served by HTTP; its path on the server."""
-    path = tmp_path / "server" / "tiny-imagenet-200.zip"
-    path.parent.mkdir()
-    boxes = {f"train/{wnid}/{wnid}_boxes.txt": f"{wnid}_0.JPEG\t0\t10\t63\t58\n" for wnid in WORDS}
-    texts = {
-        "wnids.txt": "\n".join(WORDS),
-        "words.txt": "n00\tentity\n" + "".join(f"{wnid}\t{words}\n" for wnid, words in WORDS.items()),
-        "val/val_annotations.txt": "".join(f"{name}\t{wnid}\t0\t32\t44\t62\n" for name, wnid in VAL.items()),
-        "test/images/test_0.JPEG": b"never read",
-    }
-    with zipfile.ZipFile(path, "w") as content:
-        for name, text in (jpegs | boxes | texts).items():
-            content.writestr(f"tiny-imagenet-200/{name}", text)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(data, "TINY_URL", f"http://127.0.0.1:{server.server_port}/{path.name}")
-        monkeypatch.setattr(data, "TINY_MD5", hashlib.md5(path.read_bytes()).hexdigest())
-        monkeypatch.setattr(data, "TINY_COUNTS", {"train": 6, "test": 4})
-        yield path
-        server.shutdown()
-
-
-def unreachable(monkeypatch) -> None:
-    monkeypatch.setattr(data, "TINY_URL", data.TINY_URL.replace(".zip", ".not"))
-
-
-def test_tinyimagenet(tmp_path, archive, jpegs, monkeypatch):
-    root = tmp_path / "new" / "root"
-    dataset = load("tinyimagenet", root=root)
-    assert [path.name for path in root.iterdir()] == ["tinyimagenet.npz"]
-    assert dataset.class_names == ("ox", "goldfish", "tractor")
-    for part, split in (("train", dataset.train), ("val", dataset.test)):
-        expected = {}
-        for name, jpeg in jpegs.items():
-            if name.startswith(part):
-                pixels = np.asarray(Image.open(io.BytesIO(jpeg)))
-                pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-                expected[pixels.tobytes()] = sorted(WORDS).index(VAL.get(name.split("/")[-1]) or name.split("/")[1])
-        pixels = [image.permute(1, 2, 0).contiguous().numpy().tobytes() for image in split.images]
-        assert dict(zip(pixels, split.labels.tolist())) == expected
-        assert len(pixels) == len(expected)
-    assert (dataset.name, dataset.batch_size, dataset.padding, dataset.flip) == ("tinyimagenet", 128, 4, True)
-    assert dataset.validation is None
-    unreachable(monkeypatch)
-    assert load("tinyimagenet", root=root).fingerprint == dataset.fingerprint
-    assert data.load_test("tinyimagenet", root=root).fingerprint() == dataset.test.fingerprint()
-    held_out = load("tinyimagenet", root=root, holdout_per_class=1)
-    assert held_out.validation.labels.tolist() == [0, 1, 2]
-    assert joined([held_out.train, held_out.validation]) == joined([dataset.train])
-
-
-def test_tinyimagenet_from_what_is_in_root_already(tmp_path, archive, monkeypatch):
-    downloaded = load("tinyimagenet", root=tmp_path / "downloaded")
-    unreachable(monkeypatch)
-    with zipfile.ZipFile(archive) as content:
-        content.extractall(tmp_path / "unpacked")
-    for root, stays in ((archive.parent, archive), (tmp_path / "unpacked", tmp_path / "unpacked" / archive.stem)):
-        assert load("tinyimagenet", root=root).fingerprint == downloaded.fingerprint
-        assert sorted(root.iterdir()) == [stays, root / "tinyimagenet.npz"]
-    (tmp_path / "unpacked" / "tinyimagenet.npz").unlink()
-    (tmp_path / "unpacked" / archive.stem / "words.txt").unlink()
-    assert load("tinyimagenet", root=tmp_path / "unpacked").class_names == ("n01", "n02", "n03")
-
-
-@pytest.mark.parametrize("changed", ["TINY_MD5", "TINY_URL"])
-def test_tinyimagenet_that_cannot_be_downloaded(tmp_path, archive, monkeypatch, changed):
-    monkeypatch.setattr(data, changed, {"TINY_MD5": "0" * 32, "TINY_URL": data.TINY_URL + ".not"}[changed])
-    says = {"TINY_MD5": "File not found or corrupted.", "TINY_URL": "HTTP Error 404: File not found"}[changed]
-    root = tmp_path / "root"
-    words = rf"tinyimagenet is not in root '{root}'; it takes .*200.zip or the download of http.*, MD5 .*: {says}"
-    with pytest.raises(FileNotFoundError, match=words):
-        load("tinyimagenet", root=root)
-    assert not list(root.iterdir())
-
-
-def test_tinyimagenet_on_a_full_disk_leaves_nothing(tmp_path, archive, monkeypatch):
-    def fails(path, **arrays):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(np, "savez", fails)
-    with pytest.raises(OSError, match="No space left on device"):
-        load("tinyimagenet", root=tmp_path / "root")
-    assert not list((tmp_path / "root").iterdir())
-
-
-def test_tinyimagenet_that_is_not_the_real_one(tmp_path, archive):
-    short = tmp_path / "tiny-imagenet-200.zip"
-    short.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"200.zip is not the real archive: its MD5 checksum is not [0-9a-f]{32}"):
+def test_tinyimagenet_is_made_beforehand(tmp_path):
+    takes = f"it takes {tmp_path}/tinyimagenet.npz, which python -m mmbook.tinyimagenet {tmp_path} makes"
+    with pytest.raises(FileNotFoundError, match=f"tinyimagenet is not in root '{tmp_path}'; {takes}"):
         load("tinyimagenet", root=tmp_path)
-    assert len(short.read_bytes()) == len(archive.read_bytes()) - 1
-    with zipfile.ZipFile(archive) as content:
-        content.extractall(tmp_path / "root")
-    folder = tmp_path / "root" / archive.stem
-    (folder / "train" / "n02" / "images" / "n02_1.JPEG").unlink()
-    with pytest.raises(ValueError, match=r"not the whole TinyImageNet: it has 5 images of 3 classes to train on; .* 6"):
-        load("tinyimagenet", root=tmp_path / "root")
-    (folder / "val" / "val_annotations.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"val_annotations\.txt"):
-        load("tinyimagenet", root=tmp_path / "root")
-    assert [path.name for path in (tmp_path / "root").iterdir()] == [archive.stem]
 
 
 # Arguments

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlib import data, records
+from mmbook import runs
+from mmlib import data
 from mmlib.train import Config, Training
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -65,7 +66,7 @@ def test_one_dead_process_stops_all_and_the_run_goes_on_afterwards(tmp_path):
     wait_until(lambda: not any(alive(pid) for pid in workers), 10)
     assert not (folder / "metrics.json").exists()
     subprocess.run([*command, "epochs=100"], check=True, capture_output=True, env=QUIET)
-    record = records.read(folder)
+    record = runs.read(folder)
     assert [row["epoch"] for row in record.history] == list(range(1, 101))
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     own = [process["buffers"] for process in state["processes"]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmbook import grids, ledger
+from mmbook import grids, ledger, runs
 from mmlib import data, records
 from mmlib.evaluate import evaluate
 
@@ -79,7 +79,7 @@ def enter(cell, root, **changes):
     folder = root / "runs" / cell.place
     run = records.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
     records.write(folder, run, *evaluate(run.classifier, dataset))
-    ledger.enter(records.read(folder), root / "book" / "results" / "tiny")
+    ledger.enter(runs.read(folder), root / "book" / "results" / "tiny")
 
 
 def test_a_cell_of_several_processes_takes_a_run_of_as_many(clone):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from mmlib import sample_weights
-from mmlib.methods import METHODS, option_names
+from mmlib.methods import METHODS
+from mmlib.methods.objective import option_names
 from tests.reference import mixtures
 
 M, C, N = 6, 3, 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbook import ledger
+from mmbook import ledger, runs
 from mmlib import data, provenance, records, train
 from mmlib.__main__ import main
 from mmlib.checkpoints import Checkpoints
@@ -35,7 +35,7 @@ def finished(digits, tmp_path_factory):
 
 def test_record_is_what_was_written(finished, digits):
     folder, _, run, metrics, predictions = finished
-    record = records.read(folder)
+    record = runs.read(folder)
     assert (record.dataset, record.model, record.variant, record.seed) == ("digits", "preactresnet-small", "mixup", 0)
     assert record.metrics == metrics
     assert record.history == run.history
@@ -111,7 +111,7 @@ def test_digest_follows_configuration_and_data(finished, digits):
 
 def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
     folder, _, run, *_ = finished
-    record = records.read(folder)
+    record = runs.read(folder)
     ledger.enter(record, tmp_path, weights=True)
     (read,) = ledger.collect(tmp_path)
     assert read.metrics == record.metrics
@@ -130,7 +130,7 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
 
 def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid_does_without(finished, tmp_path):
     folder, *_ = finished
-    record = records.read(folder)
+    record = runs.read(folder)
     ledger.enter(record, tmp_path, embeddings=False)
     (path,) = (path for path in tmp_path.rglob("seed*"))
     content = json.loads(path.read_text())
@@ -147,7 +147,7 @@ def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid
 
 def test_a_record_gives_its_network_back(finished, digits):
     folder, _, run, _, predictions = finished
-    classifier = records.read(folder).classifier(data.load("digits", seed=3))
+    classifier = runs.read(folder).classifier(data.load("digits", seed=3))
     torch.testing.assert_close(classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
     assert not classifier.training
     images = digits.test.images[:50].float() / 255
@@ -156,7 +156,7 @@ def test_a_record_gives_its_network_back(finished, digits):
 
 def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(finished, digits, tmp_path):
     folder, *_ = finished
-    record = records.read(folder)
+    record = runs.read(folder)
     place = "digits/preactresnet-small/mixup/seed0"
     with pytest.raises(ValueError, match=rf"dataset is pets; {place} takes digits"):
         record.classifier(dataclasses.replace(digits, name="pets"))
@@ -178,7 +178,7 @@ def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(f
 
 @pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
 def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
-    ledger.enter(records.read(finished[0]), tmp_path)
+    ledger.enter(runs.read(finished[0]), tmp_path)
     bad = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed1.json"
     bad.write_text(text)
     with pytest.warns(UserWarning, match=r"seed1.json (is no record|does not fit its checksum).*: left out"):
@@ -206,7 +206,7 @@ def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change,
     folder, *_ = finished
     good, bad = (tmp_path / "digits" / "preactresnet-small" / name / "seed0.json" for name in ("mixup", "other"))
     bad.parent.mkdir(parents=True)
-    ledger.enter(records.read(folder), tmp_path)
+    ledger.enter(runs.read(folder), tmp_path)
     content = change({k: v for k, v in json.loads(good.read_text()).items() if k != "checksum"})
     bad.write_text(json.dumps(content | {"checksum": records.checksum(content)}))  # an edit that minds the checksum
     with pytest.warns(UserWarning, match=rf"other/seed0.json {message}: left out"):
@@ -217,7 +217,7 @@ def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change,
 def test_record_in_another_cells_place_is_refused(finished, tmp_path):
     folder, *_ = finished
     with pytest.raises(ValueError, match=r"seed1.json was made with seed 0"):
-        ledger.enter(dataclasses.replace(records.read(folder), seed=1), tmp_path)
+        ledger.enter(dataclasses.replace(runs.read(folder), seed=1), tmp_path)
     assert not list(tmp_path.rglob("seed*"))
 
 
@@ -241,7 +241,7 @@ def test_commit_says_where_files_differ_from_it(monkeypatch, tmp_path):
 
 def test_table_has_a_row_a_record(finished):
     folder, *_, metrics, _ = finished
-    (row,) = ledger.table([records.read(folder)])
+    (row,) = ledger.table([runs.read(folder)])
     assert row["variant"] == "mixup"
     assert row["accuracy"] == metrics["accuracy"]
     assert row["pgd_error"] == metrics["pgd_error"]
@@ -251,7 +251,7 @@ def test_table_has_a_row_a_record(finished):
 def test_command_line_runs_one_cell(tmp_path, capsys):
     folder = tmp_path / "grid" / "digits" / "preactresnet-small" / "multimix-n10" / "seed0"
     main([f"folder={folder}", "method=multimix", "options={'n': 10}", "epochs=1", "threads=1"])
-    record = records.read(folder)
+    record = runs.read(folder)
     assert record.config["options"] == {"n": 10}
     assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
 

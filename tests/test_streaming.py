@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from mmlib import data, models, records
+from mmbook import runs
+from mmlib import data, models
 from mmlib.__main__ import main
 from mmlib.streaming import Pictures, StreamedBatches, StreamedSplit
 from mmlib.train import Config
@@ -65,8 +66,7 @@ def test_a_folder_is_listed_and_not_read(folder, photos):
         assert [photos.class_names[label] for label in split.labels] == [file.parent.name for file in files]
         assert split.images.shape == (len(files), 3, SIZE, SIZE)
     assert (photos.name, photos.size, photos.channels, photos.classes) == ("photos", SIZE, 3, 3)
-    assert photos.mean == (0.485, 0.456, 0.406)
-    assert photos.std == (0.229, 0.224, 0.225)
+    assert photos.moments == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -215,13 +215,13 @@ def test_more_than_8_bits_a_channel_are_refused(tmp_path):
 
 
 def test_a_run_from_the_command_line(folder, tmp_path):
-    runs = []
+    records = []
     for workers in (0, 2):
         place = tmp_path / f"workers{workers}" / "photos" / "preactresnet-small" / "multimix" / "seed0"
         arguments = [f"dataset={folder}", "size=16", "method=multimix", "epochs=3", "batch_size=10", f"folder={place}"]
         main([*arguments, f"workers={workers}", "threads=1", "options={'n': 20}"])
-        runs.append(records.read(place))
-    alone, helped = runs
+        records.append(runs.read(place))
+    alone, helped = records
     assert alone.config == helped.config
     assert (alone.config["size"], alone.config["dataset"]) == (16, "photos")
     assert [row["loss"] for row in alone.history] == [row["loss"] for row in helped.history]

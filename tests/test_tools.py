@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import mmlib.__main__
-from mmbook import ledger
+from mmbook import ledger, runs
+from mmbook.runs import Record
 from mmlib import records
-from mmlib.records import Record
 from tools import links, rerun
 from tools.chapters import source_digest
 from tools.results import results_table
@@ -100,7 +100,7 @@ def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
     run, held = tmp_path / "run" / "digits" / "preactresnet-small" / "few" / "seed3", tmp_path / "held"
     options = ["options={'n': 20}", "epochs=2", "seed=3", "attacked_per_class=1", "out_sets=['gaussian']", "threads=1"]
     mmlib.__main__.main([f"folder={run}", "dataset=digits", "method=multimix", *options])
-    ledger.enter(records.read(run), held)
+    ledger.enter(runs.read(run), held)
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
     path = held / "digits" / "preactresnet-small" / "few" / "seed3.json"
     rerun.main([str(path)])
@@ -108,7 +108,7 @@ def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
     assert "all metrics are the same to the last digit" in printed
     accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
     assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
-    other = records.read(run)
+    other = runs.read(run)
     other.config["data"] = "0" * 16
     other.config["digest"] = records.checksum(rerun.decided(other) | {"data": "0" * 16})
     ledger.enter(other, tmp_path / "other")

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from mmlib import data, models, train
 from mmlib.checkpoints import Checkpoints
-from mmlib.methods import METHODS, option_names
+from mmlib.methods import METHODS
+from mmlib.methods.objective import option_names
 from mmlib.train import Config, learning_rate
 
 

@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmbook import grids, ledger
-from mmlib import records
+from mmbook import grids, ledger, runs
 from mmlib.checkpoints import Checkpoints
 
 RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
@@ -25,7 +24,7 @@ def enter_finished(grid: str) -> None:
     for cell in grids.cells(grid):
         folder = RUNS / grid / cell.place
         if (folder / "metrics.json").exists() and not (LEDGER / grid / cell.place.with_suffix(".json")).exists():
-            ledger.enter(records.read(folder), LEDGER / grid, **kept)
+            ledger.enter(runs.read(folder), LEDGER / grid, **kept)
             print(f"entered {cell.place}", flush=True)
 
 

@@ -13,19 +13,19 @@ from pathlib import Path
 from statistics import stdev
 
 import mmlib.__main__
-from mmbook import ledger
-from mmlib import records
+from mmbook import ledger, runs
+from mmbook.runs import Record
 from mmlib.train import Config, load_data
 
 RUNS = Path("runs/rerun")
 
 
-def decided(record: records.Record) -> dict:
+def decided(record: Record) -> dict:
     """What decided the result, the data by their name."""
     return {name: value for name, value in record.config.items() if name not in ("data", "digest")}
 
 
-def arguments_of(record: records.Record) -> list[str]:
+def arguments_of(record: Record) -> list[str]:
     """What `python -m mmlib` takes to run it again, from what the record says of itself."""
     seen = {
         "threads": record.environment["threads"],
@@ -36,7 +36,7 @@ def arguments_of(record: records.Record) -> list[str]:
     return [f"{name}={value}" for name, value in (decided(record) | seen).items()]
 
 
-def compare(record: records.Record, again: records.Record, others: list[records.Record]) -> list[str]:
+def compare(record: Record, again: Record, others: list[Record]) -> list[str]:
     """A line a number: as recorded, as run again, the difference, and the spread over the variant's seeds."""
     lines = []
     for name in ledger.NUMBERS:
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     if here != record.config["data"]:
         raise ValueError(f"data: the record's fingerprint is {record.config['data']}, here it is {here}")
     mmlib.__main__.main(arguments_of(record))
-    again = records.read(RUNS / record.place)
+    again = runs.read(RUNS / record.place)
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
     print("\n".join(compare(record, again, [ledger.read(file) for file in sorted(path.parent.glob("seed*.json"))])))
     shared = record.metrics.keys() & again.metrics.keys()  # a later version may have more

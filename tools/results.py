@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import ledger
-from mmlib.records import Record
+from mmbook.runs import Record
 
 COLUMNS = {
     "accuracy": ("test accuracy (%)", 2),

@@ -7,13 +7,7 @@ It is made, called and moved on in every training loop alike::
     objective.after_step()
 """
 
-from mmlib.methods.ablations import (
-    AttentionDenseMultiMix,
-    HiddenMultiMix,
-    MultiMixDistillAtMixture,
-    OneAlphaMultiMix,
-    TupleMultiMix,
-)
+from mmlib.methods import ablations, signal
 from mmlib.methods.alignmixup import AlignMixup
 from mmlib.methods.comixup import CoMixup
 from mmlib.methods.cutmix import CutMix
@@ -22,9 +16,7 @@ from mmlib.methods.manifold_mixup import ManifoldMixup
 from mmlib.methods.mixup import ERM, Mixup
 from mmlib.methods.multimix import DenseMultiMix, MultiMix
 from mmlib.methods.objective import Objective
-from mmlib.methods.objective import option_names as option_names
 from mmlib.methods.puzzlemix import PuzzleMix
-from mmlib.methods.signal import AmplifiedMultiMix, AnnealedMultiMix, AroundMultiMix
 from mmlib.methods.zeta_mixup import ZetaMixup
 
 METHODS: dict[str, type[Objective]] = {
@@ -40,12 +32,12 @@ METHODS: dict[str, type[Objective]] = {
     "dense_multimix": DenseMultiMix,
     "multimix_distill": MultiMixDistill,
     "dense_multimix_distill": DenseMultiMixDistill,
-    "multimix_tuples": TupleMultiMix,
-    "multimix_one_alpha": OneAlphaMultiMix,
-    "multimix_hidden": HiddenMultiMix,
-    "dense_multimix_attention": AttentionDenseMultiMix,
-    "multimix_distill_at_mixture": MultiMixDistillAtMixture,
-    "multimix_amplified": AmplifiedMultiMix,
-    "multimix_annealed": AnnealedMultiMix,
-    "multimix_around": AroundMultiMix,
+    "multimix_tuples": ablations.TupleMultiMix,
+    "multimix_one_alpha": ablations.OneAlphaMultiMix,
+    "multimix_hidden": ablations.HiddenMultiMix,
+    "dense_multimix_attention": ablations.AttentionDenseMultiMix,
+    "multimix_distill_at_mixture": ablations.MultiMixDistillAtMixture,
+    "multimix_amplified": signal.AmplifiedMultiMix,
+    "multimix_annealed": signal.AnnealedMultiMix,
+    "multimix_around": signal.AroundMultiMix,
 }

@@ -4,17 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.annotations import Float, Images, Labels
+from mmlib.annotations import Float, Images, Labels, Targets
 from mmlib.losses import dense_mixed_cross_entropy, mixed_cross_entropy
 from mmlib.methods.distillation import MultiMixDistill
 from mmlib.methods.manifold_mixup import split_encoder
 from mmlib.methods.mixup import draw_pairs, mix_pairs
-from mmlib.methods.multimix import DenseMultiMix, MultiMix
+from mmlib.methods.multimix import DenseMultiMix, MultiMix, WholeMultiMix
 from mmlib.mixing import attention_map, mix, sample_tuples, softmax_attention_map, widened
 from mmlib.parameters import check_type, check_whole
 
 
-class TupleMultiMix(MultiMix):
+class TupleMultiMix(WholeMultiMix):
     """MultiMix whose mixtures are of random subsets of the mini-batch.
 
     Args:
@@ -27,18 +27,13 @@ class TupleMultiMix(MultiMix):
 
     def __init__(self, classifier: nn.Module, *, tuple_length: int = 2, **options) -> None:
         super().__init__(classifier, **options)
-        check_whole("tuple_length", tuple_length, 1)
+        check_whole(1, tuple_length=tuple_length)
         self.tuple_length = tuple_length
-
-    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
-        """The loss of a mini-batch whose embeddings are mixed, some of them a mixture."""
-        if self.tuple_length > len(images):
-            raise ValueError(f"tuple_length is {self.tuple_length}; a mini-batch of {len(images)} takes at most that")
-        logits = self.classifier(images)
-        return mixed_cross_entropy(logits, self.targets(images, labels), self.weights(len(images), logits))
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
         """Λ, all but a few of every row zero."""
+        if self.tuple_length > m:
+            raise ValueError(f"tuple_length is {self.tuple_length}; a mini-batch of {m} takes at most that")
         length, drawn = self.tuple_length, {"generator": self.generator, "dtype": widened(like.dtype)}
         return sample_tuples(self.criterion.n, m, length, self.criterion.concentration(length), **drawn)
 
@@ -70,7 +65,7 @@ class HiddenMultiMix(MultiMix):
 
     def __init__(self, classifier: nn.Module, *, stage: int = 1, **options) -> None:
         super().__init__(classifier, **options)
-        check_whole("stage", stage)
+        check_whole(stage=stage)
         self.stage = stage
 
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
@@ -131,13 +126,11 @@ class MultiMixDistillAtMixture(MultiMixDistill):
     mixup the teacher predicts at the mixed images.
     """
 
-    def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
-        if self.chance(self.probability):
-            return self.interpolate(images, labels)
+    def mix(self, images: Images, labels: Labels) -> tuple[Images, Targets]:
+        """Input mixup, for the mini-batches whose embeddings are not mixed."""
         partners, λ = draw_pairs(self, len(images), self.mixup_alpha)
         mixed = mix_pairs(images, partners, λ)
-        targets = self._blend(mix_pairs(self.one_hot(labels), partners, λ), lambda teacher: teacher(mixed))
-        return F.cross_entropy(self.classifier(mixed), targets)
+        return mixed, self._blend(mix_pairs(self.one_hot(labels), partners, λ), lambda teacher: teacher(mixed))
 
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed, the student's and the teacher's alike."""

@@ -26,7 +26,7 @@ class ManifoldMixup(Mixup):
 
     def __init__(self, classifier: nn.Module, *, alpha: float = 2.0, stages: int = 2, seed: int = 0) -> None:
         super().__init__(classifier, alpha=alpha, seed=seed)
-        check_whole("stages", stages)
+        check_whole(stages=stages)
         self.stages = stages
 
     def forward(self, images: Images, labels: Labels) -> Float[Tensor, ""]:

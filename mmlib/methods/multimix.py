@@ -79,6 +79,15 @@ class MultiMix(Objective):
         return labels
 
 
+class WholeMultiMix(MultiMix):
+    """MultiMix whose Λ is drawn as a whole, by `weights`, which others draw otherwise."""
+
+    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
+        """The loss of a mini-batch whose embeddings are mixed."""
+        logits, targets = self.classifier(images), self.targets(images, labels)
+        return losses.mixed_cross_entropy(logits, targets, self.weights(len(images), logits))
+
+
 class DenseMultiMix(MultiMix):
     """MultiMix at every position of the feature map, each example weighted by its attention there."""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmlib.annotations import Float, Images, Labels
 from mmlib.losses import mixed_cross_entropy
-from mmlib.methods.multimix import MultiMix
+from mmlib.methods.multimix import MultiMix, WholeMultiMix
 from mmlib.parameters import check_whole
 
 
@@ -48,7 +48,7 @@ class AnnealedMultiMix(MultiMix):
         super().__init__(classifier, **options)
         if not isinstance(factor, int | float) or not 0 < factor < math.inf:
             raise ValueError(f"factor is {factor!r}; it takes a positive number")
-        check_whole("steps", steps, 1)
+        check_whole(1, steps=steps)
         self.factor, self.steps, self.step = factor, steps, 0
 
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
@@ -69,7 +69,7 @@ class AnnealedMultiMix(MultiMix):
         self.step = int(state["step"])
 
 
-class AroundMultiMix(MultiMix):
+class AroundMultiMix(WholeMultiMix):
     """MultiMix whose mixtures lie around one example each: λ = w e_i + (1 - w) μ, μ ~ Dirichlet(α) over all m.
 
     All examples take turns. An example's own label then weighs w² + (1 - w)² / (1 + mα) above what all get, whatever
@@ -86,11 +86,6 @@ class AroundMultiMix(MultiMix):
         if not all(isinstance(w, int | float) for w in (low, high)) or not 0 <= low <= high <= 1:
             raise ValueError(f"own is {own!r}; it takes a number from 0 to 1 or a pair (low, high) of such")
         self.own = (low, high)
-
-    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
-        """The loss of a mini-batch whose embeddings are mixed, each mixture around one of them."""
-        logits, targets = self.classifier(images), self.targets(images, labels)
-        return mixed_cross_entropy(logits, targets, self.weights(len(images), logits))
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
         """Λ: row k has w of its weight on example k % m, the rest drawn over all m."""
