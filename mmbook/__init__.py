@@ -1,4 +1,4 @@
-"""What the book has beyond the library: its grids and their ledger, its pictures, and detectors on mmlib's encoders.
+"""What the book has beyond the library: grids, runs and their ledger, pictures, detectors on mmlib's encoders, data.
 
 `mmlib` never imports it; who takes MultiMix into a training loop needs none of it.
 """

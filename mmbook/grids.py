@@ -79,7 +79,7 @@ def cells(grid: str) -> list[Cell]:
 
 
 def lacking(cells: list[Cell]) -> dict[str, str]:
-    """The data sets that cells lack, by their names in the grid, and why; what can be downloaded is, here and once.
+    """The data sets that cells lack, by their names in the grid, and why; what torchvision downloads is, here and once.
 
     Raises:
         ValueError: data that are there and are not what they should be.

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from mmlib.data import read_images
 
@@ -30,7 +29,10 @@ def make(root: Path) -> Path:
     Raises:
         ValueError: an archive or a folder that is not the whole TinyImageNet.
         FileNotFoundError: it cannot be downloaded.
+        ImportError: torchvision is not installed.
     """
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
     path, archive = root / "tinyimagenet.npz", root / f"{NAME}.zip"
     if path.exists():
         return path
@@ -46,12 +48,12 @@ def make(root: Path) -> Path:
                 takes = f"{archive} or the download of {URL}, MD5 checksum {MD5}: {error}"
                 raise FileNotFoundError(f"tinyimagenet is not in root {str(root)!r}; it takes {takes}") from error
         whole = Path(scratch, "whole.npz")
-        np.savez(whole, **arrays(folder))
+        np.savez(whole, **_arrays(folder))
         whole.replace(path)
     return path
 
 
-def arrays(folder: Path) -> dict[str, np.ndarray]:
+def _arrays(folder: Path) -> dict[str, np.ndarray]:
     """What is in the archive's folder, in the layout of a .npz file: its validation images as the test split.
 
     Raises:
@@ -90,5 +92,5 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"tinyimagenet: {error}")

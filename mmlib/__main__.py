@@ -28,10 +28,11 @@ def main(arguments: list[str]) -> None:
     values = read_arguments(arguments, {field.name for field in dataclasses.fields(Config)} | beside.keys())
     if "folder" not in values:
         raise ValueError("folder is missing; it takes the place of the run folder")
-    for name in [name for name in beside if name in values]:
-        check_type(name, values[name], beside[name])
-    of = (PLACES, RUNNING, EVALUATED)
-    places, running, evaluated = ({name: values.pop(name) for name in names.keys() & values.keys()} for names in of)
+    for name, kind in beside.items():
+        if name in values:
+            check_type(name, values[name], kind)
+    groups = (PLACES, RUNNING, EVALUATED)
+    places, running, evaluated = ({name: values.pop(name) for name in of.keys() & values.keys()} for of in groups)
     places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data", "workers": 0} | places
     config, folder = Config(**values), Path(places["folder"])
     torch.set_num_threads(places["threads"])

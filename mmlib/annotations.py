@@ -18,7 +18,7 @@ __all__ = ["Alpha", "Device", "Float", "Images", "Int", "Labels", "Targets", "UI
 
 # A Dirichlet's concentration, or the interval that every mixture's is drawn from.
 Alpha = float | tuple[float, float]
-Device = torch.device | str | None
+Device = torch.device | str
 
 # A mini-batch: pixels in [0, 1], class indices, distributions over classes.
 Images, Labels, Targets = Float[Tensor, "m channels size size"], Int[Tensor, " m"], Float[Tensor, "m c"]

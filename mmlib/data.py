@@ -31,7 +31,7 @@ from mmlib.annotations import Float, Int, UInt8
 from mmlib.parameters import check_whole
 from mmlib.shapes import SHAPES, draw_shapes
 
-__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load", "load_test"]
+__all__ = ["Batches", "Dataset", "Split", "draw_shapes", "load", "load_test", "read_images"]
 
 STORED = ("cifar10", "cifar100", "tinyimagenet")  # in `root`
 TAKES = f"digits, shapes, {', '.join(STORED)}, a .npz file or a folder of class folders"
@@ -189,7 +189,7 @@ class Dataset:
         return Batches(split, batch_size, padding=self.padding, flip=self.flip, **options)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Batches:
     """Mini-batches of a split that lives on its device as bytes; every iteration is one shuffled epoch.
 
@@ -419,7 +419,7 @@ def _stored_split(name: str, part: str, root: Path) -> tuple[Split, tuple[str, .
         split = _part(path, arrays, part)
         names = arrays.get("class_names", range(1 + int(split.labels.max())))
     elif name == "tinyimagenet":
-        makes = f"{path}, which python -m mmbook.tinyimagenet {root} makes"
+        makes = f"{path}, which python -m mmbook.tinyimagenet {str(root)!r} makes"
         raise FileNotFoundError(f"tinyimagenet is not in root {str(root)!r}; it takes {makes}")
     else:
         held = _torchvision(name.upper(), root, train=part == "train")

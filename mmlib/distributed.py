@@ -33,14 +33,8 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wait() -> None:
-    """Until every process is here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def gather(value: object) -> list:
-    """Every process's value, in order of rank."""
+    """Every process's value, in order of rank; each waits for all others."""
     values = [value] * processes()
     if dist.is_initialized():
         dist.all_gather_object(values, value)

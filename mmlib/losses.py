@@ -181,7 +181,7 @@ def _cross_entropy(
 
 
 def _wanted(*values: Tensor | None) -> list[bool]:
-    """Which of the values need a gradient."""
+    """Which of the values need a gradient; autograd would also say so of leaves where gradients are switched off."""
     return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in values]
 
 
@@ -271,7 +271,7 @@ class _LabelCrossEntropy(_Differentiated):
                 mixed, inverse = logits @ rows.T, (attention.T @ rows.T).reciprocal_()
                 arrays = (x.numpy() for x in (mixed.view(c, r, -1), rows, classes, attention, inverse))
                 loss += compiled.differentiate_cross_entropy(*arrays)
-                if ctx.needs_input_grad[0]:
+                if ctx.needs_input_grad[0]:  # a product, never a leaf
                     gradient.addmm_(mixed, rows)
         ctx.save_for_backward(gradient.div_(n * r))
         return logits.new_tensor(loss / (n * r))

@@ -19,7 +19,13 @@ Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one o
 
 
 def sample_weights(
-    n: int, m: int, alpha: Alpha = (0.5, 2.0), *, generator: Generator | None = None, **to
+    n: int,
+    m: int,
+    alpha: Alpha = (0.5, 2.0),
+    *,
+    generator: Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n m"]:
     """Draw n points of the (m-1)-simplex, each from a symmetric Dirichlet distribution.
 
@@ -29,8 +35,8 @@ def sample_weights(
         alpha: the Dirichlet's concentration; 1 is uniform on the simplex. A pair draws every point's own
             concentration from U(low, high).
         generator: the only source of randomness; its device must be `device`. None uses torch's global one.
-        to: `device`, by default the generator's, else torch's default, and `dtype`, by default torch's; weights in half
-            precision are drawn in single precision and rounded.
+        device: where to draw; by default the generator's device, else torch's default.
+        dtype: by default torch's default; weights in half precision are drawn in single precision and rounded.
 
     Returns:
         Λ, one mixture a row, every row summing to 1.
@@ -44,12 +50,12 @@ def sample_weights(
     >>> Λ.shape
     torch.Size([1000, 128])
     """
-    blocks = list(sample_blocks(n, m, alpha, generator, **to))
+    blocks = list(sample_blocks(n, m, alpha, generator, device, dtype))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def sample_blocks(
-    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device = None, dtype: torch.dtype | None = None
+    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device | None, dtype: torch.dtype | None
 ) -> Iterator[Tensor]:
     """The same weights as `sample_weights`, drawn from the same generator, a block of rows at a time."""
     low, high = check_mixture(n, m, alpha)

@@ -1,4 +1,4 @@
-"""The run folder's contract: what a finished run leaves behind, and how one goes on.
+"""The run folder's contract: what a finished run leaves behind, and how a run is taken up again.
 
 `<grid>/<dataset>/<model>/<variant>/seed<k>/` holds `config.json`, `history.csv`, `checkpoint.pt`, `environment.json`,
 `embeddings.npz` and `metrics.json`. The last is written last: a folder without it is not a finished run, and nothing

@@ -20,7 +20,7 @@ from mmlib.data import Batches, Dataset, Split, open_picture
 
 IMAGENET_MOMENTS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # published mean and standard deviation
 Files = dict[str, tuple[list[Path], list[int]]]  # and their labels, by split
-Pixels = UInt8[Tensor, "m 3 size size"]
+Views = UInt8[Tensor, "m 3 size size"]
 SEEDS = 2**32  # torch's CPU generator heeds 32 bits of a seed
 
 
@@ -60,7 +60,7 @@ class Pictures:
         """The same pictures, their mini-batches on `device`."""
         return replace(self, device=str(device))
 
-    def split(self, batch_size: int) -> Iterator[Pixels]:
+    def split(self, batch_size: int) -> Iterator[Views]:
         """Read all of them for evaluation, in order.
 
         The shorter side is resized to 8/7 of `size` and the centre cut out: 256 and 224 on ImageNet, as usual there.
@@ -72,7 +72,7 @@ class Pictures:
         parts = [everything[start : start + batch_size] for start in range(0, len(self), batch_size)]
         return self.read(((part, np.zeros_like(part)) for part in parts), view)
 
-    def read(self, requests: Iterable[tuple[np.ndarray, np.ndarray]], view: Callable) -> Iterator[Pixels]:
+    def read(self, requests: Iterable[tuple[np.ndarray, np.ndarray]], view: Callable) -> Iterator[Views]:
         """Mini-batches, channels-last in memory: of each the indices of its pictures and a seed for every view.
 
         Raises:

@@ -270,7 +270,7 @@ def train(
     with Checkpoints(folder) if distributed.rank() == 0 else nullcontext(Checkpoints(folder)) as checkpoints:
         if state := checkpoints.load(lambda state: differs(state, expected)):
             run.restore(state)
-        distributed.wait()  # nobody replaces a file that another process has not read yet
+        distributed.gather(None)  # nobody replaces a file that another process has not read yet
         _go_on(run, checkpoints, checkpoint_minutes, checkpoint_epochs, max_minutes)
     run.classifier.eval()
     return run
@@ -307,8 +307,8 @@ def _epoch(run: Training, epoch: int) -> dict[str, float | None]:
             at = f"step {step} of {config.method}, seed {config.seed}"
             raise FloatingPointError(f"the loss is {loss} at {at}; a lower lr may help")
     look = (epoch + 1) % max(1, config.epochs // LOOKS) == 0 or epoch + 1 == config.epochs
-    row = {"epoch": epoch + 1, "lr": run.optimizer.param_groups[0]["lr"], "loss": sum(losses) / len(losses)}
-    return row | {"seconds": seconds} | _look(run, look)
+    lr, mean = run.optimizer.param_groups[0]["lr"], sum(losses) / len(losses)
+    return {"epoch": epoch + 1, "lr": lr, "loss": mean, "seconds": seconds} | _look(run, look)
 
 
 def train_epoch(run: Training, epoch: int) -> Tensor:

@@ -562,7 +562,7 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
 
 
 def test_tinyimagenet_is_made_beforehand(tmp_path):
-    takes = f"it takes {tmp_path}/tinyimagenet.npz, which python -m mmbook.tinyimagenet {tmp_path} makes"
+    takes = f"it takes {tmp_path}/tinyimagenet.npz, which python -m mmbook.tinyimagenet '{tmp_path}' makes"
     with pytest.raises(FileNotFoundError, match=f"tinyimagenet is not in root '{tmp_path}'; {takes}"):
         load("tinyimagenet", root=tmp_path)
 

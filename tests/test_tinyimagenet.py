@@ -92,7 +92,11 @@ def test_images_classes_and_what_a_run_gets(tmp_path, archive, jpegs, monkeypatc
     assert load_test("tinyimagenet", root=root).fingerprint() == dataset.test.fingerprint()
     held_out = load("tinyimagenet", root=root, holdout_per_class=1)
     assert held_out.validation.labels.tolist() == [0, 1, 2]
-    assert len(held_out.train) + len(held_out.validation) == len(dataset.train)
+    pixels = [
+        [image.numpy().tobytes() for image in split.images] for split in (*held_out.splits().values(), dataset.train)
+    ]
+    train, validation, _, whole = pixels
+    assert sorted(train + validation) == sorted(whole)
 
 
 def test_from_what_is_in_root_already(tmp_path, archive, monkeypatch):

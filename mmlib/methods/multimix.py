@@ -80,7 +80,7 @@ class MultiMix(Objective):
 
 
 class WholeMultiMix(MultiMix):
-    """MultiMix whose Λ is drawn as a whole, by `weights`, which others draw otherwise."""
+    """What variants build on that draw Λ otherwise, all of it at once: they say how in `weights`."""
 
     def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
         """The loss of a mini-batch whose embeddings are mixed."""
