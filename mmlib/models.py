@@ -29,9 +29,6 @@ class Classifier(nn.Module):
     (torch.Size([8, 10]), torch.Size([8, 128, 4, 4]))
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, encoder: nn.Sequential, embedding_size: int, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:

@@ -1,5 +1,7 @@
 """Co-Mixup: the salient blocks of many images, in mixtures that differ from one another."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -171,20 +173,15 @@ def expand(
 ) -> Int[Tensor, "g h w"]:
     """The best move of `least_energy`, found for every label by dynamic programming over rows, all sets of each."""
     g, count, h, w = costs.shape
-    bits = torch.arange(w, device=costs.device)
-    moves = (torch.arange(2**w, device=costs.device).unsqueeze(1) >> bits & 1).to(costs.dtype)  # (sets, w)
-    stays = 1 - moves
-    which = ((stays, stays), (moves, stays), (stays, moves))
+    moves, in_row, between_rows = _sets(w, costs.device, costs.dtype)
     before = costs.gather(1, labels.unsqueeze(1))
     # A border costs what it did between two blocks that stay, nothing between two that move, else what is asked here.
     asked = borders.gather(2, labels.view(g, 1, -1).expand(-1, count, -1)).view_as(costs)
     beside = asked[..., 1:].gather(1, labels[:, None, :, :-1]).expand(-1, count, -1, -1)
     row = before.sum(dim=3, keepdim=True) + (costs - before) @ moves.T  # (g, labels, h, sets)
-    pairs = torch.cat([(a[:, :-1] * b[:, 1:]).T for a, b in which])
-    row += torch.cat([beside, asked[..., 1:], asked[..., :-1]], dim=3) @ pairs
+    row += torch.cat([beside, asked[..., 1:], asked[..., :-1]], dim=3) @ in_row
     below = asked[:, :, 1:].gather(1, labels[:, None, :-1]).expand(-1, count, -1, -1)
-    pairs = torch.cat([(a * b.unsqueeze(1)).flatten(0, 1).T for a, b in which])
-    step = torch.cat([below, asked[:, :, 1:], asked[:, :, :-1]], dim=3) @ pairs
+    step = torch.cat([below, asked[:, :, 1:], asked[:, :, :-1]], dim=3) @ between_rows
     step = step.unflatten(3, (2**w, -1))  # (g, labels, h - 1, sets of a row, sets of the row above)
     energies = [row[:, :, 0]]  # of the rows down to this one
     for y in range(1, h):
@@ -194,3 +191,16 @@ def expand(
     for y in range(h - 1, 0, -1):
         sets.insert(0, (energies[y - 1][grid, label] + step[grid, label, y - 1, sets[0]]).argmin(dim=1))
     return torch.where(moves[torch.stack(sets, dim=1)] > 0, label.view(g, 1, 1), labels)
+
+
+@functools.cache
+def _sets(w: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """All sets of a row's w blocks, as (sets, w), and where both blocks stay, one moves, or the other does.
+
+    Of neighbours in a row, (3 (w - 1), sets), and of those below one another, (3 w, sets of a row x sets above).
+    """
+    moves = (torch.arange(2**w, device=device).unsqueeze(1) >> torch.arange(w, device=device) & 1).to(dtype)
+    stays = 1 - moves
+    which = ((stays, stays), (moves, stays), (stays, moves))
+    in_row = torch.cat([(a[:, :-1] * b[:, 1:]).T for a, b in which])
+    return moves, in_row, torch.cat([(a * b.unsqueeze(1)).flatten(0, 1).T for a, b in which])
