@@ -160,11 +160,13 @@ def least_energy(
     Args:
         costs: of every label at every block.
         borders: between labels, symmetric and zero on the diagonal.
-        moves: none of them asks the device whether it was the last to change anything.
+        moves: at most; on the CPU alone it is asked whether one changed anything, elsewhere that would wait.
     """
     labels = costs.argmin(dim=1)
     for _ in range(moves):
-        labels = expand(costs, borders, labels)
+        before, labels = labels, expand(costs, borders, labels)
+        if labels.device.type == "cpu" and torch.equal(labels, before):
+            break
     return labels
 
 
@@ -200,7 +202,6 @@ def _sets(w: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Ten
     Of neighbours in a row, (3 (w - 1), sets), and of those below one another, (3 w, sets of a row x sets above).
     """
     moves = (torch.arange(2**w, device=device).unsqueeze(1) >> torch.arange(w, device=device) & 1).to(dtype)
-    stays = 1 - moves
-    which = ((stays, stays), (moves, stays), (stays, moves))
+    which = ((1 - moves, 1 - moves), (moves, 1 - moves), (1 - moves, moves))
     in_row = torch.cat([(a[:, :-1] * b[:, 1:]).T for a, b in which])
     return moves, in_row, torch.cat([(a * b.unsqueeze(1)).flatten(0, 1).T for a, b in which])
