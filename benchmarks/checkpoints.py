@@ -18,9 +18,10 @@ from statistics import median
 import torch
 from training import noise, synchronise
 
-from mmlib.checkpoints import Checkpoints
-from mmlib.provenance import environment
-from mmlib.train import Config, Training, train_epoch
+from mmlib.experiments.provenance import environment
+from mmlib.experiments.training.checkpoints import Checkpoints
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import Trainer, train_epoch
 
 BETWEEN, WHOLE = 5 * 60, 8 * 60  # seconds between two checkpoints, and of a run
 
@@ -35,12 +36,12 @@ def seconds(call: Callable[[], object], device: str) -> float:
 
 def start() -> None:
     """A fresh Python with everything imported that a run needs."""
-    subprocess.run([sys.executable, "-c", "import mmlib.__main__"], check=True)
+    subprocess.run([sys.executable, "-c", "import mmlib.experiments.__main__"], check=True)
 
 
 def costs(model: str, device: str, repeats: int, start_seconds: float) -> dict[str, float]:
     """Medians for a distilled run, whose state is the largest: weights, teacher and momentum."""
-    run = Training(Config(model=model, method="multimix_distill"), noise(128), device)
+    run = Trainer(Config(model=model, method="multimix_distill"), noise(128), device)
     train_epoch(run, 0)
     folder = Path(tempfile.mkdtemp())
     with Checkpoints(folder) as checkpoints:

@@ -41,8 +41,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib import attention_map, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights, uniformity
-from mmlib.provenance import environment
+from mmlib import attention_map, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights, uniformity
+from mmlib.experiments.provenance import environment
 
 M, D, C, N, R = 128, 512, 100, 1000, 16
 MIB = 2**20
@@ -51,11 +51,11 @@ PAUSE = 10  # seconds between rounds
 
 def stock_weights(n: int, m: int, device: str) -> Tensor:
     alpha = torch.rand(n, 1, device=device) * 1.5 + 0.5
-    return torch.distributions.Dirichlet(alpha.expand(n, m)).sample()
+    return torch.as_distributions.Dirichlet(alpha.expand(n, m)).sample()
 
 
 def our_weights(n: int, m: int, device: str) -> Tensor:
-    return sample_weights(n, m, device=device)
+    return sample_mixing_weights(n, m, device=device)
 
 
 class Problem:
@@ -71,7 +71,7 @@ class Problem:
         self.attention = attention_map(self.features.detach(), self.features.detach().mean(2))
 
     def multimix(self) -> None:
-        mixed_cross_entropy(self.head(self.embeddings), self.classes, n=self.n).backward()
+        mixed_cross_entropy(self.head(self.embeddings), self.classes, num_mixtures=self.n).backward()
 
     def multimix_baseline(self, draw: Callable = stock_weights) -> None:
         weights = draw(self.n, M, self.device)
@@ -80,7 +80,7 @@ class Problem:
 
     def dense(self) -> None:
         logits = self.head(self.features.mT)
-        dense_mixed_cross_entropy(logits, self.classes, self.attention, n=self.n).backward()
+        dense_mixed_cross_entropy(logits, self.classes, self.attention, num_mixtures=self.n).backward()
 
     def dense_baseline(self, draw: Callable = stock_weights) -> None:
         weights = draw(self.n, M, self.device)

@@ -2,7 +2,7 @@
 
 `python benchmarks/training.py [--device cuda] [--precision bfloat16]` prints ratios and writes them to build/bench.
 
-Steps are timed through `mmlib.train.train_epoch` on mini-batches where the method applies, all methods in turn on the
+Steps are timed through `mmlib.experiments.training.trainer.train_epoch` on mini-batches where the method applies, all methods in turn on the
 same mini-batch; a ratio is that of the medians. The common loop is torchvision's: pictures from a data set, cropped,
 flipped and normalised one by one in two workers of a DataLoader, the same network in the default memory format and
 single precision.
@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torchvision import transforms
 
-from mmlib import data, models
-from mmlib.provenance import environment
-from mmlib.train import Config, Training, train_epoch
+from mmlib.experiments import data, models
+from mmlib.experiments.provenance import environment
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import Trainer, train_epoch
 
 METHODS = {"erm": {}, "multimix": {"probability": 1.0}, "dense_multimix": {"probability": 1.0}}
 
@@ -46,9 +47,9 @@ def step_times(
     dataset, runs = noise(128 * steps), {}
     for name, options in METHODS.items():
         config = Config(model=model, method=name, options=options, precision=precision)
-        runs[name] = Training(config, dataset, device)
+        runs[name] = Trainer(config, dataset, device)
         if compiled:
-            runs[f"{name}-compiled"] = Training(config, dataset, device)
+            runs[f"{name}-compiled"] = Trainer(config, dataset, device)
             runs[f"{name}-compiled"].loss = torch.compile(runs[f"{name}-compiled"].objective)
     times = {name: [] for name in runs}
     for _ in range(rounds + 2):
@@ -61,7 +62,7 @@ def step_times(
     return {name: seconds[2:] for name, seconds in times.items()}
 
 
-class Pictures(torch.utils.data.Dataset):
+class ImageFiles(torch.utils.data.Dataset):
     """What torchvision's CIFAR data sets do: a picture, its transforms, its label."""
 
     def __init__(self, dataset: data.Dataset) -> None:
@@ -88,7 +89,7 @@ def common_epoch(dataset: data.Dataset, device: str) -> float:
     network = models.build("preactresnet-small", dataset).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = torch.utils.data.DataLoader(
-        Pictures(dataset), 128, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+        ImageFiles(dataset), 128, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
     )
     for _ in range(2):
         start = time.perf_counter()
@@ -105,7 +106,7 @@ def common_epoch(dataset: data.Dataset, device: str) -> float:
 
 def our_epoch(dataset: data.Dataset, device: str, precision: str) -> float:
     """Images per second of an epoch of `train_epoch`."""
-    run = Training(Config(method="erm", precision=precision), dataset, device)
+    run = Trainer(Config(method="erm", precision=precision), dataset, device)
     for _ in range(2):
         synchronise(device)
         start = time.perf_counter()

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
-from mmlib import MultiMix, data
+from mmlib import MultiMixLoss
+from mmlib.experiments import data
 
 
 class Classification(L.LightningModule):
@@ -15,7 +16,11 @@ class Classification(L.LightningModule):
 
     def __init__(self, network: nn.Module, classes: int) -> None:
         super().__init__()
-        self.network, self.criterion, self.mixup = network, MultiMix(n=1000), v2.MixUp(num_classes=classes)
+        self.network, self.criterion, self.mixup = (
+            network,
+            MultiMixLoss(num_mixtures=1000),
+            v2.MixUp(num_classes=classes),
+        )
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         images, labels = batch

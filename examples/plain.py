@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mmlib import MultiMix, data
+from mmlib import MultiMixLoss
+from mmlib.experiments import data
 
 
 def train_step(
@@ -26,7 +27,7 @@ def main() -> list[float]:
     loader = DataLoader(train, batch_size=50, shuffle=True, drop_last=True)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, digits.classes))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    criterion = MultiMix(n=1000)  # was: nn.CrossEntropyLoss()
+    criterion = MultiMixLoss(num_mixtures=1000)  # was: nn.CrossEntropyLoss()
     losses = []
     for _ in range(100):
         for images, labels in loader:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib import mix, sample_weights
+from mmlib import mix, sample_mixing_weights
 
 
 def weighted_and_smoothed(labels: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -26,7 +26,7 @@ def one_of_several(hot: Tensor) -> Tensor:
 
 def each_by_itself(logits: Tensor, hot: Tensor, n: int = 1000) -> Tensor:
     """Mean binary cross-entropy of n mixtures, every class a decision of its own: multi-hot rows as they are."""
-    weights = sample_weights(n, len(logits), device=logits.device, dtype=logits.dtype)
+    weights = sample_mixing_weights(n, len(logits), device=logits.device, dtype=logits.dtype)
     return F.binary_cross_entropy_with_logits(mix(weights, logits), mix(weights, hot))
 
 

@@ -27,15 +27,16 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.transforms import v2
 
-from mmbook import runs, scenes
+from mmbook import scenes
 from mmbook.ledger import contents
 from mmbook.ledger import read as read_run
 from mmbook.notebook import project_root
 from mmbook.scenes import Scenes
-from mmlib import models, records
-from mmlib.models import Classifier
-from mmlib.parameters import check_number, check_type, check_whole, read_arguments
-from mmlib.provenance import environment
+from mmlib._checks import check_int, check_range, check_type
+from mmlib.experiments import models, runs
+from mmlib.experiments.arguments import read_arguments
+from mmlib.experiments.models.classifier import Classifier
+from mmlib.experiments.provenance import environment
 
 WIDTH = 256  # channels of a pyramid, at most; half of the encoder's where that is less
 SHOWN, LEAST_SCORE = 8, 0.3  # test pictures whose predictions a record keeps, and how sure those are
@@ -99,13 +100,13 @@ class Config:
         for name, choices in (("model", MODELS), ("detector", DETECTORS), ("precision", DTYPES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; a detector takes {', '.join(choices)}")
-        check_whole(seed=self.seed)
-        check_whole(1, train_images=self.train_images, epochs=self.epochs)
-        check_whole(2, batch_size=self.batch_size)  # as batch normalisation does
-        check_whole(4, proposals=self.proposals)
-        check_whole(8, backbone_size=self.backbone_size)
-        check_whole(32, size=self.size)
-        check_number(lr=self.lr, weight_decay=self.weight_decay)
+        check_int(seed=self.seed)
+        check_int(1, train_images=self.train_images, epochs=self.epochs)
+        check_int(2, batch_size=self.batch_size)  # as batch normalisation does
+        check_int(4, proposals=self.proposals)
+        check_int(8, backbone_size=self.backbone_size)
+        check_int(32, size=self.size)
+        check_range(lr=self.lr, weight_decay=self.weight_decay)
 
 
 def pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dict[str, Tensor]]:
@@ -361,14 +362,14 @@ def run(config: Config, path: Path, *, root: str | Path = "data", device: str = 
         "start": made and {name: made[name] for name in of_start} | {"weights": weights},
     }
     content = {
-        "config": described | {"digest": records.checksum(described)},
+        "config": described | {"digest": runs.checksum(described)},
         "metrics": metrics | {"validation_map": validation},
         "history": history,
         "environment": environment(device) | {"train_seconds": sum(row["seconds"] for row in history)},
         "predictions": [_sure(of_one) for of_one in found[:SHOWN]],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(path, content | {"checksum": records.checksum(content)})
+    runs.write_json(path, content | {"checksum": runs.checksum(content)})
     return content
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from mmbook.ledger import collect
 from mmbook.notebook import project_root
-from mmbook.runs import Record
-from mmlib import ood
-from mmlib.train import Config, difference, load_data
+from mmlib.experiments.evaluation import ood
+from mmlib.experiments.runs.reader import Record
+from mmlib.experiments.training.config import Config, difference, load_data
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def lacking(cells: list[Cell]) -> dict[str, str]:
         try:
             test = load_data(cell.config, root=root).test
             for name in cell.parameters.get("out_sets", []):
-                ood.out_images(name, test, 1, root=root)
+                ood.load_ood_images(name, test, 1, root=root)
         except (ImportError, OSError) as error:
             reasons[cell.dataset] = str(error)
     return reasons

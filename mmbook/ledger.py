@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from mmbook import runs
-from mmbook.runs import CLASSIFIER, Record, place_of
-from mmlib.methods import METHODS
-from mmlib.records import checksum, write_json, write_whole
+from mmlib.experiments import runs
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.runs.files import checksum, write_atomic, write_json
+from mmlib.experiments.runs.reader import CLASSIFIER, Record, place_of
 
 LISTED = ("class_accuracy", "pgd_errors", "ood")  # metrics that are no single numbers
 # What every part of a record must have.
@@ -138,9 +138,9 @@ def enter(record: Record, ledger: Path, *, embeddings: bool = True, weights: boo
     # Names once for all epochs: half the size.
     content["history"] = {name: [row[name] for row in record.history] for name in record.history[0]}
     if embeddings and record.seed == 0:
-        write_whole(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
+        write_atomic(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
         buffer = io.BytesIO()
         torch.save({"objective": {CLASSIFIER + name: value for name, value in record.weights().items()}}, buffer)
-        write_whole(path.with_suffix(".pt"), buffer.getvalue())
+        write_atomic(path.with_suffix(".pt"), buffer.getvalue())
     write_json(path, content | {"checksum": checksum(content)})

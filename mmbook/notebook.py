@@ -4,7 +4,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from mmlib.parameters import check_type
+from mmlib._checks import check_type
 
 
 def check_parameters(namespace: dict) -> None:

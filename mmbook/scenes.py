@@ -15,11 +15,11 @@ from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_t
 from torchvision.transforms.v2.functional import to_image
 from torchvision.tv_tensors import BoundingBoxes, Image
 
-from mmlib import shapes
-from mmlib.annotations import Float, Int, UInt8
-from mmlib.data import FIXED_SEED
-from mmlib.parameters import check_whole
-from mmlib.streaming import IMAGENET_MOMENTS
+from mmlib._checks import check_int
+from mmlib._typing import Float, Int, UInt8
+from mmlib.experiments.data import shapes
+from mmlib.experiments.data.sources import FIXED_SEED
+from mmlib.experiments.data.streaming import IMAGENET_MOMENTS
 
 TAKES = "canvas, voc or a folder in COCO's format"
 VALIDATION, TEST = 100, 300  # canvases, the same for every seed
@@ -120,8 +120,8 @@ def draw_canvas(
 
     >>> image, labels, boxes = draw_canvas(0)
     """
-    check_whole(shapes.SIZE, size=size)
-    check_whole(1, most=most)
+    check_int(shapes.SIZE, size=size)
+    check_int(1, most=most)
     rng = np.random.default_rng(seed)
     image = shapes.texture(rng.uniform(*shapes.DARK, (1, 3)), shapes.GROUND, rng, size)
     for _ in range(shapes.STROKES * size**2 // shapes.SIZE**2):

@@ -9,20 +9,27 @@ d, c  embedding dimensions, classes
 r     spatial positions of a feature map (h * w), or tokens
 λ     one point of the (m-1)-simplex per mixture; Λ is all n of them, (n, m), one mixture a row
 ====  =====================================================================================
+
+What stands in this folder is the library: criteria and tensors in, tensors out. Below it, `mmlib.experiments` holds
+what the book runs: data sets, networks, training methods, the training loop, evaluation and run folders. The library
+never imports from it.
 """
 
-from mmlib.losses import DenseMultiMix, MultiMix, dense_mixed_cross_entropy, mixed_cross_entropy
+from mmlib.attention import attention_map
+from mmlib.functional import dense_mixed_cross_entropy, mixed_cross_entropy
+from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
 from mmlib.metrics import alignment, uniformity
-from mmlib.mixing import attention_map, mix, sample_weights
+from mmlib.mixing import mix
+from mmlib.sampling import sample_mixing_weights
 
 __all__ = [
-    "DenseMultiMix",
-    "MultiMix",
+    "DenseMultiMixLoss",
+    "MultiMixLoss",
     "alignment",
     "attention_map",
     "dense_mixed_cross_entropy",
     "mix",
     "mixed_cross_entropy",
-    "sample_weights",
+    "sample_mixing_weights",
     "uniformity",
 ]

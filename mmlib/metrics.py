@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib.annotations import Float, Int
+from mmlib._typing import Float, Int
 
 
 def alignment(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> float:
@@ -93,10 +93,10 @@ def confusion(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Int[Te
     return torch.bincount(labels * c + logits.argmax(dim=1), minlength=c * c).view(c, c)
 
 
-def class_spread(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[float, float]:
+def class_variances(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[float, float]:
     """Variance within classes and between their means, embeddings normalised first; together their total variance.
 
-    >>> class_spread(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
+    >>> class_variances(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
     (0.0, 0.5)
     """
     u = F.normalize(embeddings.double(), dim=1)

@@ -11,8 +11,9 @@ import torch
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.utils import counters
 
-from mmlib.methods import METHODS
-from mmlib.models import Classifier, preact_resnet
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.models.classifier import Classifier
+from mmlib.experiments.models.preact_resnet import preact_resnet
 
 SEED, STEPS = 13, 6  # the seed at which MultiMix takes its two branches in turn
 
@@ -20,7 +21,7 @@ SEED, STEPS = 13, 6  # the seed at which MultiMix takes its two branches in turn
 def make(name):
     torch.manual_seed(0)
     classifier = Classifier(preact_resnet(1, 8, (1,)), 8, classes=3, mean=(0.4,), std=(0.2,)).double()
-    return METHODS[name](classifier, seed=SEED, **({"n": 20} if "multimix" in name else {})).train()
+    return METHODS[name](classifier, seed=SEED, **({"num_mixtures": 20} if "multimix" in name else {})).train()
 
 
 def step(objective, images, labels):

@@ -13,7 +13,8 @@ M, C = 6, 3  # examples and classes of the methods' tests
 
 @pytest.fixture
 def classifier():
-    from mmlib.models import Classifier, preact_resnet
+    from mmlib.experiments.models.classifier import Classifier
+    from mmlib.experiments.models.preact_resnet import preact_resnet
 
     torch.manual_seed(0)
     return Classifier(preact_resnet(1, 4, (1, 1)), 8, classes=C, mean=(0.4,), std=(0.2,)).double()

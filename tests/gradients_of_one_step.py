@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 
-from mmlib import data, distributed
-from mmlib.train import Config, Training
+from mmlib.experiments import data
+from mmlib.experiments.training import distributed
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import Trainer
 
 folder, method = Path(sys.argv[1]), sys.argv[2]
 distributed.start("cpu")
-run = Training(
+run = Trainer(
     Config(method=method, precision="float64", batch_size=20, options={"probability": 1.0}), data.load("digits")
 )
 images, labels = next(iter(run.batches))

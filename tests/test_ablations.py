@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import kstest
 
-from mmlib import attention_map, mix, sample_weights
-from mmlib.methods import METHODS
-from mmlib.mixing import sample_tuples, softmax_attention_map
+from mmlib import attention_map, mix, sample_mixing_weights
+from mmlib.attention import softmax_attention_map
+from mmlib.experiments.methods import METHODS
+from mmlib.sampling import sample_sparse_weights
 from tests.reference import mixtures
 from tests.test_methods import C, M, N, assert_same, clone, expected_mixup, perturb, skip_coin
 
@@ -20,7 +21,7 @@ def one_hot(labels):
 
 def test_tuples_are_random_subsets_with_the_weights_of_that_many():
     generator = torch.Generator().manual_seed(0)
-    weights = sample_tuples(4000, 5, 3, 0.7, generator=generator, dtype=torch.double)
+    weights = sample_sparse_weights(4000, 5, 3, 0.7, generator=generator, dtype=torch.double)
     torch.testing.assert_close(weights.sum(1), torch.ones(4000).double())
     chosen = weights > 0
     assert (chosen.sum(1) == 3).all()
@@ -34,31 +35,33 @@ def test_tuples_are_random_subsets_with_the_weights_of_that_many():
 @pytest.mark.parametrize("length", [2, 4])
 def test_multimix_of_tuples(classifier, batch, length):
     images, labels = batch
-    objective = METHODS["multimix_tuples"](classifier, tuple_length=length, n=N, alpha=0.5, probability=1, seed=4)
-    weights = sample_tuples(N, M, length, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    objective = METHODS["multimix_tuples"](
+        classifier, examples_per_mixture=length, num_mixtures=N, alpha=0.5, probability=1, seed=4
+    )
+    weights = sample_sparse_weights(N, M, length, 0.5, generator=clone(objective.generator), dtype=torch.double)
     expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
     assert_same(objective(images, labels), expected, classifier)
 
 
 def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
     images, labels = batch
-    objective = METHODS["multimix_tuples"](classifier, tuple_length=1, n=N, probability=1, seed=4)
-    drawn = sample_tuples(N, M, 1, generator=clone(objective.generator), dtype=torch.double).argmax(dim=1)
+    objective = METHODS["multimix_tuples"](classifier, examples_per_mixture=1, num_mixtures=N, probability=1, seed=4)
+    drawn = sample_sparse_weights(N, M, 1, generator=clone(objective.generator), dtype=torch.double).argmax(dim=1)
     assert_same(objective(images, labels), F.cross_entropy(classifier(images)[drawn], labels[drawn]), classifier)
 
 
 def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
-    with pytest.raises(ValueError, match="tuple_length is 7; a mini-batch of 6 takes at most that"):
-        METHODS["multimix_tuples"](classifier, tuple_length=7, probability=1)(*batch)
+    with pytest.raises(ValueError, match="examples_per_mixture is 7; a mini-batch of 6 takes at most that"):
+        METHODS["multimix_tuples"](classifier, examples_per_mixture=7, probability=1)(*batch)
 
 
 def test_one_alpha_for_the_mini_batch(classifier, batch):
     images, labels = batch
-    objective = METHODS["multimix_one_alpha"](classifier, n=N, alpha=(0.6, 3.0), probability=1, seed=4)
-    host = clone(objective.host_generator)
+    objective = METHODS["multimix_one_alpha"](classifier, num_mixtures=N, alpha=(0.6, 3.0), probability=1, seed=4)
+    host = clone(objective.cpu_generator)
     torch.rand((), generator=host)
     alpha = 0.6 + 2.4 * torch.rand((), generator=host, dtype=torch.double).item()
-    weights = sample_weights(N, M, alpha, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, alpha, generator=clone(objective.generator), dtype=torch.double)
     expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
     assert_same(objective(images, labels), expected, classifier)
 
@@ -66,8 +69,8 @@ def test_one_alpha_for_the_mini_batch(classifier, batch):
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_mixtures_of_a_hidden_layer(classifier, batch, stage):
     images, labels = batch
-    objective = METHODS["multimix_hidden"](classifier, stage=stage, n=N, alpha=0.5, probability=1, seed=4)
-    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    objective = METHODS["multimix_hidden"](classifier, stage=stage, num_mixtures=N, alpha=0.5, probability=1, seed=4)
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
     stem, first, second = classifier.encoder
     hidden = (images - 0.4) / 0.2
     hidden = hidden if stage == 0 else first(stem(hidden)) if stage == 1 else second(first(stem(hidden)))
@@ -81,7 +84,7 @@ def test_mixtures_of_a_hidden_layer(classifier, batch, stage):
 
 def test_mixtures_of_the_last_layer_are_multimix(classifier, batch):
     losses = [
-        METHODS[name](classifier, n=N, probability=1, seed=4, **options)(*batch)
+        METHODS[name](classifier, num_mixtures=N, probability=1, seed=4, **options)(*batch)
         for name, options in (("multimix_hidden", {"stage": 2}), ("multimix", {}))
     ]
     assert_same(*losses, classifier)
@@ -92,8 +95,10 @@ def test_mixtures_of_the_last_layer_are_multimix(classifier, batch):
 def test_attention(classifier, batch, query, nonlinearity):
     images, labels = batch
     options = {"query": query, "nonlinearity": nonlinearity}
-    objective = METHODS["dense_multimix_attention"](classifier, n=N, alpha=0.5, probability=1, seed=4, **options)
-    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    objective = METHODS["dense_multimix_attention"](
+        classifier, num_mixtures=N, alpha=0.5, probability=1, seed=4, **options
+    )
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
     features = classifier.features(images).flatten(2)
     attention = torch.empty(M, 16).double()
     for i, z in enumerate(features.detach()):
@@ -107,7 +112,7 @@ def test_attention(classifier, batch, query, nonlinearity):
 
 
 def test_default_attention_is_that_of_dense_multimix(classifier, batch):
-    options = {"n": N, "probability": 1, "seed": 4}
+    options = {"num_mixtures": N, "probability": 1, "seed": 4}
     ours = METHODS["dense_multimix_attention"](classifier, query="gap", nonlinearity="relu", **options)(*batch)
     assert ours.item() == METHODS["dense_multimix"](classifier, **options)(*batch).item()
 
@@ -116,10 +121,10 @@ def test_default_attention_is_that_of_dense_multimix(classifier, batch):
 def test_learnt_attention_has_gradients(classifier, batch, query):
     """Gradients of the whole formula, by finite differences along a random direction of the features' weights."""
     images, labels = batch
-    options = {"query": query, "n": N, "alpha": 0.5, "probability": 1, "seed": 4}
+    options = {"query": query, "num_mixtures": N, "alpha": 0.5, "probability": 1, "seed": 4}
     weight = classifier.encoder[0].weight
     direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3), dtype=torch.double)
-    loss = METHODS["dense_multimix_attention"](classifier, learnt=True, **options)(images, labels)
+    loss = METHODS["dense_multimix_attention"](classifier, train_attention=True, **options)(images, labels)
     slope = (torch.autograd.grad(loss, weight)[0] * direction).sum()
     values = []
     with torch.no_grad():
@@ -142,10 +147,10 @@ def test_softmax_attention_of_large_scores_is_finite():
 def test_teacher_at_mixtures(classifier, batch, gamma):
     images, labels = batch
     objective = METHODS["multimix_distill_at_mixture"](
-        classifier, n=N, alpha=0.5, gamma=gamma, probability=1, seed=4
+        classifier, num_mixtures=N, alpha=0.5, gamma=gamma, probability=1, seed=4
     ).train()
     perturb(classifier)
-    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
     teacher = copy.deepcopy(objective.teacher.module).eval()
     with torch.no_grad():
         predicted = teacher.head(mix(weights, teacher.embed(images))).softmax(1)
@@ -161,12 +166,12 @@ def test_teacher_at_mixed_images(classifier, batch):
     perturb(classifier)
     before = METHODS["multimix"](classifier, seed=4)
     skip_coin(before)
-    λ = sample_weights(1, 2, 1.0, generator=clone(before.host_generator), dtype=torch.double)[0, 0]
+    lam = sample_mixing_weights(1, 2, 1.0, generator=clone(before.cpu_generator), dtype=torch.double)[0, 0]
     partners = torch.randperm(M, generator=clone(before.generator))
-    mixed = λ * images + (1 - λ) * images[partners]
+    mixed = lam * images + (1 - lam) * images[partners]
     with torch.no_grad():
         predicted = copy.deepcopy(objective.teacher.module).eval()(mixed).softmax(1)
-    targets = 0.7 * (λ * one_hot(labels) + (1 - λ) * one_hot(labels)[partners]) + 0.3 * predicted
+    targets = 0.7 * (lam * one_hot(labels) + (1 - lam) * one_hot(labels)[partners]) + 0.3 * predicted
     expected = -(targets * classifier(mixed).log_softmax(1)).sum(1).mean()
     assert_same(objective(images, labels), expected, classifier)
 
@@ -186,7 +191,11 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multimix_tuples", {"tuple_length": 0}, "tuple_length is 0; it takes a whole number of at least 1"),
+        (
+            "multimix_tuples",
+            {"examples_per_mixture": 0},
+            "examples_per_mixture is 0; it takes a whole number of at least 1",
+        ),
         ("multimix_hidden", {"stage": -1}, "stage is -1; it takes a whole number of at least 0"),
         ("dense_multimix_attention", {"query": "max"}, "query is 'max'; it takes gap, cam, uniform"),
         ("dense_multimix_attention", {"nonlinearity": "elu"}, "nonlinearity is 'elu'; it takes relu, softmax"),

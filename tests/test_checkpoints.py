@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmbook import runs
-from mmlib.checkpoints import Checkpoints
+from mmlib.experiments import runs
+from mmlib.experiments.training.checkpoints import Checkpoints
 
 
 @pytest.fixture

@@ -7,26 +7,26 @@ import torch.nn.functional as F
 from scipy.stats import kstest
 from torchvision.transforms import v2
 
-from mmlib import sample_weights
-from mmlib.methods import METHODS
-from mmlib.methods.alignmixup import sinkhorn, squared_distances
-from mmlib.methods.cutmix import interval
-from mmlib.methods.mixup import draw_pairs
-from mmlib.methods.zeta_mixup import zeta_weights
+from mmlib import sample_mixing_weights
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods._pairs import draw_pairs
+from mmlib.experiments.methods.alignmixup import sinkhorn, squared_distances
+from mmlib.experiments.methods.cutmix import interval
+from mmlib.experiments.methods.zeta_mixup import zeta_weights
 from tests.reference import mixtures, pairs
 from tests.test_methods import C, M, assert_same, clone
 
 
 def replay_pairs(host, device, alpha):
-    λ = sample_weights(1, 2, alpha, generator=host, dtype=torch.double)[0, 0].item()
-    return torch.randperm(M, generator=device).tolist(), λ
+    lam = sample_mixing_weights(1, 2, alpha, generator=host, dtype=torch.double)[0, 0].item()
+    return torch.randperm(M, generator=device).tolist(), lam
 
 
-def expected_loss(logits, labels, partners, λ):
+def expected_loss(logits, labels, partners, lam):
     """Mean of λ H(y, p) + (1 - λ) H(y', p)."""
     y = F.one_hot(labels, C).double()
     losses = [
-        λ * mixtures.cross_entropy(row, y[i]) + (1 - λ) * mixtures.cross_entropy(row, y[j])
+        lam * mixtures.cross_entropy(row, y[i]) + (1 - lam) * mixtures.cross_entropy(row, y[j])
         for i, (j, row) in enumerate(zip(partners, logits))
     ]
     return sum(losses) / M
@@ -36,11 +36,11 @@ def expected_loss(logits, labels, partners, λ):
 def test_cutmix(classifier, batch, seed):
     images, labels = batch
     objective = METHODS["cutmix"](classifier, alpha=0.7, probability=1, seed=seed)
-    host, device = clone(objective.host_generator), clone(objective.generator)
+    host, device = clone(objective.cpu_generator), clone(objective.generator)
     torch.rand((), generator=host)
-    partners, λ = replay_pairs(host, device, 0.7)
+    partners, lam = replay_pairs(host, device, 0.7)
     centre = torch.randint(8, (2,), generator=host).tolist()
-    mixed, kept = zip(*(pairs.cut(images[i], images[j], λ, centre) for i, j in enumerate(partners)))
+    mixed, kept = zip(*(pairs.cut(images[i], images[j], lam, centre) for i, j in enumerate(partners)))
     expected = expected_loss(classifier(torch.stack(mixed)), labels, partners, kept[0])
     assert_same(objective(images, labels), expected, classifier)
 
@@ -52,9 +52,9 @@ def test_boxes_are_torchvisions(seed):
     torch.manual_seed(seed)
     mixed, targets = transform(images, torch.tensor([0, 1]))
     torch.manual_seed(seed)
-    λ = transform._dist.sample().item()
+    lam = transform._dist.sample().item()
     x, y = (int(torch.randint(32, (1,))) for _ in range(2))
-    rows, columns = interval(32, λ, y), interval(32, λ, x)
+    rows, columns = interval(32, lam, y), interval(32, lam, x)
     ours = images.clone()
     ours[:, :, rows, columns] = images.flip(0)[:, :, rows, columns]
     torch.testing.assert_close(ours, mixed, rtol=0, atol=0)
@@ -90,29 +90,29 @@ def test_manifold_mixup_mixes_at_every_layer_alike_often(classifier, batch):
     encoder, seen = classifier.encoder, []
     for seed in range(40):
         objective = METHODS["manifold_mixup"](classifier, alpha=1.5, seed=seed)
-        host, device = clone(objective.host_generator), clone(objective.generator)
+        host, device = clone(objective.cpu_generator), clone(objective.generator)
         stage = int(torch.randint(3, (), generator=host))
         seen.append(stage)
         if seen.count(stage) > 2:
             continue
-        partners, λ = replay_pairs(host, device, 1.5)
+        partners, lam = replay_pairs(host, device, 1.5)
         hidden = images if stage == 0 else encoder[0]((images - 0.4) / 0.2)
         for k in range(stage):
             hidden = encoder[1 + k](hidden)
-        hidden = torch.stack([λ * hidden[i] + (1 - λ) * hidden[j] for i, j in enumerate(partners)])
+        hidden = torch.stack([lam * hidden[i] + (1 - lam) * hidden[j] for i, j in enumerate(partners)])
         hidden = encoder[0]((hidden - 0.4) / 0.2) if stage == 0 else hidden
         for k in range(stage, 2):
             hidden = encoder[1 + k](hidden)
-        expected = expected_loss(classifier.head(hidden.mean((2, 3))), labels, partners, λ)
+        expected = expected_loss(classifier.head(hidden.mean((2, 3))), labels, partners, lam)
         assert_same(objective(images, labels), expected, classifier)
     assert {k: seen.count(k) >= 6 for k in range(3)} == dict.fromkeys(range(3), True)
 
 
 def test_manifold_mixup_of_inputs_alone_is_mixup(classifier, batch):
     objective = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
-    torch.randint(1, (), generator=objective.host_generator)
+    torch.randint(1, (), generator=objective.cpu_generator)
     mixup = METHODS["mixup"](classifier, alpha=2.0, seed=2)
-    mixup.host_generator.set_state(objective.host_generator.get_state())
+    mixup.cpu_generator.set_state(objective.cpu_generator.get_state())
     objective = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
     assert_same(objective(*batch), mixup(*batch), classifier)
 
@@ -162,17 +162,17 @@ def test_alignmixup(classifier, batch):
     directions = set()
     for seed in range(5):
         objective = METHODS["alignmixup"](classifier, alpha=1.5, probability=1, seed=seed)
-        host, device = clone(objective.host_generator), clone(objective.generator)
+        host, device = clone(objective.cpu_generator), clone(objective.generator)
         torch.rand((), generator=host)
-        partners, λ = replay_pairs(host, device, 1.5)
-        forth = torch.rand((), generator=host).item() < 0.5
-        directions.add(forth)
+        partners, lam = replay_pairs(host, device, 1.5)
+        transport_features = torch.rand((), generator=host).item() < 0.5
+        directions.add(transport_features)
         features = classifier.features(images).flatten(2)
         detached = features.detach()
         costs = (detached.unsqueeze(3) - detached[partners].unsqueeze(2)).square().sum(1)
         plans, _ = pairs.sinkhorn(costs, 0.1, 100, 0.1)
-        mixed = pairs.align(features, features[partners], plans, λ, forth)
-        expected = expected_loss(classifier.head(mixed.mean(2)), labels, partners, λ)
+        mixed = pairs.align(features, features[partners], plans, lam, transport_features)
+        expected = expected_loss(classifier.head(mixed.mean(2)), labels, partners, lam)
         assert_same(objective(images, labels), expected, classifier)
     assert directions == {True, False}
 
@@ -180,7 +180,7 @@ def test_alignmixup(classifier, batch):
 def test_alignmixup_of_inputs_on_the_other_mini_batches_is_mixup(classifier, batch):
     objective = METHODS["alignmixup"](classifier, probability=0, seed=2)
     mixup = METHODS["mixup"](classifier, alpha=2.0, seed=2)
-    torch.rand((), generator=mixup.host_generator)
+    torch.rand((), generator=mixup.cpu_generator)
     assert_same(objective(*batch), mixup(*batch), classifier)
 
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from reference import mixtures
 
-import mmlib.compiled
-import mmlib.losses
-import mmlib.mixing
-from mmlib import dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+import mmlib._cpu_kernels
+import mmlib._autograd
+import mmlib.sampling
+from mmlib import dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
 
 M = 40
 CLOSE = {"rtol": 1e-5, "atol": 1e-8}
@@ -51,8 +51,8 @@ def expected_of(logits, given, weights):
 @pytest.mark.parametrize("c", [2, 61])
 def test_value_and_gradient(c, r, n):
     logits, given = problem(c, r)
-    weights = sample_weights(n, M, generator=generator(4))
-    value = loss_of(logits, given, n=n, generator=generator(4))
+    weights = sample_mixing_weights(n, M, generator=generator(4))
+    value = loss_of(logits, given, num_mixtures=n, generator=generator(4))
     (3 * value).backward()
     expected, gradient = expected_of(logits, given, weights)
     torch.testing.assert_close(value.double(), expected, **CLOSE)
@@ -63,11 +63,11 @@ def test_value_and_gradient(c, r, n):
 @pytest.mark.parametrize("scale", [1e-3, 200.0, 1e5])
 def test_logits_however_far_apart(r, scale):
     logits, given = problem(7, r, scale)
-    weights = sample_weights(60, M, 0.05, generator=generator(4))
-    value = loss_of(logits, given, n=60, alpha=0.05, generator=generator(4))
+    weights = sample_mixing_weights(60, M, 0.05, generator=generator(4))
+    value = loss_of(logits, given, num_mixtures=60, alpha=0.05, generator=generator(4))
     value.backward()
     exact, (classes, *attention) = logits.detach().double().requires_grad_(), given
-    expected = loss_of(exact, (classes, *(x.double() for x in attention)), weights=weights.double())
+    expected = loss_of(exact, (classes, *(x.double() for x in attention)), mixing_weights=weights.double())
     expected.backward()
     torch.testing.assert_close(value.double(), expected, **CLOSE)
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2e-3, atol=1e-6)
@@ -76,11 +76,11 @@ def test_logits_however_far_apart(r, scale):
 @pytest.mark.parametrize("r", [None, 3])
 @pytest.mark.parametrize("chunk", [1, 300 * 7 * 3])
 def test_streaming_is_one_draw(monkeypatch, r, chunk):
-    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", chunk)
-    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 290 * M)
+    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", chunk)
+    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 290 * M)
     (whole, given), (streamed, _), sources = problem(7, r), problem(7, r), (generator(8), generator(8))
-    expected = loss_of(whole, given, weights=sample_weights(700, M, 0.3, generator=sources[0]))
-    value = loss_of(streamed, given, n=700, alpha=0.3, generator=sources[1])
+    expected = loss_of(whole, given, weights=sample_mixing_weights(700, M, 0.3, generator=sources[0]))
+    value = loss_of(streamed, given, num_mixtures=700, alpha=0.3, generator=sources[1])
     assert torch.equal(sources[0].get_state(), sources[1].get_state())
     torch.testing.assert_close(value, expected)
     (value + expected).backward()
@@ -90,22 +90,22 @@ def test_streaming_is_one_draw(monkeypatch, r, chunk):
 @pytest.mark.parametrize("r", [None, 3])
 def test_memory_of_any_kind_is_accepted(r):
     logits, (classes, *attention) = problem(5, r)
-    weights = sample_weights(50, M, generator=generator(4))
-    expected = loss_of(logits, (classes, *attention), weights=weights)
+    weights = sample_mixing_weights(50, M, generator=generator(4))
+    expected = loss_of(logits, (classes, *attention), mixing_weights=weights)
     strided = [x.repeat_interleave(2, dim=0)[::2] for x in attention]
     twisted = logits.mT.contiguous().mT if r else logits.T.contiguous().T
-    value = loss_of(twisted, (classes.int(), *strided), weights=weights.T.contiguous().T)
+    value = loss_of(twisted, (classes.int(), *strided), mixing_weights=weights.T.contiguous().T)
     torch.testing.assert_close(value, expected)
 
 
 def test_what_is_compiled(monkeypatch):
     calls = []
-    ours = mmlib.compiled.differentiate_cross_entropy
-    monkeypatch.setattr(mmlib.compiled, "differentiate_cross_entropy", lambda *arrays: calls.append(1) or ours(*arrays))
+    ours = mmlib._cpu_kernels.cross_entropy_with_grad
+    monkeypatch.setattr(mmlib._cpu_kernels, "cross_entropy_with_grad", lambda *arrays: calls.append(1) or ours(*arrays))
     logits, (classes, attention) = problem(5, 3)
-    weights = sample_weights(50, M, generator=generator(4))
+    weights = sample_mixing_weights(50, M, generator=generator(4))
     dense_mixed_cross_entropy(logits, classes, attention, weights)
-    mixed_cross_entropy(logits[:, 0].bfloat16(), classes, n=50)
+    mixed_cross_entropy(logits[:, 0].bfloat16(), classes, num_mixtures=50)
     assert len(calls) == 2
     dense_mixed_cross_entropy(logits.double(), classes, attention.double(), weights.double())
     dense_mixed_cross_entropy(logits, classes, attention.clone().requires_grad_(), weights)
@@ -117,10 +117,10 @@ def test_what_is_compiled(monkeypatch):
 
 def test_without_gradients(monkeypatch):
     logits, given = problem(5, None)
-    expected = loss_of(logits, given, n=50, generator=generator(4))
+    expected = loss_of(logits, given, num_mixtures=50, generator=generator(4))
     monkeypatch.setattr(torch.Tensor, "addmm_", None)
     with torch.no_grad():
-        value = loss_of(logits, given, n=50, generator=generator(4))
+        value = loss_of(logits, given, num_mixtures=50, generator=generator(4))
     assert not value.requires_grad
     assert torch.equal(value, expected)
 
@@ -133,7 +133,7 @@ def test_what_is_not_finite_stays_so(r, value):
     broken = logits.detach().clone()
     broken.view(M, -1)[7, -1] = value
     broken.requires_grad_()
-    loss = loss_of(broken, given, n=50)
+    loss = loss_of(broken, given, num_mixtures=50)
     loss.backward()
     assert not bool(loss.isfinite())
     assert bool(broken.grad.isnan().any()) == (value != float("-inf"))
@@ -143,6 +143,6 @@ def test_what_is_not_finite_stays_so(r, value):
 def test_weights_that_sum_to_1_only_nearly(r):
     """Labels are what their distributions are, to the digits of single precision."""
     logits, (classes, *attention) = problem(5, r)
-    weights = 1.0009 * sample_weights(50, M, generator=generator(4))
-    expected = loss_of(logits, (F.one_hot(classes, 5).float(), *attention), weights=weights)
-    torch.testing.assert_close(loss_of(logits, (classes, *attention), weights=weights), expected)
+    weights = 1.0009 * sample_mixing_weights(50, M, generator=generator(4))
+    expected = loss_of(logits, (F.one_hot(classes, 5).float(), *attention), mixing_weights=weights)
+    torch.testing.assert_close(loss_of(logits, (classes, *attention), mixing_weights=weights), expected)

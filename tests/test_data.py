@@ -11,9 +11,12 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import stats
 
-from mmlib import data
-from mmlib.data import Batches, Dataset, Split, load
-from mmlib.shapes import SHAPES, draw_shapes, polygon
+from mmlib.experiments import data
+from mmlib.experiments.data.batches import Batches
+from mmlib.experiments.data.dataset import Dataset
+from mmlib.experiments.data.shapes import SHAPES, draw_shapes, polygon
+from mmlib.experiments.data.sources import load
+from mmlib.experiments.data.split import Split
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -562,7 +565,9 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
 
 
 def test_tinyimagenet_is_made_beforehand(tmp_path):
-    takes = f"it takes {tmp_path}/tinyimagenet.npz, which python -m mmbook.tinyimagenet '{tmp_path}' makes"
+    takes = (
+        f"it takes {tmp_path}/tinyimagenet.npz, which python -m mmlib.experiments.data.tinyimagenet '{tmp_path}' makes"
+    )
     with pytest.raises(FileNotFoundError, match=f"tinyimagenet is not in root '{tmp_path}'; {takes}"):
         load("tinyimagenet", root=tmp_path)
 

@@ -12,7 +12,8 @@ from mmbook import detection, grids, ledger, scenes
 from mmbook.detection import Config, mean_average_precision
 from mmbook.notebook import project_root
 from mmbook.scenes import draw_canvas
-from mmlib import models, shapes
+from mmlib.experiments import models
+from mmlib.experiments.data import shapes
 
 TINY = {"train_images": 8, "epochs": 1, "batch_size": 4}
 

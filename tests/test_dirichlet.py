@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmlib import compiled
+from mmlib import _cpu_kernels
 
 
 def drawn(n: int, m: int, alpha: float | tuple[float, float], seed: int = 0, first: int = 0) -> np.ndarray:
     out = np.empty((n, m), np.float32)
-    compiled.draw_dirichlet(out, seed, first, *(alpha if isinstance(alpha, tuple) else (alpha, alpha)))
+    _cpu_kernels.draw_dirichlet(out, seed, first, *(alpha if isinstance(alpha, tuple) else (alpha, alpha)))
     return out
 
 
@@ -30,7 +30,7 @@ def test_bits_are_those_of_splitmix64():
     # A counter's place in the sequence: ours starts at 0 and is multiplied, the reference's state is added to.
     inverse = pow(step, -1, 2**64)
     counters = [(state * inverse + k) % 2**64 for k in range(1, 6)]
-    assert [int(compiled._bits(np.uint64(counter))) for counter in counters] == expected
+    assert [int(_cpu_kernels._splitmix64(np.uint64(counter))) for counter in counters] == expected
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 0.49, 0.5, 1.0, 3.0, 100.0])
@@ -60,13 +60,13 @@ def test_every_row_draws_its_concentration_evenly():
 def test_normal_numbers_of_a_pair_are_independent():
     """Proposals half a block apart come of one radius and one angle."""
     words, proposals, accepted = (
-        np.empty(2 * compiled.PAIRS, np.uint64),
+        np.empty(2 * _cpu_kernels.PAIRS, np.uint64),
         np.empty(160, np.float32),
         np.empty(160, bool),
     )
     pairs = []
     for block in range(4000):
-        compiled._propose(np.uint64(block * 1000), np.float32(1 / 9 * 100), words, proposals, accepted)
+        _cpu_kernels._marsaglia_tsang(np.uint64(block * 1000), np.float32(1 / 9 * 100), words, proposals, accepted)
         pairs.append(proposals.reshape(2, -1).copy())
     x, y = (np.concatenate([pair[side] for pair in pairs]).astype(float) - 1 for side in (0, 1))
     for values in (x, y, (x + y) / 2**0.5, (x - y) / 2**0.5):
@@ -77,7 +77,7 @@ def test_normal_numbers_of_a_pair_are_independent():
 
 def test_uniform_numbers_are_between_0_and_1():
     words = np.array([0, 1, 2**31, 2**32 - 1], np.uint32)
-    assert [compiled._uniform(word) for word in words] == [2.0**-33, 1.5 * 2.0**-32, 0.5, 1.0]
+    assert [_cpu_kernels._to_unit_interval(word) for word in words] == [2.0**-33, 1.5 * 2.0**-32, 0.5, 1.0]
 
 
 def test_rows_are_the_counters_of_a_long_row_apart():
@@ -97,7 +97,7 @@ def test_a_row_is_decided_by_its_seed_and_number():
 @pytest.mark.parametrize("interval", [(0.01, 0.01), (0.5, 2.0)])
 def test_a_processor_without_wide_registers_draws_the_same_bits(interval, tmp_path):
     code = (
-        "import sys, numpy; from mmlib import compiled; out = numpy.empty((50, 37), numpy.float32); "
+        "import sys, numpy; from mmlib import _cpu_kernels as compiled; out = numpy.empty((50, 37), numpy.float32); "
         "compiled.draw_dirichlet(out, 3, 0, *map(float, sys.argv[1:])); sys.stdout.buffer.write(out.tobytes())"
     )
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmbook import runs
-from mmlib import data
-from mmlib.train import Config, Training
+from mmlib.experiments import data, runs
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -29,9 +29,9 @@ def test_gradients_are_the_average_of_two_separate_runs(tmp_path, method):
     alone = []
     for k, rank in enumerate(ranks):
         config = Config(method=method, precision="float64", batch_size=20, options={"probability": 1.0})
-        run = Training(config, data.load("digits"))
-        run.objective.host_generator.manual_seed(k * 1_000_000)
-        run.objective.generator.manual_seed(int(torch.randint(2**62, (), generator=run.objective.host_generator)))
+        run = Trainer(config, data.load("digits"))
+        run.objective.cpu_generator.manual_seed(k * 1_000_000)
+        run.objective.generator.manual_seed(int(torch.randint(2**62, (), generator=run.objective.cpu_generator)))
         run.objective.train()(rank["images"], rank["labels"]).backward()
         alone.append({name: p.grad for name, p in run.classifier.named_parameters()})
         torch.testing.assert_close(dict(run.classifier.named_buffers()), rank["buffers"])  # each its own BatchNorm
@@ -72,7 +72,7 @@ def test_one_dead_process_stops_all_and_the_run_goes_on_afterwards(tmp_path):
     own = [process["buffers"] for process in state["processes"]]
     name = "classifier.encoder.1.0.norm1.running_mean"
     assert not torch.equal(own[0][name], own[1][name])  # each process has its own BatchNorm statistics
-    run = Training(Config(method="multimix", batch_size=20, epochs=100), data.load("digits"))
+    run = Trainer(Config(method="multimix", batch_size=20, epochs=100), data.load("digits"))
     run.restore(state)  # one process reads what two have written
     torch.testing.assert_close(dict(run.objective.named_buffers()), own[0], rtol=0, atol=0)
 

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from mmlib import compiled
+from mmlib import _cpu_kernels
 
 
 @pytest.mark.parametrize(
     ("ours", "exact", "low", "high", "relative", "absolute"),
     [
-        (compiled._log, np.log, 2**-33, 2, 3e-7, 0),
-        (compiled._log, np.log, 0.999, 1.001, 3e-7, 0),
-        (compiled._log, np.log, 1e-30, 1e6, 3e-7, 0),
-        (compiled._exp, np.exp, -87, 0, 5e-6, 0),
-        (compiled._exp, np.exp, -1, 0, 3e-7, 0),
-        (compiled._exp, np.exp, -1e6, -90, 0, 1e-38),
-        (compiled._sine, lambda x: np.sin(np.pi / 2 * x), -1, 1, 3e-7, 0),
+        (_cpu_kernels._log, np.log, 2**-33, 2, 3e-7, 0),
+        (_cpu_kernels._log, np.log, 0.999, 1.001, 3e-7, 0),
+        (_cpu_kernels._log, np.log, 1e-30, 1e6, 3e-7, 0),
+        (_cpu_kernels._exp, np.exp, -87, 0, 5e-6, 0),
+        (_cpu_kernels._exp, np.exp, -1, 0, 3e-7, 0),
+        (_cpu_kernels._exp, np.exp, -1e6, -90, 0, 1e-38),
+        (_cpu_kernels._sin_half_pi, lambda x: np.sin(np.pi / 2 * x), -1, 1, 3e-7, 0),
     ],
 )
 def test_series(ours, exact, low, high, relative, absolute):
@@ -24,7 +24,7 @@ def test_series(ours, exact, low, high, relative, absolute):
 
 
 def test_nan_stays_nan():
-    for function in (compiled._log, compiled._exp, compiled._sine):
+    for function in (_cpu_kernels._log, _cpu_kernels._exp, _cpu_kernels._sin_half_pi):
         assert np.isnan(function(np.float32("nan")))
 
 
@@ -32,8 +32,8 @@ def test_compiled_functions_are_kept_where_there_is_a_folder(monkeypatch):
     def twice(x):
         return 2 * x
 
-    assert compiled._compiled(twice)(3) == 6
+    assert _cpu_kernels._compiled(twice)(3) == 6
     # As where neither the package nor the home can be written to.
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     monkeypatch.setattr("numba.core.caching.config.CACHE_LOCATOR_CLASSES", "", raising=False)
-    assert compiled._compiled(twice)(3) == 6
+    assert _cpu_kernels._compiled(twice)(3) == 6

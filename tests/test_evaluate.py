@@ -7,10 +7,13 @@ from functools import partial
 import pytest
 import torch
 
-from mmlib import data, metrics, models, ood
-from mmlib.evaluate import EPSILONS, evaluate
-from mmlib.robustness import adversarial_error, fgsm, pgd
-from mmlib.train import Config, train
+from mmlib import metrics
+from mmlib.experiments import data
+from mmlib.experiments.evaluation import ood, predict
+from mmlib.experiments.evaluation.robustness import adversarial_error, fgsm, pgd
+from mmlib.experiments.evaluation.suite import EPSILONS, evaluate
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import train
 
 SCORES = {"maximum_softmax", "energy"}
 
@@ -37,7 +40,7 @@ def test_attacks_are_those_of_a_balanced_subset(classifier, digits, evaluated):
     assert numbers["fgsm_error"] == adversarial_error(classifier, split, fgsm)
     assert numbers["pgd_error"] == adversarial_error(classifier, split, pgd)
     assert len(numbers["pgd_errors"]) == len(EPSILONS) == 6
-    clean = 100 - metrics.accuracy(models.predict(classifier, split).logits, split.labels)
+    clean = 100 - metrics.accuracy(predict(classifier, split).logits, split.labels)
     assert numbers["pgd_errors"][0] == pytest.approx(clean)
     last = partial(pgd, epsilon=16 / 255, step=8 / 255)
     assert numbers["pgd_errors"][-1] == adversarial_error(classifier, split, last)
@@ -49,7 +52,7 @@ def test_attacks_are_those_of_a_balanced_subset(classifier, digits, evaluated):
 
 def test_embedding_space_is_that_of_test_and_train(classifier, digits, evaluated):
     numbers, (embeddings, _) = evaluated
-    known, labels = models.predict(classifier, digits.train).embeddings, digits.test.labels
+    known, labels = predict(classifier, digits.train).embeddings, digits.test.labels
     assert numbers["knn_accuracy"] == metrics.knn_accuracy(known, digits.train.labels, embeddings, labels)
     assert numbers["class_mean_cosine"] == metrics.class_mean_cosine(embeddings, labels)
 
@@ -59,7 +62,7 @@ def test_out_sets_are_told_apart_by_both_scores(classifier, digits, tmp_path):
     assert list(numbers["ood"]) == ["gaussian", "shapes"]
     for name, found in numbers["ood"].items():
         assert found.keys() == SCORES
-        out = models.predict(classifier, ood.out_images(name, digits.test, len(digits.test))).logits
+        out = predict(classifier, ood.load_ood_images(name, digits.test, len(digits.test))).logits
         assert len(out) == len(logits)
         assert found["energy"] == ood.detection(ood.energy(logits), ood.energy(out))
         assert found["maximum_softmax"] == ood.detection(ood.maximum_softmax(logits), ood.maximum_softmax(out))

@@ -8,7 +8,7 @@ from reference import mixtures
 from torch import nn
 
 from examples import lightning_module, plain, targets, timm_step
-from mmlib import DenseMultiMix, MultiMix, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+from mmlib import DenseMultiMixLoss, MultiMixLoss, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
 
 M, R, D, C, N = 6, 4, 5, 3, 7
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -48,9 +48,9 @@ def test_plain_loop_trains():
 def test_plain_step():
     torch.manual_seed(0)
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(16, C)).double(), randn(M, 1, 4, 4)
-    weights = sample_weights(N, M, generator=generator(), dtype=torch.float64)
+    weights = sample_mixing_weights(N, M, generator=generator(), dtype=torch.float64)
     expected = mixtures.multimix(images.flatten(1), model[1], F.one_hot(LABELS, C).double(), weights)
-    assert_step(plain.train_step, model, MultiMix(N, generator=generator()), images, expected)
+    assert_step(plain.train_step, model, MultiMixLoss(N, generator=generator()), images, expected)
 
 
 def test_timm_models_train():
@@ -74,17 +74,17 @@ def features_of(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def test_timm_step_from_logits(network):
-    images, criterion = randn(M, 1, 32, 32), MultiMix(N, generator=generator())
-    weights = sample_weights(N, M, generator=generator(), dtype=torch.float64)
+    images, criterion = randn(M, 1, 32, 32), MultiMixLoss(N, generator=generator())
+    weights = sample_mixing_weights(N, M, generator=generator(), dtype=torch.float64)
     embeddings, one_hot = features_of(network, images).mean(dim=2), F.one_hot(LABELS, C).double()
     expected = mixtures.multimix(embeddings, network.get_classifier(), one_hot, weights)
     assert_step(timm_step.train_step, network, criterion, images, expected)
 
 
 def test_timm_step_from_features(network):
-    images, criterion = randn(M, 1, 32, 32), DenseMultiMix(N, generator=generator())
+    images, criterion = randn(M, 1, 32, 32), DenseMultiMixLoss(N, generator=generator())
     features = features_of(network, images)
-    weights = sample_weights(N, M, generator=generator(), dtype=torch.float64)
+    weights = sample_mixing_weights(N, M, generator=generator(), dtype=torch.float64)
     inherited = F.one_hot(LABELS, C).double()[:, None].expand(M, features.shape[2], C)
     attention = mixtures.gap_attention(features.detach())
     expected = mixtures.dense_multimix(features, network.get_classifier(), inherited, attention, weights)
@@ -110,12 +110,12 @@ def test_lightning_step(of_embeddings):
     torch.manual_seed(seed)
     assert (torch.rand(()) < 0.5) == of_embeddings
     if of_embeddings:
-        expected = mixtures.multimix(images.flatten(1), module.network[1], one_hot, sample_weights(1000, M))
+        expected = mixtures.multimix(images.flatten(1), module.network[1], one_hot, sample_mixing_weights(1000, M))
     else:
-        λ, losses = torch.distributions.Beta(torch.ones(1), torch.ones(1)).sample(()).item(), []
+        lam, losses = torch.as_distributions.Beta(torch.ones(1), torch.ones(1)).sample(()).item(), []
         for i in range(M):  # partners are neighbours, of images that a loader has shuffled
-            logits = module.network(λ * images[i : i + 1] + (1 - λ) * images[i - 1 : i or None])[0]
-            losses.append(mixtures.cross_entropy(logits, λ * one_hot[i] + (1 - λ) * one_hot[i - 1]))
+            logits = module.network(lam * images[i : i + 1] + (1 - lam) * images[i - 1 : i or None])[0]
+            losses.append(mixtures.cross_entropy(logits, lam * one_hot[i] + (1 - lam) * one_hot[i - 1]))
         expected = sum(losses) / M
     torch.testing.assert_close(loss, expected)
 
@@ -136,7 +136,7 @@ def test_weighted_and_smoothed_as_torch_does(weight, smoothing):
 
 def test_weighting_and_smoothing_commute_with_mixing():
     weight, logits = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64), randn(M, C)
-    weights = sample_weights(N, M, generator=generator(), dtype=torch.float64)
+    weights = sample_mixing_weights(N, M, generator=generator(), dtype=torch.float64)
     loss = mixed_cross_entropy(logits, targets.weighted_and_smoothed(LABELS, weight, 0.1), weights)
     total = 0
     for row in weights:
@@ -161,7 +161,7 @@ def test_multi_hot_rows_as_they_are_count_by_their_sums():
 @pytest.mark.parametrize("prepare", [identity, targets.one_of_several])
 def test_multi_hot_rows_mix_as_others_do(prepare):
     """... with a row of zeros and rows that do not sum to 1, value and gradient, plain and dense."""
-    weights, rows = sample_weights(N, M, generator=generator(), dtype=torch.float64), prepare(MULTI_HOT)
+    weights, rows = sample_mixing_weights(N, M, generator=generator(), dtype=torch.float64), prepare(MULTI_HOT)
     ours, theirs = randn(M, R, C).requires_grad_(), randn(M, R, C).requires_grad_()
     attention = mixtures.gap_attention(randn(M, D, R))
     loss = mixed_cross_entropy(ours[:, 0], rows, weights) + dense_mixed_cross_entropy(ours, rows, attention, weights)
@@ -183,10 +183,10 @@ def test_one_of_several_shares():
 def test_each_by_itself_on_embeddings():
     embeddings, head = randn(M, D), nn.Linear(D, C).double()
     torch.manual_seed(3)
-    loss = targets.each_by_itself(head(embeddings), MULTI_HOT, n=N)
+    loss = targets.each_by_itself(head(embeddings), MULTI_HOT, num_mixtures=N)
     torch.manual_seed(3)
     total = 0
-    for row in sample_weights(N, M, dtype=torch.float64):
+    for row in sample_mixing_weights(N, M, dtype=torch.float64):
         p = 1 / (1 + torch.exp(-head(mixtures.mixture(row, embeddings))))
         y = mixtures.mixture(row, MULTI_HOT)
         total += -(y * p.log() + (1 - y) * (1 - p).log()).mean()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmbook import grids, ledger, runs
-from mmlib import data, records
-from mmlib.evaluate import evaluate
+from mmbook import grids, ledger
+from mmlib.experiments import data, runs
+from mmlib.experiments.evaluation.suite import evaluate
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -21,7 +21,7 @@ TINY = {
     "weights": True,
     "settings": {"model": "preactresnet-small", "precision": "float32", "threads": 1},
     "datasets": {"digits": {"epochs": 2, "lr": 0.1}, "shapes": {"epochs": 1, "lr": 0.05, "only": ["erm"]}},
-    "variants": {"erm": {"method": "erm"}, "multimix-n10": {"method": "multimix", "options": {"n": 10}}},
+    "variants": {"erm": {"method": "erm"}, "multimix-n10": {"method": "multimix", "options": {"num_mixtures": 10}}},
 }
 
 
@@ -57,10 +57,10 @@ def test_cells_come_seed_by_seed_in_the_order_of_the_file(clone):
         "epochs": 2,
         "lr": 0.1,
         "method": "multimix",
-        "options": {"n": 10},
+        "options": {"num_mixtures": 10},
         "seed": 0,
     }
-    assert (cells[1].config.options, cells[1].config.epochs) == ({"n": 10}, 2)
+    assert (cells[1].config.options, cells[1].config.epochs) == ({"num_mixtures": 10}, 2)
     with pytest.raises(ValueError, match=r"grid is 'tinny'; experiments.yml has tiny, embedded"):
         grids.cells("tinny")
 
@@ -77,8 +77,8 @@ def enter(cell, root, **changes):
     """Train the cell for real, with `changes` to its configuration, and put it into the ledger at its place."""
     dataset = data.load(cell.dataset, seed=cell.seed)
     folder = root / "runs" / cell.place
-    run = records.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
-    records.write(folder, run, *evaluate(run.classifier, dataset))
+    run = runs.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
+    runs.write(folder, run, *evaluate(run.classifier, dataset))
     ledger.enter(runs.read(folder), root / "book" / "results" / "tiny")
 
 
@@ -97,11 +97,13 @@ def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
     erm, multimix, *others = grids.cells("tiny")
     assert grids.recorded("tiny") == ([], [erm, multimix, *others], [])
     enter(erm, clone)
-    enter(multimix, clone, options={"n": 11})
+    enter(multimix, clone, options={"num_mixtures": 11})
     found, missing, refused = grids.recorded("tiny")
     assert [record.place for record in found] == [erm.place]
     assert missing == [multimix, *others]
-    assert refused == [f"{multimix.place} is left out: options is {{'n': 11}}, the grid has {{'n': 10}}"]
+    assert refused == [
+        f"{multimix.place} is left out: options is {{'num_mixtures': 11}}, the grid has {{'num_mixtures': 10}}"
+    ]
     path = clone / "book" / "results" / "tiny" / erm.place.with_suffix(".json")
     path.write_text(path.read_text().replace('"nll"', '"nul"'))
     stranger = path.parents[1] / "stranger" / "seed0.json"

@@ -9,9 +9,9 @@ from reference import mixtures
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import mmlib.losses
-import mmlib.mixing
-from mmlib import DenseMultiMix, MultiMix, dense_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+import mmlib._autograd
+import mmlib.sampling
+from mmlib import DenseMultiMixLoss, MultiMixLoss, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
 
 M, R, D, C, N = 6, 4, 5, 3, 9
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -38,7 +38,7 @@ def affine_head() -> nn.Linear:
 
 
 def make_weights(n: int = N, m: int = M) -> torch.Tensor:
-    return sample_weights(n, m, generator=generator(1), dtype=torch.float64)
+    return sample_mixing_weights(n, m, generator=generator(1), dtype=torch.float64)
 
 
 def make_targets(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,12 +101,12 @@ def test_gradients_reach_embeddings_and_head(targets):
 @pytest.mark.parametrize("wanted", ["targets", "weights", "targets weights", "logits targets weights"])
 def test_gradients_of_targets_and_weights(wanted):
     def inputs():
-        values = {"logits": randn(M, C), "targets": make_targets("soft")[0], "weights": make_weights()}
+        values = {"logits": randn(M, C), "targets": make_targets("soft")[0], "mixing_weights": make_weights()}
         return {name: leaf(value) if name in wanted.split() else value for name, value in values.items()}
 
     ours, theirs = inputs(), inputs()
     (mixed_cross_entropy(**ours) * 3).backward()
-    (mixtures.multimix(theirs["logits"], lambda z: z, theirs["targets"], theirs["weights"]) * 3).backward()
+    (mixtures.multimix(theirs["logits"], lambda z: z, theirs["targets"], theirs["mixing_weights"]) * 3).backward()
     for name in ours:
         assert (ours[name].grad is not None) == (name in wanted.split())
         if ours[name].grad is not None:
@@ -146,14 +146,16 @@ def test_dense_gradients_of_everything(wanted, per):
             "logits": randn(M, R, C),
             "targets": make_targets(per)[0],
             "attention": make_attention("everywhere"),
-            "weights": make_weights(),
+            "mixing_weights": make_weights(),
         }
         return {name: leaf(value) if name in wanted.split() else value for name, value in values.items()}
 
     ours, theirs = inputs(), inputs()
     (dense_mixed_cross_entropy(**ours) * 3).backward()
     full = theirs["targets"][:, None].expand(M, R, C) if per == "soft" else theirs["targets"]
-    expected = mixtures.dense_multimix(theirs["logits"].mT, lambda z: z, full, theirs["attention"], theirs["weights"])
+    expected = mixtures.dense_multimix(
+        theirs["logits"].mT, lambda z: z, full, theirs["attention"], theirs["mixing_weights"]
+    )
     (expected * 3).backward()
     for name in ours:
         assert (ours[name].grad is not None) == (name in wanted.split())
@@ -179,18 +181,20 @@ def test_drawn_weights_are_those_of_sample_weights(alpha):
     """... and the same Λ serves every position."""
     logits, (classes, full) = randn(M, R, C), make_targets("integers")
     attention = make_attention("holes")
-    weights = sample_weights(N, M, alpha, generator=generator(5), dtype=torch.float64)
-    ours = mixed_cross_entropy(logits[:, 0], classes, n=N, alpha=alpha, generator=generator(5))
+    weights = sample_mixing_weights(N, M, alpha, generator=generator(5), dtype=torch.float64)
+    ours = mixed_cross_entropy(logits[:, 0], classes, num_mixtures=N, alpha=alpha, generator=generator(5))
     expected = mixtures.multimix(logits[:, 0], lambda z: z, full[:, 0], weights)
     torch.testing.assert_close(ours, expected, **EXACT)
-    ours = dense_mixed_cross_entropy(logits, classes, attention, n=N, alpha=alpha, generator=generator(5))
+    ours = dense_mixed_cross_entropy(logits, classes, attention, num_mixtures=N, alpha=alpha, generator=generator(5))
     expected = mixtures.dense_multimix(logits.mT, lambda z: z, full, attention, weights)
     torch.testing.assert_close(ours, expected, **EXACT)
 
 
 def test_drawing_leaves_the_global_generator_alone():
     before, source = torch.get_rng_state(), generator(5)
-    first, second = (mixed_cross_entropy(randn(M, C), torch.arange(M) % C, n=N, generator=source) for _ in "ab")
+    first, second = (
+        mixed_cross_entropy(randn(M, C), torch.arange(M) % C, num_mixtures=N, generator=source) for _ in "ab"
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert float(first) != float(second)
 
@@ -198,8 +202,8 @@ def test_drawing_leaves_the_global_generator_alone():
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
 def test_criterion(alpha):
     logits, expected_logits, classes = leaf(randn(M, C)), leaf(randn(M, C)), torch.arange(M) % C
-    weights = sample_weights(N, M, alpha, generator=generator(6), dtype=torch.float64)
-    loss = MultiMix(N, alpha, generator(6))(logits, classes)
+    weights = sample_mixing_weights(N, M, alpha, generator=generator(6), dtype=torch.float64)
+    loss = MultiMixLoss(N, alpha, generator(6))(logits, classes)
     expected = mixtures.multimix(expected_logits, lambda z: z, make_targets("integers")[1][:, 0], weights)
     torch.testing.assert_close(loss, expected, **EXACT)
     loss.backward()
@@ -209,11 +213,11 @@ def test_criterion(alpha):
 
 @pytest.mark.parametrize("spatial", [(R,), (2, R // 2)])
 def test_dense_criterion_detaches_attention(dense_targets, spatial):
-    head, weights = affine_head(), sample_weights(N, M, generator=generator(6), dtype=torch.float64)
+    head, weights = affine_head(), sample_mixing_weights(N, M, generator=generator(6), dtype=torch.float64)
     features = randn(M, D, R)
     features[0] = 0
     ours, detached, attached = leaf(features), leaf(features), leaf(features)
-    loss = DenseMultiMix(N, generator=generator(6))(ours.unflatten(2, spatial), head, dense_targets[0])
+    loss = DenseMultiMixLoss(N, generator=generator(6))(ours.unflatten(2, spatial), head, dense_targets[0])
     attention = mixtures.gap_attention(features)
     expected = mixtures.dense_multimix(detached, head, dense_targets[1], attention, weights)
     torch.testing.assert_close(loss, expected, **EXACT)
@@ -234,8 +238,8 @@ class Cosine(nn.Linear):
 @pytest.mark.parametrize("head", [nn.Sequential(nn.Linear(D, C), nn.Tanh()).double(), Cosine(D, C).double()])
 def test_a_head_that_is_not_affine_sees_the_mixtures(dense_targets, head):
     features, expected_features = leaf(randn(M, D, R)), leaf(randn(M, D, R))
-    weights = sample_weights(N, M, 0.3, generator=generator(6), dtype=torch.float64)
-    loss = DenseMultiMix(N, 0.3, generator(6))(features, head, dense_targets[0])
+    weights = sample_mixing_weights(N, M, 0.3, generator=generator(6), dtype=torch.float64)
+    loss = DenseMultiMixLoss(N, 0.3, generator(6))(features, head, dense_targets[0])
     attention = mixtures.gap_attention(features.detach())
     expected = mixtures.dense_multimix(expected_features, head, dense_targets[1], attention, weights)
     torch.testing.assert_close(loss, expected, **EXACT)
@@ -249,7 +253,7 @@ def everything(dense: bool) -> dict[str, torch.Tensor]:
     if not dense:
         return {"logits": leaf(randn(M, C)), "targets": leaf(make_targets("soft")[0]), "weights": leaf(make_weights())}
     values = {"logits": randn(M, R, C), "targets": make_targets("per position")[0]}
-    values |= {"attention": make_attention("everywhere"), "weights": make_weights()}
+    values |= {"attention": make_attention("everywhere"), "mixing_weights": make_weights()}
     return {name: leaf(value) for name, value in values.items()}
 
 
@@ -273,7 +277,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
     whole, chunked = everything(dense), everything(dense)
     expected = loss(**whole)
     expected.backward()
-    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", size)
+    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", size)
     value = loss(**chunked)
     value.backward()
     torch.testing.assert_close(value, expected, **EXACT)
@@ -284,12 +288,15 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
 @LOSSES
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
 def test_streaming_is_one_draw(monkeypatch, loss, dense, alpha):
-    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", 3 * R * C)
-    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 4 * M)
+    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", 3 * R * C)
+    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 4 * M)
     whole, streamed, sources = everything(dense), everything(dense), (generator(8), generator(8))
-    del whole["weights"], streamed["weights"]
-    weights = sample_weights(30, M, alpha, generator=sources[0], dtype=torch.float64)
-    expected, value = loss(**whole, weights=weights), loss(**streamed, n=30, alpha=alpha, generator=sources[1])
+    del whole["mixing_weights"], streamed["mixing_weights"]
+    weights = sample_mixing_weights(30, M, alpha, generator=sources[0], dtype=torch.float64)
+    expected, value = (
+        loss(**whole, mixing_weights=weights),
+        loss(**streamed, num_mixtures=30, alpha=alpha, generator=sources[1]),
+    )
     torch.testing.assert_close(value, expected, **EXACT)
     assert torch.equal(sources[0].get_state(), sources[1].get_state())
     expected.backward()
@@ -316,12 +323,12 @@ class Recorder(TorchDispatchMode):
 
 @LOSSES
 def test_streaming_holds_nothing_that_grows_with_n(monkeypatch, loss, dense):
-    monkeypatch.setattr(mmlib.losses, "CHUNK_ON_CPU", 20 * R * C)
-    monkeypatch.setattr(mmlib.mixing, "BLOCK_ON_CPU", 50 * M)
+    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", 20 * R * C)
+    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 50 * M)
     inputs = everything(dense)
-    del inputs["weights"]
+    del inputs["mixing_weights"]
     with Recorder() as recorder:
-        loss(**inputs, n=2000).backward()
+        loss(**inputs, num_mixtures=2000).backward()
     assert recorder.elements <= 50 * M
 
 
@@ -348,11 +355,11 @@ def test_large_logits_do_not_overflow(loss, dense):
 @pytest.mark.parametrize("scale", [1.0, 20.0, 1e3])
 def test_drawn_mixtures_of_far_apart_logits_are_those_of_given_weights(loss, dense, scale):
     inputs = {name: value.detach().float() for name, value in everything(dense).items()}
-    given = sample_weights(50, M, 0.05, generator=generator(2))
-    del inputs["weights"]
+    given = sample_mixing_weights(50, M, 0.05, generator=generator(2))
+    del inputs["mixing_weights"]
     logits = [leaf(scale * inputs["logits"]) for _ in range(2)]
     values = (
-        loss(**inputs | {"logits": logits[0]}, n=50, alpha=0.05, generator=generator(2)),
+        loss(**inputs | {"logits": logits[0]}, num_mixtures=50, alpha=0.05, generator=generator(2)),
         loss(**inputs | {"logits": logits[1]}, weights=given),
     )
     sum(values).backward()
@@ -412,7 +419,7 @@ def test_a_compiled_step_gives_the_same():
     head, features, classes = affine_head().float(), randn(M, D, R).float(), torch.arange(M) % C
 
     def step(features, source):
-        return DenseMultiMix(N, generator=source)(features * 2, head, classes) + MultiMix(N, generator=source)(
+        return DenseMultiMixLoss(N, generator=source)(features * 2, head, classes) + MultiMixLoss(N, generator=source)(
             head(features.mean(2)), classes
         )
 
@@ -432,11 +439,11 @@ def test_a_compiled_step_gives_the_same():
 
 
 def test_criteria_say_what_they_are():
-    assert str(MultiMix(10, 1.0)) == "MultiMix(n=10, alpha=1.0, total=False)"
+    assert str(MultiMixLoss(10, 1.0)) == "MultiMix(num_mixtures=10, alpha=1.0, alpha_is_total=False)"
     with pytest.raises(ValueError, match="n is 0"):
-        MultiMix(0)
+        MultiMixLoss(0)
     with pytest.raises(ValueError, match="alpha is -1"):
-        DenseMultiMix(10, alpha=-1.0)
+        DenseMultiMixLoss(10, alpha=-1.0)
 
 
 CLASSES = torch.arange(M) % C
@@ -446,7 +453,7 @@ CLASSES = torch.arange(M) % C
 def test_expected_gradient_of_an_example_keeps_its_own_label_by_the_concentration(total, own):
     # With equal logits p is the same for every mixture, and the Dirichlet's moments give the gradient exactly.
     logits = torch.zeros(M, C, dtype=torch.double, requires_grad=True)
-    criterion = MultiMix(400_000, 0.5, torch.Generator().manual_seed(0), total=total)
+    criterion = MultiMixLoss(400_000, 0.5, generator=torch.Generator().manual_seed(0), alpha_is_total=total)
     (gradient,) = torch.autograd.grad(criterion(logits, CLASSES), logits)
     y = torch.nn.functional.one_hot(CLASSES, C).double()
     expected = (1 / C - own * y - (1 - own) * y.mean(0)) / M
@@ -455,19 +462,22 @@ def test_expected_gradient_of_an_example_keeps_its_own_label_by_the_concentratio
 
 
 PLAIN_ERRORS = [
-    ({}, "weights and n are both missing"),
-    ({"weights": make_weights(), "n": 3}, "weights and n are both given"),
-    ({"weights": make_weights(m=M + 1)}, r"weights have shape \(9, 7\).* \(6, 3\) take \(n, 6\)"),
-    ({"weights": make_weights()[0]}, r"weights have shape \(6,\)"),
-    ({"weights": make_weights() * 2}, "rows that do not sum to 1"),
-    ({"weights": make_weights() * torch.nan}, "rows that do not sum to 1"),
-    ({"targets": CLASSES[1:], "n": 3}, r"targets have shape \(5,\); logits \(6, 3\) take \(6,\) integers or \(6, 3\)"),
-    ({"targets": CLASSES.double(), "n": 3}, r"targets have shape \(6,\)"),
-    ({"targets": randn(M, C + 1), "n": 3}, r"targets have shape \(6, 4\)"),
-    ({"targets": CLASSES + 1, "n": 3}, r"classes 1 to 3; .* take classes 0 to 2"),
-    ({"targets": CLASSES - 1, "n": 3}, r"classes -1 to 1; .* take classes 0 to 2"),
-    ({"n": 0}, "n is 0"),
-    ({"n": 3, "alpha": (2.0, 1.0)}, r"alpha is \(2.0, 1.0\)"),
+    ({}, "mixing_weights and num_mixtures are both missing"),
+    ({"mixing_weights": make_weights(), "num_mixtures": 3}, "mixing_weights and num_mixtures are both given"),
+    ({"mixing_weights": make_weights(m=M + 1)}, r"weights have shape \(9, 7\).* \(6, 3\) take \(n, 6\)"),
+    ({"mixing_weights": make_weights()[0]}, r"weights have shape \(6,\)"),
+    ({"mixing_weights": make_weights() * 2}, "rows that do not sum to 1"),
+    ({"mixing_weights": make_weights() * torch.nan}, "rows that do not sum to 1"),
+    (
+        {"targets": CLASSES[1:], "num_mixtures": 3},
+        r"targets have shape \(5,\); logits \(6, 3\) take \(6,\) integers or \(6, 3\)",
+    ),
+    ({"targets": CLASSES.double(), "num_mixtures": 3}, r"targets have shape \(6,\)"),
+    ({"targets": randn(M, C + 1), "num_mixtures": 3}, r"targets have shape \(6, 4\)"),
+    ({"targets": CLASSES + 1, "num_mixtures": 3}, r"classes 1 to 3; .* take classes 0 to 2"),
+    ({"targets": CLASSES - 1, "num_mixtures": 3}, r"classes -1 to 1; .* take classes 0 to 2"),
+    ({"num_mixtures": 0}, "n is 0"),
+    ({"num_mixtures": 3, "alpha": (2.0, 1.0)}, r"alpha is \(2.0, 1.0\)"),
 ]
 
 
@@ -481,12 +491,15 @@ def test_what_does_not_fit_is_refused(arguments, words):
     ("arguments", "words"),
     [
         ({"attention": make_attention("holes").T}, r"attention has shape \(4, 6\); logits \(6, 4, 3\) take \(6, 4\)"),
-        ({"weights": make_weights(m=M + 1), "n": None}, r"weights have shape \(9, 7\).* \(6, 4, 3\) take \(n, 6\)"),
+        (
+            {"mixing_weights": make_weights(m=M + 1), "num_mixtures": None},
+            r"weights have shape \(9, 7\).* \(6, 4, 3\) take \(n, 6\)",
+        ),
         ({"targets": randn(M, R + 1, C)}, r"\(6, 5, 3\); .* take \(6,\) integers or \(6, 3\) or \(6, 4, 3\)"),
         ({"targets": CLASSES + 1}, r"classes 1 to 3; .* take classes 0 to 2"),
     ],
 )
 def test_what_does_not_fit_densely_is_refused(arguments, words):
-    fitting = {"logits": randn(M, R, C), "targets": CLASSES, "attention": make_attention("holes"), "n": 3}
+    fitting = {"logits": randn(M, R, C), "targets": CLASSES, "attention": make_attention("holes"), "num_mixtures": 3}
     with pytest.raises(ValueError, match=words):
         inspect.unwrap(dense_mixed_cross_entropy)(**fitting | arguments)

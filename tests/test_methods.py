@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib import sample_weights
-from mmlib.methods import METHODS
-from mmlib.methods.objective import option_names
+from mmlib import sample_mixing_weights
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods.base import option_names
 from tests.reference import mixtures
 
 M, C, N = 6, 3, 5
@@ -29,17 +29,17 @@ def assert_same(loss, expected, classifier):
 
 def expected_mixup(objective, images, targets, alpha):
     """One λ for all: λ x_i + (1 - λ) x_π(i), held against the targets mixed alike."""
-    λ = sample_weights(1, 2, alpha, generator=clone(objective.host_generator), dtype=torch.double)[0, 0]
+    lam = sample_mixing_weights(1, 2, alpha, generator=clone(objective.cpu_generator), dtype=torch.double)[0, 0]
     permutation = torch.randperm(M, generator=clone(objective.generator)).tolist()
-    mixed = torch.stack([λ * images[i] + (1 - λ) * images[j] for i, j in enumerate(permutation)])
-    mixed_targets = [λ * targets[i] + (1 - λ) * targets[j] for i, j in enumerate(permutation)]
+    mixed = torch.stack([lam * images[i] + (1 - lam) * images[j] for i, j in enumerate(permutation)])
+    mixed_targets = [lam * targets[i] + (1 - lam) * targets[j] for i, j in enumerate(permutation)]
     logits = objective.classifier(mixed)
     return sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, mixed_targets)) / M
 
 
 def skip_coin(objective):
     """Replays the draw that chooses between embeddings and inputs."""
-    return torch.rand((), generator=objective.host_generator).item()
+    return torch.rand((), generator=objective.cpu_generator).item()
 
 
 def test_erm(classifier, batch):
@@ -75,9 +75,9 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
 def test_multimix(classifier, batch, gamma):
     images, labels = batch
     name, options = ("multimix", {}) if gamma is None else ("multimix_distill", {"gamma": gamma})
-    objective = METHODS[name](classifier, n=N, alpha=0.5, probability=1, seed=4, **options)
+    objective = METHODS[name](classifier, num_mixtures=N, alpha=0.5, probability=1, seed=4, **options)
     perturb(classifier)  # so that student and teacher differ
-    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
     targets = F.one_hot(labels, C).double()
     if gamma is not None:
         objective.train()
@@ -91,9 +91,9 @@ def test_multimix(classifier, batch, gamma):
 def test_dense_multimix(classifier, batch, gamma):
     images, labels = batch
     name, options = ("dense_multimix", {}) if gamma is None else ("dense_multimix_distill", {"gamma": gamma})
-    objective = METHODS[name](classifier, n=N, alpha=0.5, probability=1, seed=4, **options)
+    objective = METHODS[name](classifier, num_mixtures=N, alpha=0.5, probability=1, seed=4, **options)
     perturb(classifier)
-    weights = sample_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
     features = classifier.features(images).flatten(2)
     attention = mixtures.gap_attention(features.detach())
     targets = F.one_hot(labels, C).double().unsqueeze(1).expand(M, 16, C)
@@ -109,10 +109,10 @@ def test_dense_multimix(classifier, batch, gamma):
 
 @pytest.mark.parametrize("name", ["multimix", "dense_multimix"])
 def test_total_concentration_is_shared_by_the_examples(classifier, batch, name):
-    shared = METHODS[name](classifier, n=N, alpha=(3.0, 12.0), total=True, probability=1, seed=4)
-    each = METHODS[name](classifier, n=N, alpha=(3.0 / M, 12.0 / M), probability=1, seed=4)
+    shared = METHODS[name](classifier, num_mixtures=N, alpha=(3.0, 12.0), alpha_is_total=True, probability=1, seed=4)
+    each = METHODS[name](classifier, num_mixtures=N, alpha=(3.0 / M, 12.0 / M), probability=1, seed=4)
     assert_same(shared(*batch), each(*batch), classifier)
-    assert shared(*batch) != METHODS[name](classifier, n=N, alpha=(3.0, 12.0), probability=1, seed=4)(*batch)
+    assert shared(*batch) != METHODS[name](classifier, num_mixtures=N, alpha=(3.0, 12.0), probability=1, seed=4)(*batch)
 
 
 def perturb(classifier):
@@ -128,13 +128,13 @@ def test_half_of_the_mini_batches_interpolate_embeddings(classifier):
 
 
 def test_teacher_averages_parameters_and_buffers_with_a_growing_decay(classifier, batch):
-    objective = METHODS["multimix_distill"](classifier, n=N, decay=0.3).train()
+    objective = METHODS["multimix_distill"](classifier, num_mixtures=N, decay=0.3).train()
     names = dict(classifier.named_parameters()) | dict(classifier.named_buffers())
     expected = {name: value.detach().clone().double() for name, value in names.items()}
     for step in range(1, 6):
         perturb(classifier)
         classifier(batch[0])  # moves BatchNorm's buffers
-        objective.after_step()
+        objective.on_step_end()
         decay = min(0.3, (1 + step) / (10 + step))
         for name, student in names.items():
             expected[name] = decay * expected[name] + (1 - decay) * student.detach().double()
@@ -146,7 +146,7 @@ def test_teacher_averages_parameters_and_buffers_with_a_growing_decay(classifier
 
 
 def test_teacher_takes_no_gradient_and_stays_in_evaluation_mode(classifier, batch):
-    objective = METHODS["dense_multimix_distill"](classifier, n=N, probability=1).train()
+    objective = METHODS["dense_multimix_distill"](classifier, num_mixtures=N, probability=1).train()
     before = copy.deepcopy(objective.teacher.state_dict())
     objective(*batch).backward()
     assert not objective.teacher.training
@@ -184,7 +184,7 @@ def test_option_names():
     ("name", "options", "message"),
     [
         ("mixup", {"alpha": 0}, "alpha is 0"),
-        ("multimix", {"n": 0}, "n is 0"),
+        ("multimix", {"num_mixtures": 0}, "n is 0"),
         ("multimix", {"alpha": -1.0}, "alpha is -1.0"),
         ("multimix", {"probability": 1.5}, "probability is 1.5"),
         ("multimix_distill", {"gamma": 2}, "gamma is 2"),

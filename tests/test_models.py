@@ -9,10 +9,11 @@ import timm
 import torch
 from torch import nn
 
-from mmlib import data, models
-from mmlib.__main__ import main
-from mmlib.methods import DenseMultiMix
-from mmlib.methods.manifold_mixup import split_encoder
+from mmlib.experiments import data, models
+from mmlib.experiments.__main__ import main
+from mmlib.experiments.evaluation import predict
+from mmlib.experiments.methods import DenseMultiMix
+from mmlib.experiments.methods.manifold_mixup import split_encoder
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_images_are_normalised_inside(digits):
 
 def test_predict_is_in_evaluation_mode_and_leaves_the_mode(digits):
     classifier = models.build("preactresnet-small", digits).train()
-    embeddings, logits = models.predict(classifier, digits.test, batch_size=100)
+    embeddings, logits = predict(classifier, digits.test, batch_size=100)
     assert classifier.training
     images = digits.test.images.float() / 255
     with torch.no_grad():
@@ -179,7 +180,7 @@ def test_every_weight_gets_a_gradient_from_dense_multimix(name, size):
     images, labels = torch.rand(12, 3, size, size), torch.arange(12) % 4
     encoder, d = models.MODELS[name](3, size)
     classifier = models.Classifier(encoder, d, classes=4, mean=(0.5,) * 3, std=(0.3,) * 3)
-    DenseMultiMix(classifier, n=50, probability=1)(images, labels).backward()
+    DenseMultiMix(classifier, num_mixtures=50, probability=1)(images, labels).backward()
     for name, parameter in classifier.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all()
@@ -189,7 +190,7 @@ def test_every_weight_gets_a_gradient_from_dense_multimix(name, size):
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_mode_ends_with_the_block_also_after_an_error(training):
     network = nn.Sequential(nn.Dropout()).train(training)
-    with contextlib.suppress(KeyboardInterrupt), models.evaluating(network):
+    with contextlib.suppress(KeyboardInterrupt), models.eval_mode(network):
         assert not network[0].training
         raise KeyboardInterrupt
     assert network.training is network[0].training is training

@@ -9,9 +9,10 @@ from pytorch_ood.metrics import OODMetrics
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from mmlib import data
-from mmlib.data import Split, load, load_test
-from mmlib.ood import detection, energy, maximum_softmax, out_images
+from mmlib.experiments import data
+from mmlib.experiments.data.sources import load, load_test
+from mmlib.experiments.data.split import Split
+from mmlib.experiments.evaluation.ood import detection, energy, load_ood_images, maximum_softmax
 
 
 def scores(n: int, k: int, ties: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,12 +111,12 @@ def colours(n: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def test_noise_has_the_stated_distribution(digits):
-    uniform = out_images("uniform", digits, 500)
+    uniform = load_ood_images("uniform", digits, 500)
     assert uniform.images.shape == (500, 1, 8, 8)
     assert uniform.labels.unique().tolist() == [-1]
     counts = uniform.images.flatten().bincount(minlength=256)[1:255]
     assert stats.chisquare(counts).pvalue > 1e-3
-    gaussian = out_images("gaussian", digits, 500).images.flatten()
+    gaussian = load_ood_images("gaussian", digits, 500).images.flatten()
     for value in (0, 64, 128, 191):
         expected = stats.norm.cdf((value + 0.5) / 255, 0.5, 1)
         assert float((gaussian <= value).double().mean()) == pytest.approx(expected, abs=0.01)
@@ -123,11 +124,11 @@ def test_noise_has_the_stated_distribution(digits):
 
 
 def test_noise_is_the_seeds(digits):
-    one, same, other = (out_images("gaussian", digits, 5, seed=seed).images for seed in (1, 1, 2))
+    one, same, other = (load_ood_images("gaussian", digits, 5, seed=seed).images for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     colour = Split(torch.zeros(2, 3, 5, 7, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
-    images = out_images("uniform", colour, 4).images
+    images = load_ood_images("uniform", colour, 4).images
     assert images.shape == (4, 3, 5, 7)
     assert images.is_contiguous(memory_format=torch.channels_last)
 
@@ -137,7 +138,7 @@ def test_images_are_resized_as_by_pillow(tmp_path, size):
     pictures = colours(6, 24)
     np.savez(tmp_path / "set.npz", test_images=pictures, test_labels=np.zeros(6, int))
     like = Split(torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
-    found = out_images(str(tmp_path / "set.npz"), like, 6).images.permute(0, 2, 3, 1)
+    found = load_ood_images(str(tmp_path / "set.npz"), like, 6).images.permute(0, 2, 3, 1)
     expected = torch.stack(
         [torch.tensor(np.asarray(Image.fromarray(p).resize((size, size), Image.BILINEAR))) for p in pictures]
     )
@@ -149,25 +150,25 @@ def test_images_are_resized_as_by_pillow(tmp_path, size):
 def test_colour_becomes_grey_as_by_pillow_and_grey_becomes_colour(tmp_path, digits):
     pictures = colours(1, 8)
     np.savez(tmp_path / "set.npz", test_images=pictures, test_labels=np.zeros(1, int))
-    grey = out_images(str(tmp_path / "set.npz"), digits, 1).images[0, 0]
+    grey = load_ood_images(str(tmp_path / "set.npz"), digits, 1).images[0, 0]
     expected = torch.tensor(np.asarray(Image.fromarray(pictures[0]).convert("L")))
     assert (grey.int() - expected.int()).abs().max() <= 1
     like = Split(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.long))
-    colour = out_images("digits", like, 2000).images
+    colour = load_ood_images("digits", like, 2000).images
     assert len(colour) == len(digits)
     assert torch.equal(colour[:, 0], colour[:, 1])
     assert torch.equal(colour[:, 0], colour[:, 2])
 
 
 def test_other_sets_are_drawn_from_without_replacement(digits):
-    drawn = out_images("digits", digits, 400)
+    drawn = load_ood_images("digits", digits, 400)
     own = [image.numpy().tobytes() for image in drawn.images]
     every = [image.numpy().tobytes() for image in digits.images]
     assert len(own) == 400
     assert set(own) <= set(every)
     assert own != every[:400]
     assert len(set(own)) > 395  # a few digits are twice in the data
-    assert torch.equal(out_images("digits", digits, 400).images, drawn.images)
+    assert torch.equal(load_ood_images("digits", digits, 400).images, drawn.images)
 
 
 def test_test_sets_of_names_are_those_of_load():
@@ -231,9 +232,9 @@ def test_folders_with_and_without_classes(tmp_path, monkeypatch):
 )
 def test_unknown_sets(digits, tmp_path, name, error, message):
     with pytest.raises(error, match=message):
-        out_images(name, digits, 5, root=tmp_path)
+        load_ood_images(name, digits, 5, root=tmp_path)
 
 
 def test_no_images_are_refused(digits):
     with pytest.raises(ValueError, match="count is 0; it takes a whole number of at least 1"):
-        out_images("uniform", digits, 0)
+        load_ood_images("uniform", digits, 0)

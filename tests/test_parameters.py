@@ -6,7 +6,7 @@ import types
 import pytest
 
 from mmbook.notebook import check_parameters, project_root
-from mmlib.parameters import check_type
+from mmlib._checks import check_type
 
 
 @pytest.fixture

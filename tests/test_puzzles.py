@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib import sample_weights
-from mmlib.methods import METHODS, comixup
-from mmlib.methods.mixup import draw_pairs
-from mmlib.methods.puzzlemix import enlarge, least_energy, pool_saliency, saliency_map, transport
-from mmlib.models import Classifier, preact_resnet
+from mmlib import sample_mixing_weights
+from mmlib.experiments.methods import METHODS, comixup
+from mmlib.experiments.methods._pairs import draw_pairs
+from mmlib.experiments.methods._saliency import pool_saliency, saliency_map
+from mmlib.experiments.methods.puzzlemix import enlarge, least_energy, transport
+from mmlib.experiments.models.classifier import Classifier
+from mmlib.experiments.models.preact_resnet import preact_resnet
 from tests.reference import puzzles
 from tests.test_methods import assert_same, clone
 
@@ -55,8 +57,8 @@ def test_minimum_cut_of_costs_that_are_no_costs():
 def test_energy_of_whole_shares_is_the_papers(classifier, batch, blocks):
     images = batch[0]
     objective = METHODS["puzzlemix"](classifier, beta=3.0, gamma=0.8, eta=0.3)
-    saliency, partners, λ = rand(M, 8, 8, seed=3), torch.tensor([1, 2, 3, 4, 5, 0]), 0.3
-    costs, below, beside = objective.energy(images, saliency, partners, λ, blocks)
+    saliency, partners, lam = rand(M, 8, 8, seed=3), torch.tensor([1, 2, 3, 4, 5, 0]), 0.3
+    costs, below, beside = objective.energy(images, saliency, partners, lam, blocks)
     assert min(below.min(), beside.min()) >= 0
     region = {2: 4, 4: 2}[blocks]
     share = torch.stack([puzzles.pooled(s, 8 // blocks) for s in saliency])
@@ -67,7 +69,7 @@ def test_energy_of_whole_shares_is_the_papers(classifier, batch, blocks):
             ours.append(puzzles.quadratic_energy(costs[k], below[k], beside[k], 2 - 2 * z).item())
             expected.append(
                 puzzles.puzzle_energy(
-                    images[k], images[j], share[k], share[j], z, λ, region, beta=3.0, gamma=0.8, eta=0.3
+                    images[k], images[j], share[k], share[j], z, lam, region, beta=3.0, gamma=0.8, eta=0.3
                 )
             )
         for i in range(1, 5):  # they differ by a constant
@@ -76,8 +78,8 @@ def test_energy_of_whole_shares_is_the_papers(classifier, batch, blocks):
 
 def test_energy_of_half_shares(classifier, batch):
     objective = METHODS["puzzlemix"](classifier, gamma=0.0, eta=0.3)
-    saliency, partners, λ = rand(M, 8, 8, seed=3), torch.tensor([1, 2, 3, 4, 5, 0]), 0.3
-    costs, below, _ = objective.energy(batch[0], saliency, partners, λ, 2)
+    saliency, partners, lam = rand(M, 8, 8, seed=3), torch.tensor([1, 2, 3, 4, 5, 0]), 0.3
+    costs, below, _ = objective.energy(batch[0], saliency, partners, lam, 2)
     share = pool_saliency(saliency, 2)
     expected = (share + share[partners]) / 2 - 0.3 / 4 * torch.tensor(2 * 0.3 * 0.7 + 1e-8).double().log()
     torch.testing.assert_close(costs[..., 1], expected)
@@ -137,11 +139,11 @@ def test_puzzlemix(classifier, batch):
     for seed in range(6):
         objective = METHODS["puzzlemix"](classifier, xi=0.01, seed=seed)
         replay = METHODS["puzzlemix"](classifier, seed=seed)
-        partners, λ = draw_pairs(replay, M, 1.0)
-        blocks = (2, 4, 8)[int(torch.randint(3, (), generator=clone(replay.host_generator)))]
+        partners, lam = draw_pairs(replay, M, 1.0)
+        blocks = (2, 4, 8)[int(torch.randint(3, (), generator=clone(replay.cpu_generator)))]
         seen.add(blocks)
         saliency = saliency_map(classifier, images, labels)
-        z = 1 - least_energy(*replay.energy(images, saliency, partners, λ, blocks)).double() / 2
+        z = 1 - least_energy(*replay.energy(images, saliency, partners, lam, blocks)).double() / 2
         own = transport(images, saliency, z > 0, 0.01)
         other = transport(images[partners], saliency[partners], z < 1, 0.01)
         mixed, targets, side = torch.empty_like(images), torch.zeros(M, C).double(), 8 // blocks
@@ -158,7 +160,9 @@ def test_puzzlemix(classifier, batch):
 
 def test_puzzlemix_with_all_of_one_image_is_erm(classifier, batch, monkeypatch):
     # With λ = 1 the prior forbids every share of the partner.
-    monkeypatch.setattr("mmlib.methods.puzzlemix.draw_pairs", lambda *_: (torch.arange(M).roll(1), 1.0), raising=True)
+    monkeypatch.setattr(
+        "mmlib.experiments.methods.puzzlemix.draw_pairs", lambda *_: (torch.arange(M).roll(1), 1.0), raising=True
+    )
     objective = METHODS["puzzlemix"](classifier, eta=100.0)
     torch.testing.assert_close(objective.mix(*batch)[0], batch[0])
     assert_same(objective(*batch), METHODS["erm"](classifier)(*batch), classifier)
@@ -230,7 +234,7 @@ def test_shares_are_those_of_trying_all(classifier, monkeypatch, tau, iterations
     objective = METHODS["comixup"](classifier, tau=tau, gamma=0.1, eta=0.2, omega=0.1, seed=3)
     saliency = rand(2, 4, 8, 8, seed=5) ** 20
     replay = clone(objective.generator)
-    prior = sample_weights(2, 4, 2.0, generator=replay, dtype=torch.double)
+    prior = sample_mixing_weights(2, 4, 2.0, generator=replay, dtype=torch.double)
     start = torch.randint(4, (2, 4, 2, 2), generator=replay)
     shares = objective.shares(saliency)
     alike = comixup.compatibility(saliency, 0.1)
@@ -247,7 +251,7 @@ def test_relabelling_lowers_the_papers_objective(classifier, monkeypatch):
     saliency = rand(3, 6, 16, 16, seed=5) ** 3
     objective = METHODS["comixup"](classifier, tau=0.0, eta=0.0)
     replay = clone(objective.generator)
-    sample_weights(3, 6, 2.0, generator=replay, dtype=torch.double)
+    sample_mixing_weights(3, 6, 2.0, generator=replay, dtype=torch.double)
     start = F.one_hot(torch.randint(6, (3, 6, 4, 4), generator=replay), 6).double()
     alike, shares = comixup.compatibility(saliency, 0.001), objective.shares(saliency)
     for k in range(3):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmbook import ledger, runs
-from mmlib import data, provenance, records, train
-from mmlib.__main__ import main
-from mmlib.checkpoints import Checkpoints
-from mmlib.evaluate import evaluate
-from mmlib.provenance import environment
-from mmlib.train import Config
+from mmbook import ledger
+from mmlib.experiments import data, provenance, runs, training
+from mmlib.experiments.__main__ import main
+from mmlib.experiments.evaluation.suite import evaluate
+from mmlib.experiments.provenance import environment
+from mmlib.experiments.training.checkpoints import Checkpoints
+from mmlib.experiments.training.config import Config
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def digits():
 def finished(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "grid" / "digits" / "preactresnet-small" / "mixup" / "seed0"
     config = Config(method="mixup", epochs=3)
-    run = records.load_or_train(config, digits, folder)
+    run = runs.load_or_train(config, digits, folder)
     metrics, predictions = evaluate(run.classifier, digits)
-    records.write(folder, run, metrics, predictions)
+    runs.write(folder, run, metrics, predictions)
     return folder, config, run, metrics, predictions
 
 
@@ -50,8 +50,8 @@ def test_record_is_what_was_written(finished, digits):
 
 def test_finished_run_is_read_and_not_trained_again(finished, digits, monkeypatch):
     folder, config, run, *_ = finished
-    monkeypatch.setattr("mmlib.train.train_epoch", None)
-    again = records.load_or_train(config, digits, folder)
+    monkeypatch.setattr("mmlib.experiments.training.trainer.train_epoch", None)
+    again = runs.load_or_train(config, digits, folder)
     torch.testing.assert_close(again.classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
     assert not again.classifier.training
 
@@ -59,7 +59,7 @@ def test_finished_run_is_read_and_not_trained_again(finished, digits, monkeypatc
 def test_folder_of_another_finished_run_is_refused(finished, digits):
     folder, config, *_ = finished
     with pytest.raises(ValueError, match=r"whose lr is 0.1, not 0.2"):
-        records.load_or_train(dataclasses.replace(config, lr=0.2), digits, folder)
+        runs.load_or_train(dataclasses.replace(config, lr=0.2), digits, folder)
 
 
 def test_unfinished_folder_of_another_configuration_starts_anew(finished, digits, tmp_path):
@@ -68,16 +68,16 @@ def test_unfinished_folder_of_another_configuration_starts_anew(finished, digits
     checkpoints.save(run.state())
     checkpoints.wait()
     with pytest.warns(UserWarning, match="made with epochs 3, not 1: passed over"):
-        other = records.load_or_train(dataclasses.replace(config, epochs=1), digits, tmp_path)
+        other = runs.load_or_train(dataclasses.replace(config, epochs=1), digits, tmp_path)
     assert len(other.history) == 1
 
 
 def test_metrics_come_last(finished, tmp_path, monkeypatch):
     *_, run, metrics, predictions = finished
     written = []
-    write = records.write_whole
-    monkeypatch.setattr(records, "write_whole", lambda path, content: (written.append(path.name), write(path, content)))
-    records.write(tmp_path, run, metrics, predictions)
+    write = runs.write_atomic
+    monkeypatch.setattr(runs, "write_whole", lambda path, content: (written.append(path.name), write(path, content)))
+    runs.write(tmp_path, run, metrics, predictions)
     assert written[-1] == "metrics.json"
     assert sorted(written) == ["config.json", "embeddings.npz", "environment.json", "history.csv", "metrics.json"]
 
@@ -94,7 +94,7 @@ def test_folders_without_metrics_are_not_read(finished, tmp_path):
 
 
 def digest(config, dataset):
-    return records.checksum(train.describe(config, dataset))
+    return runs.checksum(training.describe(config, dataset))
 
 
 def test_digest_follows_configuration_and_data(finished, digits):
@@ -137,10 +137,10 @@ def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid
     assert content["history"]["loss"] == [row["loss"] for row in record.history]
     assert ledger.read(path).history == record.history
     content = {k: v for k, v in content.items() if k != "checksum"} | {"history": record.history}
-    path.write_text(json.dumps(content | {"checksum": records.checksum(content)}))  # as before there were columns
+    path.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))  # as before there were columns
     assert ledger.read(path).history == record.history
     content["history"] = {"epoch": [1, 2], "loss": [0.5]}
-    path.write_text(json.dumps(content | {"checksum": records.checksum(content)}))
+    path.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))
     with pytest.raises(ValueError, match=r"seed0.json has a history whose columns differ in length"):
         ledger.read(path)
 
@@ -208,7 +208,7 @@ def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change,
     bad.parent.mkdir(parents=True)
     ledger.enter(runs.read(folder), tmp_path)
     content = change({k: v for k, v in json.loads(good.read_text()).items() if k != "checksum"})
-    bad.write_text(json.dumps(content | {"checksum": records.checksum(content)}))  # an edit that minds the checksum
+    bad.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))  # an edit that minds the checksum
     with pytest.warns(UserWarning, match=rf"other/seed0.json {message}: left out"):
         (read,) = ledger.collect(tmp_path)
     assert read.variant == "mixup"
@@ -250,14 +250,19 @@ def test_table_has_a_row_a_record(finished):
 
 def test_command_line_runs_one_cell(tmp_path, capsys):
     folder = tmp_path / "grid" / "digits" / "preactresnet-small" / "multimix-n10" / "seed0"
-    main([f"folder={folder}", "method=multimix", "options={'n': 10}", "epochs=1", "threads=1"])
+    main([f"folder={folder}", "method=multimix", "options={'num_mixtures': 10}", "epochs=1", "threads=1"])
     record = runs.read(folder)
-    assert record.config["options"] == {"n": 10}
+    assert record.config["options"] == {"num_mixtures": 10}
     assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
 
 
 def test_pair_among_the_options_is_the_same_run_again(tmp_path, capsys):
-    arguments = [f"folder={tmp_path / 'seed0'}", "method=multimix", "options={'alpha': (0.5, 2.0), 'n': 5}", "epochs=1"]
+    arguments = [
+        f"folder={tmp_path / 'seed0'}",
+        "method=multimix",
+        "options={'alpha': (0.5, 2.0), 'num_mixtures': 5}",
+        "epochs=1",
+    ]
     for _ in range(2):  # in a file a tuple is a list
         main([*arguments, "threads=1", "attacked_per_class=0", "out_sets=[]"])
     first, second = capsys.readouterr().out.splitlines()

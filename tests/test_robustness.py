@@ -7,12 +7,13 @@ import torch
 from captum.robust import FGSM, PGD
 from torch import nn
 
-from mmlib import data
-from mmlib.data import Split
+from mmlib.experiments import data
+from mmlib.experiments.data.split import Split
+from mmlib.experiments.evaluation.predictions import predict
+from mmlib.experiments.evaluation.robustness import adversarial_error, fgsm, pgd
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import train
 from mmlib.metrics import accuracy
-from mmlib.models import predict
-from mmlib.robustness import adversarial_error, fgsm, pgd
-from mmlib.train import Config, train
 
 
 def generator(seed: int = 0) -> torch.Generator:

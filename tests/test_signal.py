@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib import data, sample_weights
-from mmlib.checkpoints import Checkpoints
-from mmlib.methods import METHODS
-from mmlib.train import Config, Training, train
+from mmlib import sample_mixing_weights
+from mmlib.experiments import data
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.training.checkpoints import Checkpoints
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.trainer import Trainer, train
 from tests.reference import mixtures
 from tests.test_methods import C, M, N, assert_same, clone, expected_mixup, skip_coin
 
@@ -34,11 +36,11 @@ def weight_of_own_label(objective, classifier, m=8):
 @pytest.mark.parametrize(("alpha", "total"), [(0.5, False), (3.0, True), ((0.5, 2.0), False)])
 def test_amplified_gradient_is_its_common_part_and_the_own_parts_scaled(classifier, batch, alpha, total):
     images, labels = batch
-    options = {"n": N, "alpha": alpha, "total": total, "probability": 1, "seed": 4}
+    options = {"num_mixtures": N, "alpha": alpha, "alpha_is_total": total, "probability": 1, "seed": 4}
     objective = METHODS["multimix_amplified"](classifier, **options)
     pair = alpha if isinstance(alpha, tuple) else (alpha, alpha)
     pair = tuple(a / M for a in pair) if total else pair
-    weights = sample_weights(N, M, pair, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, pair, generator=clone(objective.generator), dtype=torch.double)
     logits = classifier(images)
     plain = mixtures.multimix(logits, lambda logit: logit, one_hot(labels), weights)
     (gradient,) = torch.autograd.grad(plain, logits, retain_graph=True)
@@ -57,18 +59,20 @@ def test_amplified_gradient_is_its_common_part_and_the_own_parts_scaled(classifi
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, (0.5, 2.0)])
 def test_amplified_own_label_weighs_what_it_does_without_mixing(classifier, alpha):
-    objective = METHODS["multimix_amplified"](classifier, n=200_000, alpha=alpha, seed=1)
+    objective = METHODS["multimix_amplified"](classifier, num_mixtures=200_000, alpha=alpha, seed=1)
     assert weight_of_own_label(objective, classifier) == pytest.approx(1, abs=0.02)
-    plain = METHODS["multimix"](classifier, n=200_000, alpha=alpha, seed=1)
+    plain = METHODS["multimix"](classifier, num_mixtures=200_000, alpha=alpha, seed=1)
     assert weight_of_own_label(plain, classifier) == pytest.approx(1 / objective.amplification(8), abs=0.005)
 
 
 @pytest.mark.parametrize("own", [0.3, (0.2, 0.9)])
 def test_mixtures_around_one_example(classifier, batch, own):
     images, labels = batch
-    objective = METHODS["multimix_around"](classifier, own=own, n=2 * M + 1, alpha=0.7, probability=1, seed=4)
+    objective = METHODS["multimix_around"](
+        classifier, anchor_weight=own, num_mixtures=2 * M + 1, alpha=0.7, probability=1, seed=4
+    )
     generator = clone(objective.generator)
-    others = sample_weights(2 * M + 1, M, 0.7, generator=generator, dtype=torch.double)
+    others = sample_mixing_weights(2 * M + 1, M, 0.7, generator=generator, dtype=torch.double)
     low, high = own if isinstance(own, tuple) else (own, own)
     shares = low + (high - low) * torch.rand(2 * M + 1, generator=generator, dtype=torch.double)
     rows = []
@@ -83,7 +87,7 @@ def test_mixtures_around_one_example(classifier, batch, own):
 @pytest.mark.parametrize(("own", "square", "rest"), [(0.0, 0, 1), (0.6, 0.36, 0.16), ((0.5, 1.0), 7 / 12, 1 / 12)])
 def test_own_label_of_mixtures_around_one_example(classifier, own, square, rest):
     """E w² + E (1 - w)² / (1 + mα)."""
-    objective = METHODS["multimix_around"](classifier, own=own, n=200_000, alpha=0.5, seed=1)
+    objective = METHODS["multimix_around"](classifier, anchor_weight=own, num_mixtures=200_000, alpha=0.5, seed=1)
     assert weight_of_own_label(objective, classifier) == pytest.approx(square + rest / 5, abs=0.01)
 
 
@@ -91,23 +95,23 @@ def test_own_label_of_mixtures_around_one_example(classifier, own, square, rest)
 def test_annealed_alpha_moves_geometrically_and_stays(classifier, batch, factor):
     images, labels = batch
     objective = METHODS["multimix_annealed"](
-        classifier, factor=factor, steps=4, n=N, alpha=(0.5, 2.0), probability=1, seed=4
+        classifier, factor=factor, steps=4, num_mixtures=N, alpha=(0.5, 2.0), probability=1, seed=4
     )
     for step in range(6):
         scale = math.exp(math.log(factor) * min(step, 4) / 4)
-        weights = sample_weights(
+        weights = sample_mixing_weights(
             N, M, (0.5 * scale, 2.0 * scale), generator=clone(objective.generator), dtype=torch.double
         )
         expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
         assert_same(objective(images, labels), expected, classifier)
-        objective.after_step()
+        objective.on_step_end()
 
 
 def test_annealed_run_goes_on_where_it_stopped(tmp_path):
     digits = data.load("digits")
     config = Config(method="multimix_annealed", options={"steps": 6, "factor": 0.001}, epochs=3)
     whole = train(config, digits)
-    stopped = Training(config, digits)
+    stopped = Trainer(config, digits)
     train_part(stopped, 2)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(stopped.state())
@@ -118,7 +122,7 @@ def test_annealed_run_goes_on_where_it_stopped(tmp_path):
 
 
 def train_part(run, epochs):
-    from mmlib.train import _epoch
+    from mmlib.experiments.training.trainer import _epoch
 
     for epoch in range(epochs):
         run.history.append(_epoch(run, epoch))
@@ -137,8 +141,8 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
     [
         ("multimix_annealed", {"factor": 0}, "factor is 0; it takes a positive number"),
         ("multimix_annealed", {"steps": 0}, "steps is 0; it takes a whole number of at least 1"),
-        ("multimix_around", {"own": 1.5}, "own is 1.5; it takes a number from 0 to 1"),
-        ("multimix_around", {"own": (0.9, 0.1)}, r"own is \(0.9, 0.1\); it takes"),
+        ("multimix_around", {"anchor_weight": 1.5}, "anchor_weight is 1.5; it takes a number from 0 to 1"),
+        ("multimix_around", {"anchor_weight": (0.9, 0.1)}, r"anchor_weight is \(0.9, 0.1\); it takes"),
     ],
 )
 def test_impossible_options_are_named(classifier, name, options, message):

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from mmbook import runs
-from mmlib import data, models
-from mmlib.__main__ import main
-from mmlib.streaming import Pictures, StreamedBatches, StreamedSplit
-from mmlib.train import Config
+from mmlib.experiments import data, models, runs
+from mmlib.experiments.__main__ import main
+from mmlib.experiments.data.streaming import ImageFiles, StreamedBatches, StreamedSplit
+from mmlib.experiments.evaluation import predict
+from mmlib.experiments.training.config import Config
 
 SIZE = 16
 # On a machine of one core two workers are one too many for the DataLoader's taste.
@@ -105,7 +105,7 @@ def test_evaluation_sees_the_centre_of_every_file_in_order(photos):
         expected = picture.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + SIZE, top + SIZE))
         assert torch.equal(image / 255, as_float(expected))
     classifier = models.build("preactresnet-small", photos)
-    predicted = models.predict(classifier, photos.test, batch_size=4).embeddings
+    predicted = predict(classifier, photos.test, batch_size=4).embeddings
     with torch.no_grad():
         torch.testing.assert_close(predicted, classifier.eval().embed(images / 255))
 
@@ -142,7 +142,7 @@ def test_the_global_generators_are_left_alone(folder):
 
 def test_views_of_one_picture_are_independent(folder, photos):
     names = np.repeat(photos.train.images.names[:1], 64)
-    split = StreamedSplit(Pictures(folder, names, SIZE), torch.arange(64))
+    split = StreamedSplit(ImageFiles(folder, names, SIZE), torch.arange(64))
     images = [torch.cat([x for x, _ in StreamedBatches(split, 16, flip=True, generator=generator(k))]) for k in (0, 1)]
     assert len(torch.cat(images).flatten(1).unique(dim=0)) == 128
 
@@ -204,14 +204,14 @@ def test_pictures_of_any_mode_are_in_colour(tmp_path, mode):
     picture = Image.new("RGB", (20, 30), colour).convert(mode)
     picture.save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     (name,) = (file.name for file in tmp_path.iterdir())
-    (image,) = Pictures(tmp_path, np.array([name]), SIZE).split(1)
+    (image,) = ImageFiles(tmp_path, np.array([name]), SIZE).split(1)
     assert image[0].flatten(1).unique(dim=1).flatten().tolist() == list(colour)
 
 
 def test_more_than_8_bits_a_channel_are_refused(tmp_path):
     Image.fromarray(np.full((20, 20), 3000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep.png cannot be read as an image: it has mode I;16, more than 8 bits"):
-        next(Pictures(tmp_path, np.array(["deep.png"]), SIZE).split(1))
+        next(ImageFiles(tmp_path, np.array(["deep.png"]), SIZE).split(1))
 
 
 def test_a_run_from_the_command_line(folder, tmp_path):
@@ -219,7 +219,7 @@ def test_a_run_from_the_command_line(folder, tmp_path):
     for workers in (0, 2):
         place = tmp_path / f"workers{workers}" / "photos" / "preactresnet-small" / "multimix" / "seed0"
         arguments = [f"dataset={folder}", "size=16", "method=multimix", "epochs=3", "batch_size=10", f"folder={place}"]
-        main([*arguments, f"workers={workers}", "threads=1", "options={'n': 20}"])
+        main([*arguments, f"workers={workers}", "threads=1", "options={'num_mixtures': 20}"])
         records.append(runs.read(place))
     alone, helped = records
     assert alone.config == helped.config
@@ -228,7 +228,7 @@ def test_a_run_from_the_command_line(folder, tmp_path):
     assert alone.metrics == helped.metrics
     assert 0 <= alone.metrics["validation_accuracy"] <= 100
     with pytest.raises(ValueError, match="whose size is 16, not 24"):
-        main([*arguments, "threads=1", "options={'n': 20}", "size=24"])
+        main([*arguments, "threads=1", "options={'num_mixtures': 20}", "size=24"])
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmbook import tinyimagenet
-from mmlib.data import Dataset, load, load_test
+from mmlib.experiments.data import tinyimagenet
+from mmlib.experiments.data.dataset import Dataset
+from mmlib.experiments.data.sources import load, load_test
 
 
 def load_made(root) -> Dataset:

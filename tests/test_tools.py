@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import mmlib.__main__
-from mmbook import ledger, runs
-from mmbook.runs import Record
-from mmlib import records
+import mmlib.experiments.__main__
+from mmbook import ledger
+from mmlib.experiments import runs
+from mmlib.experiments.runs.reader import Record
 from tools import links, rerun
 from tools.chapters import source_digest
 from tools.results import results_table
@@ -98,8 +98,15 @@ def test_an_address_of_another_form_is_refused(clone):
 
 def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
     run, held = tmp_path / "run" / "digits" / "preactresnet-small" / "few" / "seed3", tmp_path / "held"
-    options = ["options={'n': 20}", "epochs=2", "seed=3", "attacked_per_class=1", "out_sets=['gaussian']", "threads=1"]
-    mmlib.__main__.main([f"folder={run}", "dataset=digits", "method=multimix", *options])
+    options = [
+        "options={'num_mixtures': 20}",
+        "epochs=2",
+        "seed=3",
+        "attacked_per_class=1",
+        "out_sets=['gaussian']",
+        "threads=1",
+    ]
+    mmlib.experiments.__main__.main([f"folder={run}", "dataset=digits", "method=multimix", *options])
     ledger.enter(runs.read(run), held)
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
     path = held / "digits" / "preactresnet-small" / "few" / "seed3.json"
@@ -110,7 +117,7 @@ def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
     assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
     other = runs.read(run)
     other.config["data"] = "0" * 16
-    other.config["digest"] = records.checksum(rerun.decided(other) | {"data": "0" * 16})
+    other.config["digest"] = runs.checksum(rerun.decided(other) | {"data": "0" * 16})
     ledger.enter(other, tmp_path / "other")
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "nothing")
     with pytest.raises(ValueError, match="data: the record's fingerprint is 0000000000000000, here it is"):

@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib import data, models, train
-from mmlib.checkpoints import Checkpoints
-from mmlib.methods import METHODS
-from mmlib.methods.objective import option_names
-from mmlib.train import Config, learning_rate
+from mmlib.experiments import data, models, training
+from mmlib.experiments.evaluation import predict
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods.base import option_names
+from mmlib.experiments.training.checkpoints import Checkpoints
+from mmlib.experiments.training.config import Config
+from mmlib.experiments.training.optim import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,11 @@ def small(**overrides):
 
 def test_loop_is_sgd_on_the_batches_in_order(digits):
     config = small(lr=0.05, momentum=0.8, weight_decay=1e-2, epochs=2)
-    run = train.train(config, digits)
+    run = training.training(config, digits)
     torch.manual_seed(config.seed)
     classifier = models.build("preactresnet-small", digits).double()
     batches = data.Batches(
-        digits.train, 50, padding=digits.padding, generator=torch.Generator().manual_seed(0), dtype=torch.double
+        digits.training, 50, padding=digits.padding, generator=torch.Generator().manual_seed(0), dtype=torch.double
     )
     velocity = {p: torch.zeros_like(p) for p in classifier.parameters()}
     losses, step, steps = [], 0, 2 * len(batches)
@@ -52,13 +54,13 @@ def test_loop_is_adamw_that_spares_what_is_no_matrix(digits):
 
     of_adamw = {"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.3, "lr": 0.01, "warmup_epochs": 1}
     config = small(model="vit-tiny", epochs=2, **of_adamw)
-    run = train.train(config, digits)
+    run = training.training(config, digits)
     torch.manual_seed(config.seed)
     classifier = models.build("vit-tiny", digits).double()
     spared, decayed = param_groups_weight_decay(classifier, 0.3, no_weight_decay_list=["encoder.0.places"])
     decay = {p: group["weight_decay"] for group in (spared, decayed) for p in group["params"]}
     batches = data.Batches(
-        digits.train, 50, padding=digits.padding, generator=torch.Generator().manual_seed(0), dtype=torch.double
+        digits.training, 50, padding=digits.padding, generator=torch.Generator().manual_seed(0), dtype=torch.double
     )
     first, second = ({p: torch.zeros_like(p) for p in decay} for _ in range(2))
     step, steps = 0, 2 * len(batches)
@@ -92,29 +94,29 @@ def test_learning_rates():
 
 def test_a_run_of_before_there_was_a_parameter_had_its_default():
     before = {"lr": 0.1, "schedule": "steps", "data": "0a"}
-    assert train.difference(before, before | {"milestones": [0.25, 0.5, 0.75], "optimizer": "sgd"}) is None
-    assert train.difference(before, before | {"milestones": [0.5, 0.75]}) == (
+    assert training.difference(before, before | {"milestones": [0.25, 0.5, 0.75], "optimizer": "sgd"}) is None
+    assert training.difference(before, before | {"milestones": [0.5, 0.75]}) == (
         "milestones",
         [0.25, 0.5, 0.75],
         [0.5, 0.75],
     )
-    assert train.difference(before, {"data": "0b"}) == ("data", "0a", "0b")
-    assert train.difference({}, {"data": "0b"}) == ("data", None, "0b")
+    assert training.difference(before, {"data": "0b"}) == ("data", "0a", "0b")
+    assert training.difference({}, {"data": "0b"}) == ("data", None, "0b")
 
 
 def test_same_seed_same_run_whatever_the_global_generator(digits):
     runs = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
-        runs.append(train.train(small(method="multimix"), digits))
+        runs.append(training.training(small(method="multimix"), digits))
     assert [row["loss"] for row in runs[0].history] == [row["loss"] for row in runs[1].history]
-    other = train.train(small(method="multimix", seed=1), digits)
+    other = training.training(small(method="multimix", seed=1), digits)
     assert other.history[0]["loss"] != runs[0].history[0]["loss"]
 
 
 def test_training_leaves_the_global_generator_alone(digits):
     state = torch.get_rng_state()
-    train.train(small(method="multimix", epochs=1), digits)
+    training.training(small(method="multimix", epochs=1), digits)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -125,8 +127,8 @@ def test_training_leaves_the_global_generator_alone(digits):
 @pytest.mark.parametrize("every", [{"checkpoint_epochs": 1}, {"checkpoint_minutes": 0}, {"checkpoint_epochs": 2}, {}])
 def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, of_method, every, monkeypatch):
     config = small(epochs=6, **of_method)
-    whole = train.train(config, digits)
-    epochs = train.train_epoch
+    whole = training.training(config, digits)
+    epochs = training.train_epoch
 
     def stops_at_3(run, epoch):
         if epoch == 3:
@@ -134,12 +136,12 @@ def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, of_metho
         return epochs(run, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_epoch", stops_at_3)
+        patch.setattr(training, "train_epoch", stops_at_3)
         with pytest.raises(KeyboardInterrupt):
-            train.train(config, digits, folder=tmp_path, **every)
+            training.training(config, digits, folder=tmp_path, **every)
     begun = Checkpoints(tmp_path).load()
     assert len(begun["history"]) == {1: 3, 2: 2, None: 3 if every else 1}[every.get("checkpoint_epochs")]
-    again = train.train(config, digits, folder=tmp_path)
+    again = training.training(config, digits, folder=tmp_path)
     torch.testing.assert_close(again.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(again.optimizer.state_dict(), whole.optimizer.state_dict(), rtol=0, atol=0)
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
@@ -153,12 +155,12 @@ def test_a_run_out_of_time_stops_at_a_checkpoint_and_goes_on(digits, tmp_path):
     config = small(method="multimix", epochs=3)
     for epochs in (1, 2):
         with pytest.raises(TimeoutError, match=rf"max_minutes is 1e-06: stopped after {epochs} of 3 epochs; run again"):
-            train.train(config, digits, folder=tmp_path, max_minutes=1e-6)
-    run = train.train(config, digits, folder=tmp_path, max_minutes=1e-6)  # nothing is left to stop before
-    whole = train.train(config, digits)
+            training.training(config, digits, folder=tmp_path, max_minutes=1e-6)
+    run = training.training(config, digits, folder=tmp_path, max_minutes=1e-6)  # nothing is left to stop before
+    whole = training.training(config, digits)
     torch.testing.assert_close(run.objective.state_dict(), whole.objective.state_dict(), rtol=0, atol=0)
     with pytest.raises(TimeoutError, match="max_minutes is -3: no time is left"):
-        train.train(config, digits, max_minutes=-3)
+        training.training(config, digits, max_minutes=-3)
 
 
 @pytest.mark.parametrize(
@@ -166,17 +168,17 @@ def test_a_run_out_of_time_stops_at_a_checkpoint_and_goes_on(digits, tmp_path):
     [({"lr": 0.3}, "made with lr 0.1, not 0.3"), ({"seed": 1, "method": "mixup"}, "made with method 'erm'")],
 )
 def test_checkpoint_of_another_run_is_passed_over_by_name(digits, tmp_path, override, message):
-    train.train(small(epochs=1), digits, folder=tmp_path)
+    training.training(small(epochs=1), digits, folder=tmp_path)
     with pytest.warns(UserWarning, match=rf"checkpoint.pt was {message}.*passed over"):
-        run = train.train(small(**{"epochs": 1, **override}), digits, folder=tmp_path)
+        run = training.training(small(**{"epochs": 1, **override}), digits, folder=tmp_path)
     assert len(run.history) == 1
 
 
 def test_checkpoint_of_other_code_is_passed_over(digits, tmp_path, monkeypatch):
-    train.train(small(epochs=1), digits, folder=tmp_path)
-    monkeypatch.setattr(train, "code_digest", lambda: "other")
+    training.training(small(epochs=1), digits, folder=tmp_path)
+    monkeypatch.setattr(training, "code_digest", lambda: "other")
     with pytest.warns(UserWarning, match=r"made with code '[0-9a-f]{16}', not 'other': passed over"):
-        train.train(small(epochs=1), digits, folder=tmp_path)
+        training.training(small(epochs=1), digits, folder=tmp_path)
 
 
 def test_a_compiled_run_trains_through_what_is_compiled(digits, tmp_path, monkeypatch):
@@ -188,27 +190,27 @@ def test_a_compiled_run_trains_through_what_is_compiled(digits, tmp_path, monkey
         return compiled[-1]
 
     monkeypatch.setattr(torch, "compile", interpreted)
-    run = train.train(small(method="multimix", epochs=2), digits, compile=True, folder=tmp_path)
+    run = training.training(small(method="multimix", epochs=2), digits, compile=True, folder=tmp_path)
     assert run.loss is compiled[0]
-    plain = train.train(small(method="multimix", epochs=2), digits)
+    plain = training.training(small(method="multimix", epochs=2), digits)
     torch.testing.assert_close(run.objective.state_dict(), plain.objective.state_dict(), rtol=0, atol=0)
     assert len(compiled) == 1
 
 
 def test_loss_that_is_not_finite_stops_the_run(digits):
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+ of mixup, seed 3; a lower lr"):
-        train.train(small(method="mixup", lr=1e200, seed=3, epochs=50), digits)
+        training.training(small(method="mixup", lr=1e200, seed=3, epochs=50), digits)
 
 
 def test_validation_never_sees_the_test_set(digits):
-    run = train.train(small(epochs=2), digits)
-    logits = models.predict(run.classifier, digits.validation).logits
+    run = training.training(small(epochs=2), digits)
+    logits = predict(run.classifier, digits.validation).logits
     expected = (logits.argmax(1) == digits.validation.labels).double().mean().item() * 100
     assert run.history[-1]["validation_accuracy"] == pytest.approx(expected)
 
 
 def test_autocast_keeps_float32_weights(digits):
-    run = train.train(small(method="multimix", precision="bfloat16", epochs=1), digits)
+    run = training.training(small(method="multimix", precision="bfloat16", epochs=1), digits)
     assert {p.dtype for p in run.classifier.parameters()} == {torch.float32}
     assert math.isfinite(run.history[0]["loss"])
 
@@ -224,10 +226,10 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probabili
     steps = []
     for precision in ("float32", "bfloat16"):
         config = small(method=method, options=options, precision=precision, batch_size=100, epochs=1, momentum=0.0)
-        run, losses = train.Training(config, digits), []
+        run, losses = training.Trainer(config, digits), []
         run.objective.register_forward_hook(lambda module, inputs, loss, losses=losses: losses.append(loss.detach()))
         before = flat(run.classifier)
-        train.train_epoch(run, 0)
+        training.train_epoch(run, 0)
         steps.append((*losses, flat(run.classifier) - before))
     (exact, step), (loss, rounded) = steps
     assert loss.dtype == exact.dtype == torch.float32
@@ -259,7 +261,7 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(digits, method, probabili
         ({"seed": -1}, "seed is -1"),
         ({"method": "erm", "options": {"m": 3}}, "options has 'm'; erm takes none"),
         ({"method": "multimix", "options": {"m": 3}}, "options has 'm'; multimix takes alpha, mixup_alpha, n"),
-        ({"method": "multimix", "options": {"n": 0}}, "n is 0"),
+        ({"method": "multimix", "options": {"num_mixtures": 0}}, "n is 0"),
         ({"method": "multimix", "options": {"alpha": -1}}, "alpha is -1"),
         ({"method": "multimix", "options": {"alpha": [2.0, 0.5]}}, r"alpha is \[2.0, 0.5\]"),
     ],

@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from mmbook import grids, ledger, runs
-from mmlib.checkpoints import Checkpoints
+from mmbook import grids, ledger
+from mmlib.experiments import runs
+from mmlib.experiments.training.checkpoints import Checkpoints
 
 RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from statistics import stdev
 
-import mmlib.__main__
-from mmbook import ledger, runs
-from mmbook.runs import Record
-from mmlib.train import Config, load_data
+import mmlib.experiments.__main__
+from mmbook import ledger
+from mmlib.experiments import runs
+from mmlib.experiments.runs.reader import Record
+from mmlib.experiments.training.config import Config, load_data
 
 RUNS = Path("runs/rerun")
 
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     here = load_data(Config(**decided(record))).fingerprint
     if here != record.config["data"]:
         raise ValueError(f"data: the record's fingerprint is {record.config['data']}, here it is {here}")
-    mmlib.__main__.main(arguments_of(record))
+    mmlib.experiments.__main__.main(arguments_of(record))
     again = runs.read(RUNS / record.place)
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
     print("\n".join(compare(record, again, [ledger.read(file) for file in sorted(path.parent.glob("seed*.json"))])))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import ledger
-from mmbook.runs import Record
+from mmlib.experiments.runs.reader import Record
 
 COLUMNS = {
     "accuracy": ("test accuracy (%)", 2),

@@ -8,14 +8,14 @@ import math
 import torch
 
 
-def cut(image, partner, λ, centre):
+def cut(image, partner, lam, centre):
     """One image (channels, size, size) with its partner's box pasted, and the share of pixels that it keeps.
 
     A pixel's centre is within half the box's side of the box's centre, a corner of the pixel grid; half a side is
     rounded down to whole pixels.
     """
     size = image.shape[1]
-    half = math.floor(math.sqrt(1 - λ) * size / 2)
+    half = math.floor(math.sqrt(1 - lam) * size / 2)
     result, kept = image.clone(), size * size
     for y in range(size):
         for x in range(size):
@@ -53,16 +53,16 @@ def log_sum(exponents):
     return largest + math.log(sum(math.exp(x - largest) for x in exponents))
 
 
-def align(features, partners, plans, λ, forth):
+def align(features, partners, plans, lam, transport_features):
     """Mixed feature maps (m, d, r): at every position the features that the plan brings there, times r."""
     m, _, r = features.shape
     mixed = torch.zeros_like(features)
     for k in range(m):
         for j in range(r):
-            if forth:
+            if transport_features:
                 brought = sum(r * plans[k, i, j] * features[k, :, i] for i in range(r))
-                mixed[k, :, j] = λ * brought + (1 - λ) * partners[k, :, j]
+                mixed[k, :, j] = lam * brought + (1 - lam) * partners[k, :, j]
             else:
                 brought = sum(r * plans[k, j, i] * partners[k, :, i] for i in range(r))
-                mixed[k, :, j] = λ * features[k, :, j] + (1 - λ) * brought
+                mixed[k, :, j] = lam * features[k, :, j] + (1 - lam) * brought
     return mixed

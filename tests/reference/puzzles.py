@@ -40,7 +40,7 @@ def pooled(image, side):
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def puzzle_energy(image, partner, s, t, z, λ, region, beta, gamma, eta):
+def puzzle_energy(image, partner, s, t, z, lam, region, beta, gamma, eta):
     """Energy of the shares z (blocks, blocks) for whole shares z, images (channels, size, size), saliencies s and t.
 
     s and t are pooled to blocks and sum to 1. At a border between blocks the pixels on both sides, averaged over
@@ -55,7 +55,7 @@ def puzzle_energy(image, partner, s, t, z, λ, region, beta, gamma, eta):
         here = (slice(None), slice(y * side, (y + 1) * side), slice(x * side, (x + 1) * side))
         shown[here] = image[here] if z[y, x] == 1 else partner[here]
         total += float(t[y, x] if z[y, x] == 1 else s[y, x])
-        total -= eta / blocks**2 * math.log((λ**2 if z[y, x] == 1 else (1 - λ) ** 2) + 1e-8)
+        total -= eta / blocks**2 * math.log((lam**2 if z[y, x] == 1 else (1 - lam) ** 2) + 1e-8)
     smooth = torch.stack([pooled(channel, region) for channel in shown])
     k = side // region
     for (y, x), (v, u) in neighbours(blocks, blocks):

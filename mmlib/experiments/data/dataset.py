@@ -1,0 +1,97 @@
+"""A data set: its splits, and how it is trained on."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from mmlib.experiments.data.batches import Batches
+from mmlib.experiments.data.split import Split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation and test splits, with the mini-batch size and the augmentation to train with.
+
+    Args:
+        name: a word without a path, fit for a folder's name.
+        validation: None where the whole train set is trained on.
+        batch_size, padding, flip: as in `Batches`.
+
+    Raises:
+        ValueError: an empty split, images that are not square or differ in shape between splits, or labels
+            without a class name.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+    batch_size: int
+    padding: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.train.images.shape[1:]
+        if height != width:
+            raise ValueError(f"{self.name}: images are {height} x {width} pixels; they must be square")
+        for split_name, split in self.splits().items():
+            if not len(split):
+                raise ValueError(f"{self.name}: the {split_name} split has no images")
+            if split.images.shape[1:] != (channels, height, width):
+                got, takes = tuple(split.images.shape[1:]), (channels, height, width)
+                raise ValueError(f"{self.name}: {split_name} images have shape {got}; those of train have {takes}")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= self.classes:
+                takes = f"{self.classes} class names take 0 to {self.classes - 1}"
+                raise ValueError(f"{self.name}: {split_name} labels hold classes {low} to {high}; {takes}")
+
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, c."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return self.train.images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Pixels on a side."""
+        return self.train.images.shape[2]
+
+    @cached_property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the train images' pixels in [0, 1], per channel."""
+        # From counts of the 256 values: exact, so every machine gets the same digits.
+        planes = self.train.images.unbind(dim=1)
+        counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in planes]).double().cpu()
+        values = torch.arange(256, dtype=torch.double) / 255
+        shares = counts / counts.sum(dim=1, keepdim=True)
+        mean = shares @ values
+        std = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of all splits' arrays; two runs with the same ones saw the same data."""
+        parts = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def batches(self, device: torch.device | str, batch_size: int | None = None, **options) -> "Batches":
+        """Mini-batches of the train split on `device`, augmented as this data set takes it.
+
+        Args:
+            batch_size: m; None takes the data set's.
+            options: `generator`, `dtype` and `share` of `Batches`.
+        """
+        split, batch_size = self.train.to(device), batch_size or self.batch_size
+        return Batches(split, batch_size, padding=self.padding, flip=self.flip, **options)

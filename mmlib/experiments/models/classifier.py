@@ -1,0 +1,65 @@
+"""Classifier: images -> encoder -> feature map (m, d, h, w) -> its mean, the embedding (m, d) -> head -> logits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mmlib._typing import Float
+
+Encoder = tuple[nn.Sequential, int]  # and d, its embeddings' size
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear head, with the data's normalisation inside: images are pixels in [0, 1].
+
+    Args:
+        encoder: a sequence of stages, images to feature map.
+        embedding_size: d, the channels of the feature map.
+        classes: c.
+        mean, std: the training images' statistics per channel.
+
+    >>> classifier = Classifier(preact_resnet(3, 16, (1, 1, 1, 1)), 128, classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> classifier(torch.rand(8, 3, 32, 32)).shape, classifier.features(torch.rand(8, 3, 32, 32)).shape
+    (torch.Size([8, 10]), torch.Size([8, 128, 4, 4]))
+    """
+
+    def __init__(
+        self, encoder: nn.Sequential, embedding_size: int, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(embedding_size, classes)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def normalise(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m channels size size"]:
+        """What the encoder takes: every channel of the training images with mean 0 and variance 1."""
+        return (images - self.mean) / self.std
+
+    def features(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d h w"]:
+        """The feature map that dense interpolation works on."""
+        return self.encoder(self.normalise(images))
+
+    def embed(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d"]:
+        """The embedding: the feature map's mean over positions, the last layer before the head."""
+        return self.features(images).mean(dim=(2, 3))
+
+    def classify(self, features: Float[Tensor, "m d h w"]) -> Float[Tensor, "m c"]:
+        """Logits of a feature map, such as a mixed one."""
+        return self.head(features.mean(dim=(2, 3)))
+
+    def forward(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m c"]:
+        """Logits."""
+        return self.head(self.embed(images))
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block, and afterwards the mode before it, also after an error."""
+    training = network.training
+    try:
+        yield network.eval()
+    finally:
+        network.train(training)
