@@ -23,10 +23,11 @@ class Batches:
         batch_size: m, reduced to the split's size where that is smaller.
         padding: black pixels added to each side before a crop of the original size at a random place.
         flip: mirror an image left to right with probability 1/2.
-        generator: the only source of randomness; on the split's device. None uses torch's global one. An epoch
-            takes all its draws when it starts, so the state of that moment gives the same epoch again.
+        generator: of the order; on the split's device. None uses torch's global one. An epoch takes all its draws
+            when it starts, so the generators' states of that moment give the same epoch again.
+        augmentation_generator: of crops and mirroring, likewise; None takes `generator` for them too.
         dtype: of the images.
-        share: (k, of): the k-th of so many equal parts of every epoch, one for each process of a distributed run.
+        shard: (rank, world size): this process's part of every epoch in a distributed run.
 
     Yields:
         Images in [0, 1], (m, channels, h, w), channels-last in memory, and labels, (m,).
@@ -42,15 +43,16 @@ class Batches:
     padding: int = 0
     flip: bool = False
     generator: torch.Generator | None = None
+    augmentation_generator: torch.Generator | None = None
     dtype: torch.dtype = torch.float32
-    share: tuple[int, int] = (0, 1)
+    shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         check_int(1, batch_size=self.batch_size)
         check_int(padding=self.padding)
         if not len(self.split):
             raise ValueError("split has no images; batches take at least one")
-        self.part, self.parts = self.share
+        self.part, self.parts = self.shard
         self.batch_size = min(self.batch_size, len(self.split) // self.parts)
 
     def __len__(self) -> int:
@@ -58,10 +60,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         pixels = self.split.images.permute(0, 2, 3, 1)
-        like = {"generator": self.generator, "device": pixels.device}
-        order = torch.randperm(len(pixels), **like)
-        top, left = torch.randint(2 * self.padding + 1, (2, len(pixels)), **like)
-        mirrored = torch.randint(2, (len(pixels),), **like).bool() & self.flip
+        count, device, augmentation = len(pixels), pixels.device, self.augmentation_generator or self.generator
+        order = torch.randperm(count, generator=self.generator, device=device)
+        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=augmentation, device=device)
+        mirrored = torch.randint(2, (count,), generator=augmentation, device=device).bool() & self.flip
         # Every process draws for all images, alike, and takes its part.
         order, top, left, mirrored = (draws[self.part :: self.parts] for draws in (order, top, left, mirrored))
         for start in range(0, len(self) * self.batch_size, self.batch_size):

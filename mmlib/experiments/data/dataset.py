@@ -91,7 +91,7 @@ class Dataset:
 
         Args:
             batch_size: m; None takes the data set's.
-            options: `generator`, `dtype` and `share` of `Batches`.
+            options: `generator`, `augmentation_generator`, `dtype` and `shard` of `Batches`.
         """
         split, batch_size = self.train.to(device), batch_size or self.batch_size
         return Batches(split, batch_size, padding=self.padding, flip=self.flip, **options)

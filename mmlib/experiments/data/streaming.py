@@ -146,8 +146,9 @@ class StreamedBatches(Batches):
 
         pictures, labels = self.split.images, self.split.labels
         view = v2.Compose([v2.RandomResizedCrop(pictures.size), v2.RandomHorizontalFlip(0.5 * self.flip)])
-        like = {"generator": self.generator, "device": labels.device}
-        draws = torch.randperm(len(labels), **like), torch.randint(SEEDS, (len(labels),), **like)
+        count, device, augmentation = len(labels), labels.device, self.augmentation_generator or self.generator
+        order = torch.randperm(count, generator=self.generator, device=device)
+        draws = order, torch.randint(SEEDS, (count,), generator=augmentation, device=device)
         order, seeds = (x[self.part :: self.parts][: len(self) * self.batch_size] for x in draws)
         numbers = zip(*(x.cpu().numpy().reshape(-1, self.batch_size) for x in (order, seeds)))
         for pixels, chosen in zip(pictures.read(numbers, view), order.split(self.batch_size)):

@@ -14,14 +14,12 @@ from mmlib.experiments import data, models
 from mmlib.experiments.evaluation.predictions import predict
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.methods.base import Method
+from mmlib.experiments.seeding import spawn_seeds
 from mmlib.experiments.training import distributed
 from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config, differs, resume_identity
 from mmlib.experiments.training.optim import learning_rate, make_optimizer
 from mmlib.metrics import accuracy, alignment, uniformity
-
-RANKS_APART = 1_000_000  # seeds of a distributed run's processes; torch's CPU generator heeds 32 bits of a seed
-
 
 LOOKS = 10  # times that a run looks at the validation set
 
@@ -41,20 +39,28 @@ class Trainer:
     def __init__(self, config: Config, dataset: data.Dataset, device: str = "cpu", *, compile: bool = False) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         dtype = torch.float64 if config.precision == "float64" else torch.float32
+        seeds = spawn_seeds(config.seed, distributed.rank())
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.default_generator.manual_seed(seeds.weights)  # `torch.manual_seed` would seed every GPU's as well
             classifier = models.build(config.model, dataset)
         self.classifier = classifier.to(device, dtype).to(memory_format=torch.channels_last)
-        rank, count = share = distributed.rank(), distributed.processes()
-        seed = config.seed + RANKS_APART * rank
-        self.objective: Method = METHODS[config.method](self.classifier, seed=seed, **config.options)
+        shard = distributed.rank(), distributed.processes()
+        self.objective: Method = METHODS[config.method](self.classifier, seed=seeds.method, **config.options)
         # Gradients are averaged over processes in the backward pass of what wraps the objective, and nowhere else.
-        self.loss = DistributedDataParallel(self.objective, broadcast_buffers=False) if count > 1 else self.objective
+        self.loss = DistributedDataParallel(self.objective, broadcast_buffers=False) if shard[1] > 1 else self.objective
         if compile:
             self.loss = torch.compile(self.loss)
         self.optimizer = make_optimizer(config, self.classifier)
-        self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.batches = dataset.batches(device, config.batch_size, generator=self.generator, dtype=dtype, share=share)
+        self.order_generator = torch.Generator(device).manual_seed(seeds.order)
+        self.augmentation_generator = torch.Generator(device).manual_seed(seeds.augmentation)
+        self.batches = dataset.batches(
+            device,
+            config.batch_size,
+            generator=self.order_generator,
+            augmentation_generator=self.augmentation_generator,
+            dtype=dtype,
+            shard=shard,
+        )
         self.history: list[dict[str, float | None]] = []
 
     def state(self) -> dict:
@@ -64,7 +70,8 @@ class Trainer:
             "resume_identity": resume_identity(self.config, self.dataset),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
+            "order_generator": self.order_generator.get_state(),
+            "augmentation_generator": self.augmentation_generator.get_state(),
             "processes": distributed.gather(self.objective.get_extra_state() | {"buffers": buffers}),
             "history": self.history,
         }
@@ -77,7 +84,8 @@ class Trainer:
         for name, buffer in self.objective.named_buffers():
             buffer.copy_(own["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
+        self.order_generator.set_state(state["order_generator"])
+        self.augmentation_generator.set_state(state["augmentation_generator"])
         self.history = list(state["history"])
 
 
