@@ -54,7 +54,7 @@ class Trainer:
             self.loss = torch.compile(self.loss)
         self.optimizer = make_optimizer(config, self.classifier)
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.batches = dataset.batches(device, config.batch_size, generator=self.generator, dtype=dtype, share=share)
+        self.batches = dataset.batches(device, config.batch_size, generator=self.generator, dtype=dtype, shard=share)
         self.history: list[dict[str, float | None]] = []
 
     def state(self) -> dict:
