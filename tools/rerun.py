@@ -15,32 +15,32 @@ from statistics import stdev
 import mmlib.experiments.__main__
 from mmbook import ledger
 from mmlib.experiments import runs
-from mmlib.experiments.runs.reader import Record
+from mmlib.experiments.runs import RunRecord
 from mmlib.experiments.training.config import Config, load_data
 
 RUNS = Path("runs/rerun")
 
 
-def decided(record: Record) -> dict:
+def decided(record: RunRecord) -> dict:
     """What decided the result, the data by their name."""
     return {name: value for name, value in record.config.items() if name not in ("data", "digest")}
 
 
-def arguments_of(record: Record) -> list[str]:
+def arguments_of(record: RunRecord) -> list[str]:
     """What `python -m mmlib` takes to run it again, from what the record says of itself."""
     seen = {
         "threads": record.environment["threads"],
         "attacked_per_class": record.metrics["attacked_images"] // len(record.metrics["class_accuracy"]),
         "out_sets": list(record.metrics["ood"]),
-        "folder": str(RUNS / record.place),
+        "folder": str(RUNS / record.path),
     }
     return [f"{name}={value}" for name, value in (decided(record) | seen).items()]
 
 
-def compare(record: Record, again: Record, others: list[Record]) -> list[str]:
+def compare(record: RunRecord, again: RunRecord, others: list[RunRecord]) -> list[str]:
     """A line a number: as recorded, as run again, the difference, and the spread over the variant's seeds."""
     lines = []
-    for name in ledger.NUMBERS:
+    for name in ledger.SCALARS:
         held, found = record.metrics[name], again.metrics[name]
         over_seeds = [other.metrics[name] for other in others]
         spread = f"{stdev(over_seeds):12.4f}" if len(over_seeds) > 1 else f"{'-':>12}"
@@ -53,14 +53,15 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
     path = parser.parse_args(arguments).record
-    record = ledger.read(path)
+    record = ledger.load_record(path)
     here = load_data(Config(**decided(record))).fingerprint
     if here != record.config["data"]:
         raise ValueError(f"data: the record's fingerprint is {record.config['data']}, here it is {here}")
     mmlib.experiments.__main__.main(arguments_of(record))
-    again = runs.read(RUNS / record.place)
+    again = runs.load_run(RUNS / record.path)
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
-    print("\n".join(compare(record, again, [ledger.read(file) for file in sorted(path.parent.glob("seed*.json"))])))
+    others = [ledger.load_record(file) for file in sorted(path.parent.glob("seed*.json"))]
+    print("\n".join(compare(record, again, others)))
     shared = record.metrics.keys() & again.metrics.keys()  # a later version may have more
     differing = sorted(name for name in shared if record.metrics[name] != again.metrics[name])
     print(
