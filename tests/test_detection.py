@@ -515,7 +515,7 @@ def test_command_line_names_options_it_does_not_take(capsys, arguments, message)
 
 def test_command_line_runs_one_cell(tmp_path, few, capsys):
     path = tmp_path / "folder" / "record.json"
-    arguments = "--train-images 4 --batch-size 2 --epochs 1 --detector ssd --threads 1".split()
+    arguments = ["--train-images", "4", "--batch-size", "2", "--epochs", "1", "--detector", "ssd", "--threads", "1"]
     mmbook.detection.__main__.main(["--record", str(path), *arguments])
     assert f"test mAP {ledger.read_verified(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
 
