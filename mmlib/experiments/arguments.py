@@ -84,7 +84,7 @@ def _parser_of(annotation: object) -> Callable[[str], object]:
     kinds = typing.get_args(annotation) or (annotation,)
 
     def parse(text: str) -> object:
-        if text == "None" and types.NoneType in kinds:
+        if text in ("None", "null") and types.NoneType in kinds:
             return None
         if str in kinds:
             return text
