@@ -92,7 +92,7 @@ def imports():
                 yield from (pytest.param(node.module, a.name, id=f"{name}-{a.name}") for a in node.names)
 
 
-@pytest.mark.parametrize(("module", "name"), imports())
+@pytest.mark.parametrize(("module", "name"), list(imports()))
 def test_names_that_notebooks_import_exist(module, name):
     namespace = {}
     exec(f"from {module} import {name}", namespace)
