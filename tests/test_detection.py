@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmbook.detection.__main__
 from mmbook import detection, grids, ledger, scenes
-from mmbook.detection import Config, mean_average_precision
+from mmbook.detection import Config, mean_average_precision, training
 from mmbook.detection.detectors import seeded
 from mmbook.notebook import project_root
 from mmbook.scenes import draw_canvas
-from mmlib.experiments import models
+from mmlib.experiments import models, runs
 from mmlib.experiments.data import shapes
 
 TINY = {"train_images": 8, "epochs": 1, "batch_size": 4}
@@ -256,8 +256,7 @@ def finished(folder, model="preactresnet-small", channels=3, size=32, classes=7,
     made = {"dataset": dataset, "model": model, "method": "erm", "options": {}, "seed": 0, "epochs": 1, "digest": "x"}
     (folder / "config.json").write_text(json.dumps(made))
     (folder / "metrics.json").write_text("{}")
-    state = {"objective": {f"classifier.{name}": value for name, value in classifier.state_dict().items()}}
-    torch.save(state, folder / "checkpoint.pt")
+    runs.write_weights(folder / "checkpoint.pt", classifier.state_dict())
     return classifier.eval()
 
 
@@ -437,7 +436,7 @@ def test_no_generator_of_a_gpu_is_seeded(few, monkeypatch):
 
 
 class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a device."""
+    """Counts how often the host reads a number from a tensor."""
 
     count = 0
 
@@ -446,16 +445,29 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_training_reads_its_losses_once_an_epoch(few, monkeypatch):
-    """torchvision's own code waits in its forward; so it is replaced, and what is left is ours."""
-    data = scenes.load("canvas", train_images=8)
-    config = Config(epochs=2, batch_size=2)
-    layer = torch.nn.Linear(1, 1)
+class Unread(torch.Tensor):
+    """A loss that refuses to be read by itself."""
+
+    def item(self):
+        raise AssertionError("a step's loss is read")
+
+    __float__ = __bool__ = item
+
+
+def test_no_step_waits_for_its_loss(few, monkeypatch):
+    """torchvision's detectors read numbers in their forward, AdamW its step on the CPU; here is the rest of a step."""
+    data, config = scenes.load("canvas", train_images=8), Config(epochs=2, batch_size=2)
+    layer, waits, step = torch.nn.Linear(1, 1), Waits(), training._step
     monkeypatch.setattr(layer, "forward", lambda images, targets: {"loss": layer.weight.square().sum()})
-    with Waits() as waits:
-        history = detection.train(layer, config, data)
+    monkeypatch.setattr(torch.optim, "AdamW", torch.optim.SGD)
+
+    def watched(*arguments):
+        with waits:
+            return step(*arguments).as_subclass(Unread)
+
+    monkeypatch.setattr(training, "_step", watched)
+    assert len(detection.train(layer, config, data)) == 2
     assert waits.count == 0
-    assert len(history) == 2
 
 
 def test_record_names_its_start_and_is_not_edited_or_written_over(tmp_path, few):
@@ -482,12 +494,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, few, detector):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "vit-tiny"], r"model must be 'preactresnet-small', .*, got 'vit-tiny'"),
-        (["--detector", "yolo"], "detector must be 'ssd' or 'fasterrcnn', got 'yolo'"),
-        (["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
-        (["--batch-size", "1"], "batch_size must be an integer >= 2, got 1"),
         (["--train-images", "4"], "batch_size must be at most the 4 images of canvas, got 8"),
-        (["--lr", "-1"], "lr must be a finite number >= 0, got -1"),
         (["--dataset", "folder/nowhere"], "nowhere is no folder in COCO's format"),
         (["--dataset", "voc", "--root", "nowhere"], "voc is not in root 'nowhere'; it takes 2007 trainval"),
     ],
@@ -504,13 +511,21 @@ def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, messa
     [
         (["--lr", "0.1"], "the following arguments are required: --record"),
         (["--record", "x.json", "--detecter", "ssd"], "unrecognized arguments: --detecter ssd"),
-        (["--record", "x.json", "--workers", "many"], "argument --workers: invalid int value: 'many'"),
+        (["--record", "x.json", "--workers", "many"], "argument --workers: must be int, got 'many'"),
+        (["--record", "x.json", "--model", "vit-tiny"], "model must be 'preactresnet-small',"),
+        (["--record", "x.json", "--detector", "yolo"], "detector must be 'ssd' or 'fasterrcnn', got 'yolo'"),
+        (["--record", "x.json", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
+        (["--record", "x.json", "--batch-size", "1"], "batch_size must be an integer >= 2, got 1"),
+        (["--record", "x.json", "--lr", "-1"], "lr must be a finite number >= 0, got -1"),
     ],
 )
-def test_command_line_names_options_it_does_not_take(capsys, arguments, message):
-    with pytest.raises(SystemExit):
+def test_command_line_names_what_is_wrong_in_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
         mmbook.detection.__main__.main(arguments)
-    assert message in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_command_line_runs_one_cell(tmp_path, few, capsys):
