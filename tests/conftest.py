@@ -13,7 +13,7 @@ M, C = 6, 3  # examples and classes of the methods' tests
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Calls are not checked while a test runs: wrong arguments arrive, as a user's do, and the code's own error comes."""
+    """Switch the checks off for a test: wrong arguments arrive as a user's do, and the code's own errors are raised."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

@@ -92,7 +92,7 @@ def test_a_mask_of_no_padding_changes_nothing(attend):
 
 @pytest.mark.parametrize("attend", MAPS)
 def test_a_mask_of_numbers_is_refused(attend, unchecked):
-    with pytest.raises(TypeError, match="mask must be a boolean tensor, True at real positions, got torch.int64"):
+    with pytest.raises(TypeError, match="mask must be a boolean tensor, True at real positions, got"):
         attend(torch.ones(2, 3, 4), torch.ones(3), torch.ones(2, 4, dtype=torch.long))
 
 
