@@ -7,7 +7,7 @@ from mmlib._typing import Float
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What weights and sums are computed in: single precision where a dtype has less.
+    """Return the type that weights and sums are computed in: at least single precision.
 
     >>> accumulation_dtype(torch.bfloat16), accumulation_dtype(torch.float64)
     (torch.float32, torch.float64)
@@ -15,26 +15,42 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def mix(weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Float[Tensor, "n *axes"]:
-    """Interpolate: row k is sum_i weights[k, i] * values[i], a point of the convex hull of `values`.
+def mix(mixing_weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Float[Tensor, "n *axes"]:
+    """Interpolate: row k is sum_i mixing_weights[k, i] * values[i], a point of the convex hull of `values`.
+
+    Args:
+        mixing_weights: Λ, shape (n, m), each row summing to 1.
+        values: one row for each example: embeddings, logits or targets, shape (m, ...).
+
+    Returns:
+        The mixtures, shape (n, ...), in the wider of the two types and at least in float32, under autocast too:
+        in half precision the targets' rows would no longer sum to 1.
 
     Source: MultiMix (NeurIPS 2023), section 3: z̃ = Λ z, ỹ = Λ y.
 
     >>> mix(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 2.0], [4.0, 0.0]]))
     tensor([[2., 1.]])
     """
-    # Under autocast a product would be rounded to half precision, and rows of targets no longer sum to 1.
+    dtype = accumulation_dtype(torch.promote_types(mixing_weights.dtype, values.dtype))
     with torch.autocast(values.device.type, enabled=False):
-        return torch.einsum("nm,m...->n...", weights, values)
+        return torch.einsum("nm,m...->n...", mixing_weights.to(dtype), values.to(dtype))
 
 
 def mix_dense(
-    weights: Float[Tensor, "n m"], attention: Float[Tensor, "m r"], values: Float[Tensor, "m r *axes"]
+    mixing_weights: Float[Tensor, "n m"], attention: Float[Tensor, "m r"], values: Float[Tensor, "m r *axes"]
 ) -> Float[Tensor, "n r *axes"]:
-    """Interpolate at every position j with M̂^j = Λ diag(a^j), each row divided by its sum.
+    """Interpolate at every position, where each example's weight is multiplied by its attention there.
 
-    Λ is shared by all positions. Where a row's sum is zero the mixture keeps its own weights λ (our choice);
-    where the attention is zero no gradient reaches it.
+    At position j the weights are M̂^j = Λ diag(a^j), each row divided by its sum; Λ is shared by all positions.
+    Where a mixture's examples have no attention at a position, the mixture keeps its own weights there.
+
+    Args:
+        mixing_weights: Λ, shape (n, m), each row summing to 1.
+        attention: a, shape (m, r), not negative. No gradient reaches it where it is zero.
+        values: embeddings, logits or targets of every position, shape (m, r, ...).
+
+    Returns:
+        The mixtures, shape (n, r, ...), at least in float32.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation.
 
@@ -42,11 +58,18 @@ def mix_dense(
     tensor([[0.2500, 0.5000]])
     """
     attention = clamp_attention(attention)
-    total = mix(weights, attention)
+    total = mix(mixing_weights, attention)
     attention, total = (x.view(*x.shape, *[1] * (values.ndim - 2)) for x in (attention, total))
-    return mix(weights, attention * values) / total
+    return mix(mixing_weights, attention * values) / total
 
 
-def clamp_attention(attention: Tensor) -> Tensor:
-    """Attention without zeros: a sum of products with weights that is zero becomes the limit, the weights alone."""
+def clamp_attention(attention: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
+    """Clamp attention to at least 1e-20, in float32 or wider.
+
+    Dense interpolation divides by sums of attention. Where they would be zero, the clamped ones give the limit: the
+    mixing weights alone.
+
+    >>> clamp_attention(torch.tensor([[0.0, 0.5]])).tolist()
+    [[9.999999682655225e-21, 0.5]]
+    """
     return attention.to(accumulation_dtype(attention.dtype)).clamp(min=1e-20)
