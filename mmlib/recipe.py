@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mmlib._checks import check_range
-from mmlib._typing import Float, Labels, Targets
+from mmlib._typing import Bool, Float, Labels, Targets
+from mmlib.functional import Terms, unmixed_cross_entropy
 from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
 from mmlib.mixing import accumulation_dtype
 from mmlib.sampling import check_alpha
@@ -55,6 +55,8 @@ class MultiMixRecipe(nn.Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(criterion, MultiMixLoss | DenseMultiMixLoss):
+            raise TypeError(f"criterion must be MultiMixLoss or DenseMultiMixLoss, got {type(criterion).__name__}")
         check_range(0, 1, probability=probability)
         check_alpha(mixup_alpha)
         if generator is None:
@@ -87,7 +89,7 @@ class MultiMixRecipe(nn.Module):
             takes = "both features and head" if dense else "neither features nor head"
             raise TypeError(f"{type(self.criterion).__name__} takes {takes}")
         if not self.training:
-            return self._reduce(*self._terms(model(images), targets))
+            return self._reduce(self._cross_entropy(model(images), targets), self._takes_part(targets))
         if torch.rand((), generator=self.generator, device="cpu").item() < self.probability:
             if dense:
                 return self.criterion(features(images), head, targets)
@@ -98,41 +100,31 @@ class MultiMixRecipe(nn.Module):
         """Return λ H(y, p) + (1 - λ) H(y', p), where p is predicted for λ x + (1 - λ) x'."""
         partners, lam = draw_pairs(len(images), self.mixup_alpha, generator=self.generator, device=images.device)
         lam = images.new_full((len(images),), lam, dtype=accumulation_dtype(images.dtype))
-        if not targets.is_floating_point() and targets.ndim == 1:  # an ignored example is left out of its pair
-            valid = targets != self.criterion.ignore_index
-            lam = torch.where(valid, torch.where(valid[partners], lam, 1), 0)
+        own = self._takes_part(targets)
+        other = own[partners]
+        lam = torch.where(own, torch.where(other, lam, 1), 0)  # an ignored example leaves the pair to the other
         logits = model(mix_pairs(images, partners, lam))
-        terms = zip(self._terms(logits, targets), self._terms(logits, targets[partners]))
-        return self._reduce(*(lam * own + (1 - lam) * other for own, other in terms))
+        losses = lam * self._cross_entropy(logits, targets) + (1 - lam) * self._cross_entropy(logits, targets[partners])
+        return self._reduce(losses, own | other)
 
-    def _terms(self, logits: Float[Tensor, "m c"], targets: Targets | Labels) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of every example, and its weight in the mean."""
+    def _takes_part(self, targets: Targets | Labels) -> Bool[Tensor, " m"]:
+        """Tell for each example whether its label is not the ignored one."""
+        if targets.ndim == 1:
+            return targets != self.criterion.ignore_index
+        return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+
+    def _cross_entropy(self, logits: Float[Tensor, "m c"], targets: Targets | Labels) -> Float[Tensor, " m"]:
+        """Return the cross-entropy of each example, by the criterion's conventions."""
         criterion = self.criterion
-        logits = logits.to(accumulation_dtype(logits.dtype))
-        weight = None if criterion.weight is None else criterion.weight.to(logits)
-        if targets.ndim == 2:
-            targets = targets.to(logits.dtype)
-            mass = logits.new_ones(len(logits))
-        else:
-            targets = targets.long()
-            valid = targets != criterion.ignore_index
-            mass = valid.to(logits.dtype) if weight is None else weight[targets.where(valid, 0)] * valid
-        losses = F.cross_entropy(
-            logits,
-            targets,
-            weight,
-            ignore_index=criterion.ignore_index,
-            label_smoothing=criterion.label_smoothing,
-            reduction="none",
-        )
-        return losses, mass
+        terms = Terms(criterion.weight, criterion.ignore_index, criterion.label_smoothing, "none")
+        return unmixed_cross_entropy(logits, targets, None, terms)
 
-    def _reduce(self, losses: Float[Tensor, " m"], mass: Float[Tensor, " m"]) -> Tensor:
-        """Reduce as the criterion does; a mean of ignored examples alone is 0."""
+    def _reduce(self, losses: Float[Tensor, " m"], valid: Bool[Tensor, " m"]) -> Tensor:
+        """Reduce as the criterion does; the mean is over what is not ignored, and 0 if there is nothing."""
         if self.criterion.reduction == "none":
             return losses
         total = losses.sum()
-        return total if self.criterion.reduction == "sum" else total / mass.sum().clamp(min=1e-20)
+        return total if self.criterion.reduction == "sum" else total / valid.sum().clamp(min=1)
 
     def get_extra_state(self) -> Tensor:
         """Return the generator's state, which `state_dict` holds."""
