@@ -20,11 +20,13 @@ from mmlib.functional import dense_mixed_cross_entropy, mixed_cross_entropy
 from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
 from mmlib.metrics import alignment, uniformity
 from mmlib.mixing import mix
+from mmlib.recipe import MultiMixRecipe
 from mmlib.sampling import sample_mixing_weights
 
 __all__ = [
     "DenseMultiMixLoss",
     "MultiMixLoss",
+    "MultiMixRecipe",
     "alignment",
     "attention_map",
     "dense_mixed_cross_entropy",
