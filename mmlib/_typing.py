@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 try:
-    from jaxtyping import Float, Int, UInt8
+    from jaxtyping import Float, Int, Integer, UInt8
 except ImportError:
-    Float = Int = UInt8 = Annotated
+    Float = Int = Integer = UInt8 = Annotated
 
 
 # A Dirichlet's concentration, or the interval that every mixture's is drawn from.
@@ -23,4 +23,4 @@ Device = torch.device | str
 
 
 # A mini-batch: pixels in [0, 1], class indices, distributions over classes.
-Images, Labels, Targets = Float[Tensor, "m channels size size"], Int[Tensor, " m"], Float[Tensor, "m c"]
+Images, Labels, Targets = Float[Tensor, "m channels size size"], Integer[Tensor, " m"], Float[Tensor, "m c"]

@@ -18,7 +18,7 @@ run = Trainer(
 images, labels = next(iter(run.batches))
 run.loss.train()(images, labels).backward()
 gradients = {name: p.grad for name, p in run.classifier.named_parameters()}
-weights_next = torch.rand(3, generator=run.objective.generator)
+weights_next = torch.rand(3, generator=run.method.generator)
 buffers = dict(run.classifier.named_buffers())
 torch.save(
     {"images": images, "labels": labels, "gradients": gradients, "drawn": weights_next, "buffers": buffers},

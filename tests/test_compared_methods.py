@@ -35,14 +35,14 @@ def expected_loss(logits, labels, partners, lam):
 @pytest.mark.parametrize("seed", range(4))
 def test_cutmix(classifier, batch, seed):
     images, labels = batch
-    objective = METHODS["cutmix"](classifier, alpha=0.7, probability=1, seed=seed)
-    host, device = clone(objective.cpu_generator), clone(objective.generator)
+    method = METHODS["cutmix"](classifier, alpha=0.7, probability=1, seed=seed)
+    host, device = clone(method.cpu_generator), clone(method.generator)
     torch.rand((), generator=host)
     partners, lam = replay_pairs(host, device, 0.7)
     centre = torch.randint(8, (2,), generator=host).tolist()
     mixed, kept = zip(*(pairs.cut(images[i], images[j], lam, centre) for i, j in enumerate(partners)))
     expected = expected_loss(classifier(torch.stack(mixed)), labels, partners, kept[0])
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -64,10 +64,10 @@ def test_boxes_are_torchvisions(seed):
 
 def test_cutmix_leaves_the_other_mini_batches_as_they_are(classifier, batch):
     images, labels = batch
-    objective = METHODS["cutmix"](classifier, probability=0)
-    assert_same(objective(images, labels), F.cross_entropy(classifier(images), labels), classifier)
-    objective = METHODS["cutmix"](classifier)
-    chances = [objective.chance(objective.probability) for _ in range(2000)]
+    method = METHODS["cutmix"](classifier, probability=0)
+    assert_same(method(images, labels), F.cross_entropy(classifier(images), labels), classifier)
+    method = METHODS["cutmix"](classifier)
+    chances = [method.flip_coin(method.probability) for _ in range(2000)]
     assert abs(sum(chances) / 2000 - 0.5) < 0.04  # 3.6 standard deviations
 
 
@@ -80,8 +80,8 @@ def test_images_of_the_mini_batch_are_left_alone(classifier, batch):
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 2.0])
 def test_share_follows_the_beta_distribution(classifier, alpha):
-    objective = METHODS["mixup"](classifier)
-    shares = [draw_pairs(objective, 1, alpha)[1] for _ in range(3000)]
+    method = METHODS["mixup"](classifier)
+    shares = [draw_pairs(method, 1, alpha)[1] for _ in range(3000)]
     assert kstest(shares, "beta", args=(alpha, alpha)).pvalue > 1e-3
 
 
@@ -89,8 +89,8 @@ def test_manifold_mixup_mixes_at_every_layer_alike_often(classifier, batch):
     images, labels = batch
     encoder, seen = classifier.encoder, []
     for seed in range(40):
-        objective = METHODS["manifold_mixup"](classifier, alpha=1.5, seed=seed)
-        host, device = clone(objective.cpu_generator), clone(objective.generator)
+        method = METHODS["manifold_mixup"](classifier, alpha=1.5, seed=seed)
+        host, device = clone(method.cpu_generator), clone(method.generator)
         stage = int(torch.randint(3, (), generator=host))
         seen.append(stage)
         if seen.count(stage) > 2:
@@ -104,17 +104,17 @@ def test_manifold_mixup_mixes_at_every_layer_alike_often(classifier, batch):
         for k in range(stage, 2):
             hidden = encoder[1 + k](hidden)
         expected = expected_loss(classifier.head(hidden.mean((2, 3))), labels, partners, lam)
-        assert_same(objective(images, labels), expected, classifier)
+        assert_same(method(images, labels), expected, classifier)
     assert {k: seen.count(k) >= 6 for k in range(3)} == dict.fromkeys(range(3), True)
 
 
 def test_manifold_mixup_of_inputs_alone_is_mixup(classifier, batch):
-    objective = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
-    torch.randint(1, (), generator=objective.cpu_generator)
+    method = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
+    torch.randint(1, (), generator=method.cpu_generator)
     mixup = METHODS["mixup"](classifier, alpha=2.0, seed=2)
-    mixup.cpu_generator.set_state(objective.cpu_generator.get_state())
-    objective = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
-    assert_same(objective(*batch), mixup(*batch), classifier)
+    mixup.cpu_generator.set_state(method.cpu_generator.get_state())
+    method = METHODS["manifold_mixup"](classifier, stages=0, seed=2)
+    assert_same(method(*batch), mixup(*batch), classifier)
 
 
 def test_manifold_mixup_names_a_stage_that_is_not_there(classifier, batch):
@@ -161,8 +161,8 @@ def test_alignmixup(classifier, batch):
     images, labels = batch
     directions = set()
     for seed in range(5):
-        objective = METHODS["alignmixup"](classifier, alpha=1.5, probability=1, seed=seed)
-        host, device = clone(objective.cpu_generator), clone(objective.generator)
+        method = METHODS["alignmixup"](classifier, alpha=1.5, probability=1, seed=seed)
+        host, device = clone(method.cpu_generator), clone(method.generator)
         torch.rand((), generator=host)
         partners, lam = replay_pairs(host, device, 1.5)
         transport_features = torch.rand((), generator=host).item() < 0.5
@@ -173,15 +173,15 @@ def test_alignmixup(classifier, batch):
         plans, _ = pairs.sinkhorn(costs, 0.1, 100, 0.1)
         mixed = pairs.align(features, features[partners], plans, lam, transport_features)
         expected = expected_loss(classifier.head(mixed.mean(2)), labels, partners, lam)
-        assert_same(objective(images, labels), expected, classifier)
+        assert_same(method(images, labels), expected, classifier)
     assert directions == {True, False}
 
 
 def test_alignmixup_of_inputs_on_the_other_mini_batches_is_mixup(classifier, batch):
-    objective = METHODS["alignmixup"](classifier, probability=0, seed=2)
+    method = METHODS["alignmixup"](classifier, probability=0, seed=2)
     mixup = METHODS["mixup"](classifier, alpha=2.0, seed=2)
     torch.rand((), generator=mixup.cpu_generator)
-    assert_same(objective(*batch), mixup(*batch), classifier)
+    assert_same(method(*batch), mixup(*batch), classifier)
 
 
 @pytest.mark.parametrize("gamma", [0, 1.7, 2.8])
@@ -206,18 +206,18 @@ def test_every_order_of_the_other_examples_is_alike_often():
 
 def test_zeta_mixup(classifier, batch):
     images, labels = batch
-    objective = METHODS["zeta_mixup"](classifier, gamma=2.0, seed=3)
-    weights = zeta_weights(M, 2.0, generator=clone(objective.generator), dtype=torch.double)
+    method = METHODS["zeta_mixup"](classifier, gamma=2.0, seed=3)
+    weights = zeta_weights(M, 2.0, generator=clone(method.generator), dtype=torch.double)
     mixed = torch.stack([mixtures.mixture(row, images) for row in weights])
     targets = [mixtures.mixture(row, F.one_hot(labels, C).double()) for row in weights]
     losses = [mixtures.cross_entropy(row, target) for row, target in zip(classifier(mixed), targets)]
-    assert_same(objective(images, labels), sum(losses) / M, classifier)
+    assert_same(method(images, labels), sum(losses) / M, classifier)
 
 
 def test_zeta_mixups_targets_sum_to_one_in_mixed_precision(classifier, batch):
-    objective = METHODS["zeta_mixup"](classifier.float(), seed=3)
+    method = METHODS["zeta_mixup"](classifier.float(), seed=3)
     with torch.autocast("cpu", torch.bfloat16):
-        _, targets = objective.mix(batch[0].float(), batch[1])
+        _, targets = method.mix_batch(batch[0].float(), batch[1])
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(M))
 
 
