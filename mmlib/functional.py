@@ -141,7 +141,7 @@ def _check_weights(weights: Tensor | None, n: int | None, alpha: Alpha, logits: 
         )
     m = len(logits)
     if weights is None:
-        check_alpha(alpha)
+        check_alpha(n, m, alpha)
     elif weights.ndim != 2 or weights.shape[1] != m or not len(weights):
         got = tuple(weights.shape)
         raise ValueError(f"weights have shape {got}; logits {tuple(logits.shape)} take (n, {m}), n > 0")

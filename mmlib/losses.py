@@ -35,7 +35,7 @@ class MultiMixLoss(nn.Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        check_alpha(alpha)
+        check_alpha(num_mixtures, 1, alpha)
         self.num_mixtures, self.alpha, self.generator = num_mixtures, alpha, generator
         self.alpha_is_total = alpha_is_total
 
@@ -48,7 +48,7 @@ class MultiMixLoss(nn.Module):
 
     def concentration(self, m: int) -> tuple[float, float]:
         """The interval that the concentration of each of m examples is drawn from."""
-        low, high = check_alpha(self.alpha)
+        low, high = check_alpha(self.num_mixtures, m, self.alpha)
         return (low / m, high / m) if self.alpha_is_total else (low, high)
 
     def extra_repr(self) -> str:

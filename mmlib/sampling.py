@@ -59,8 +59,7 @@ def iter_mixing_weights(
     n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device | None, dtype: torch.dtype | None
 ) -> Iterator[Tensor]:
     """The same weights as `sample_mixing_weights`, drawn from the same generator, a block of rows at a time."""
-    check_int(1, num_mixtures=n, num_examples=m)
-    low, high = check_alpha(alpha)
+    low, high = check_alpha(n, m, alpha)
     device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
     dtype = dtype or torch.get_default_dtype()
     rows = max(1, (BLOCK_ON_CPU if device.type == "cpu" else BLOCK) // m)
@@ -98,12 +97,13 @@ def _iter_torch(
             yield gamma.div_(gamma.sum(dim=1, keepdim=True))
 
 
-def check_alpha(alpha: float | Sequence[float]) -> tuple[float, float]:
+def check_alpha(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
     """The interval of concentrations that `alpha` means.
 
     Raises:
-        ValueError: a concentration that is not positive and finite.
+        ValueError: n or m below 1, or a concentration that is not positive and finite.
     """
+    check_int(1, num_mixtures=n, m=m)
     low, high = alpha if isinstance(alpha, tuple | list) and len(alpha) == 2 else (alpha, alpha)
     if not all(isinstance(x, int | float) for x in (low, high)) or not 0 < low <= high or not math.isfinite(high):
         raise ValueError(f"alpha is {alpha!r}; it takes a positive number or a pair (low, high) with 0 < low <= high")
