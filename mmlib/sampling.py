@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Generator, Tensor
 
+from mmlib._backend import cpu_kernels
 from mmlib._checks import check_int
 from mmlib._typing import Alpha, Device, Float
 from mmlib.mixing import accumulation_dtype
@@ -51,21 +52,32 @@ def sample_mixing_weights(
     >>> Λ.shape
     torch.Size([1000, 128])
     """
-    blocks = list(iter_mixing_weights(n, m, alpha, generator, device, dtype))
+    blocks = list(iter_mixing_weights(n, m, alpha, generator=generator, device=device, dtype=dtype))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def iter_mixing_weights(
-    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device | None, dtype: torch.dtype | None
+    n: int,
+    m: int,
+    alpha: Alpha = (0.5, 2.0),
+    *,
+    generator: Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Tensor]:
     """The same weights as `sample_mixing_weights`, drawn from the same generator, a block of rows at a time."""
-    low, high = check_alpha(n, m, alpha)
+    check_int(1, num_mixtures=n, num_examples=m)
+    low, high = check_alpha(alpha)
     device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
     dtype = dtype or torch.get_default_dtype()
     rows = max(1, (BLOCK_ON_CPU if device.type == "cpu" else BLOCK) // m)
     sizes = [min(rows, n - start) for start in range(0, n, rows)]
     empty = functools.partial(torch.empty, device=device, dtype=accumulation_dtype(dtype))
-    blocks = _iter_numba if device.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else _iter_torch
+    blocks = (
+        _iter_numba
+        if cpu_kernels() is not None and device.type == "cpu" and accumulation_dtype(dtype) == torch.float32
+        else _iter_torch
+    )
     return (block.to(dtype) for block in blocks(sizes, m, low, high, generator, empty))
 
 
@@ -73,8 +85,7 @@ def _iter_numba(
     sizes: list[int], m: int, low: float, high: float, generator: Generator | None, empty: Callable[..., Tensor]
 ) -> Iterator[Tensor]:
     """Blocks of so many rows, all of one seed."""
-    from mmlib import _cpu_kernels
-
+    _cpu_kernels = cpu_kernels()
     seed = empty((), dtype=torch.long).random_(-(2**63), None, generator=generator).item()
     for first, size in zip(accumulate(sizes, initial=0), sizes):
         block = empty(size, m)
@@ -97,13 +108,12 @@ def _iter_torch(
             yield gamma.div_(gamma.sum(dim=1, keepdim=True))
 
 
-def check_alpha(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
+def check_alpha(alpha: float | Sequence[float]) -> tuple[float, float]:
     """The interval of concentrations that `alpha` means.
 
     Raises:
-        ValueError: n or m below 1, or a concentration that is not positive and finite.
+        ValueError: a concentration that is not positive and finite.
     """
-    check_int(1, num_mixtures=n, m=m)
     low, high = alpha if isinstance(alpha, tuple | list) and len(alpha) == 2 else (alpha, alpha)
     if not all(isinstance(x, int | float) for x in (low, high)) or not 0 < low <= high or not math.isfinite(high):
         raise ValueError(f"alpha is {alpha!r}; it takes a positive number or a pair (low, high) with 0 < low <= high")
