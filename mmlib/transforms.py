@@ -72,8 +72,8 @@ def cutmix_box(size: tuple[int, int], lam: float, centre: tuple[int, int]) -> tu
     """Return the box that CutMix pastes: the share 1 - λ of the image, clipped at the border.
 
     Half a side is rounded down to whole pixels, as in the released code and in torchvision, to the bit. On small
-    images that matters: of 8×8 pixels, with uniform λ and centre, 28 % of the clipped area is lost and nothing is
-    pasted in 6 % of the draws. timm rounds the whole side down instead, so it also has odd sides.
+    images that matters: at 8×8 pixels, with uniform λ and centre, rounding loses 27 % of the clipped area, and 6 % of
+    the boxes are empty. timm rounds the whole side down instead, which also gives odd sides and loses 12 %.
 
     Args:
         size: height and width of the image, in pixels.
