@@ -51,7 +51,7 @@ def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
 
 
 def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
-    with pytest.raises(ValueError, match="examples_per_mixture is 7; a mini-batch of 6 takes at most that"):
+    with pytest.raises(ValueError, match="examples_per_mixture must be at most 6, the examples of the mini-batch, got 7"):
         METHODS["multimix_tuples"](classifier, examples_per_mixture=7, probability=1)(*batch)
 
 
@@ -166,8 +166,9 @@ def test_teacher_at_mixed_images(classifier, batch):
     perturb(classifier)
     before = METHODS["multimix"](classifier, seed=4)
     skip_coin(before)
-    lam = sample_mixing_weights(1, 2, 1.0, generator=clone(before.cpu_generator), dtype=torch.double)[0, 0]
-    partners = torch.randperm(M, generator=clone(before.generator))
+    host = clone(before.cpu_generator)
+    lam = sample_mixing_weights(1, 2, 1.0, generator=host, dtype=torch.double)[0, 0]
+    partners = torch.randperm(M, generator=host)
     mixed = lam * images + (1 - lam) * images[partners]
     with torch.no_grad():
         predicted = copy.deepcopy(method.teacher.module).eval()(mixed).softmax(1)
@@ -194,12 +195,12 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
         (
             "multimix_tuples",
             {"examples_per_mixture": 0},
-            "examples_per_mixture is 0; it takes a whole number of at least 1",
+            "examples_per_mixture must be an integer >= 1, got 0",
         ),
-        ("multimix_hidden", {"stage": -1}, "stage is -1; it takes a whole number of at least 0"),
-        ("dense_multimix_attention", {"query": "max"}, "query is 'max'; it takes gap, cam, uniform"),
-        ("dense_multimix_attention", {"nonlinearity": "elu"}, "nonlinearity is 'elu'; it takes relu, softmax"),
-        ("multimix_one_alpha", {"alpha": -1.0}, "alpha is -1.0"),
+        ("multimix_hidden", {"stage": -1}, "stage must be an integer >= 0, got -1"),
+        ("dense_multimix_attention", {"query": "max"}, "query must be 'gap', 'cam' or 'uniform', got 'max'"),
+        ("dense_multimix_attention", {"nonlinearity": "elu"}, "nonlinearity must be 'relu' or 'softmax', got 'elu'"),
+        ("multimix_one_alpha", {"alpha": -1.0}, "alpha must be"),
     ],
 )
 def test_impossible_options_are_named(classifier, name, options, message):
@@ -208,5 +209,5 @@ def test_impossible_options_are_named(classifier, name, options, message):
 
 
 def test_stage_that_is_not_there_is_named(classifier, batch):
-    with pytest.raises(ValueError, match="stage 3 is not there; this encoder takes 0 to 2"):
+    with pytest.raises(ValueError, match="stage must be from 0 to 2 for this encoder, got 3"):
         METHODS["multimix_hidden"](classifier, stage=3, probability=1)(*batch)

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from mmlib import sample_mixing_weights
 from mmlib.experiments.methods import METHODS, comixup
-from mmlib.experiments.methods._pairs import draw_pairs
 from mmlib.experiments.methods._saliency import pool_saliency, saliency_map
 from mmlib.experiments.methods.puzzlemix import upsample_blocks, minimize_energy_exact, transport
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.preact_resnet import preact_resnet
+from mmlib.transforms import draw_pairs
 from tests.helpers import assert_same, clone
 from tests.reference import puzzles
 
@@ -139,7 +139,7 @@ def test_puzzlemix(classifier, batch):
     for seed in range(6):
         method = METHODS["puzzlemix"](classifier, xi=0.01, seed=seed)
         replay = METHODS["puzzlemix"](classifier, seed=seed)
-        partners, lam = draw_pairs(replay, M, 1.0)
+        partners, lam = draw_pairs(M, 1.0, generator=replay.cpu_generator)
         blocks = (2, 4, 8)[int(torch.randint(3, (), generator=clone(replay.cpu_generator)))]
         seen.add(blocks)
         saliency = saliency_map(classifier, images, labels)
@@ -161,7 +161,7 @@ def test_puzzlemix(classifier, batch):
 def test_puzzlemix_with_all_of_one_image_is_erm(classifier, batch, monkeypatch):
     # With λ = 1 the prior forbids every share of the partner.
     monkeypatch.setattr(
-        "mmlib.experiments.methods.puzzlemix.draw_pairs", lambda *_: (torch.arange(M).roll(1), 1.0), raising=True
+        "mmlib.experiments.methods.puzzlemix.draw_pairs", lambda *_, **__: (torch.arange(M).roll(1), 1.0), raising=True
     )
     method = METHODS["puzzlemix"](classifier, eta=100.0)
     torch.testing.assert_close(method.mix_batch(*batch)[0], batch[0])
@@ -297,15 +297,15 @@ def test_comixup_of_one_image_is_erm(classifier, batch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("puzzlemix", {"alpha": 0}, "alpha is 0"),
-        ("puzzlemix", {"gamma": 1.5}, "gamma is 1.5; it takes a number from 0 to 1"),
-        ("puzzlemix", {"beta": -1}, "beta is -1; it takes a number of at least 0"),
-        ("puzzlemix", {"eta": -1}, "eta is -1"),
-        ("puzzlemix", {"xi": float("inf")}, "xi is inf"),
-        ("comixup", {"alpha": 0}, "alpha is 0"),
-        ("comixup", {"omega": 2}, "omega is 2"),
-        ("comixup", {"tau": -0.5}, "tau is -0.5"),
-        ("comixup", {"clean": -1}, "clean is -1"),
+        ("puzzlemix", {"alpha": 0}, "alpha must be"),
+        ("puzzlemix", {"gamma": 1.5}, "gamma must be a number from 0 to 1, got 1.5"),
+        ("puzzlemix", {"beta": -1}, "beta must be a finite number >= 0, got -1"),
+        ("puzzlemix", {"eta": -1}, "eta must be"),
+        ("puzzlemix", {"xi": float("inf")}, "xi must be"),
+        ("comixup", {"alpha": 0}, "alpha must be"),
+        ("comixup", {"omega": 2}, "omega must be"),
+        ("comixup", {"tau": -0.5}, "tau must be"),
+        ("comixup", {"clean": -1}, "clean must be"),
     ],
 )
 def test_impossible_options_are_named(classifier, name, options, message):
@@ -313,7 +313,7 @@ def test_impossible_options_are_named(classifier, name, options, message):
         METHODS[name](classifier, **options)
 
 
-@pytest.mark.parametrize(("name", "takes"), [("puzzlemix", "an even number"), ("comixup", "a multiple of 4")])
+@pytest.mark.parametrize(("name", "takes"), [("puzzlemix", "an even number of pixels"), ("comixup", "a multiple of 4 pixels")])
 def test_images_without_blocks_are_named(classifier, batch, name, takes):
-    with pytest.raises(ValueError, match=f"images are 7 pixels wide; {name} takes {takes}"):
+    with pytest.raises(ValueError, match=f"{name} takes images whose side is {takes}, got 7"):
         METHODS[name](classifier)(batch[0][:, :, :7, :7], batch[1])

@@ -170,7 +170,8 @@ def candidate_labels(counts: Float[Tensor, "groups n"]) -> tuple[Float[Tensor, "
 @functools.cache
 def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """First and second members of all pairs of n; `torch.combinations` would wait for the device."""
-    return torch.tensor(list(itertools.combinations(range(n), 2)), device=device).view(-1, 2).unbind(1)
+    pairs = list(itertools.combinations(range(n), 2))
+    return torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).unbind(1)
 
 
 def minimize_energy_expansion(
