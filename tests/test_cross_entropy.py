@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import mixtures
 
 import mmlib._autograd
 import mmlib._backend
 import mmlib._cpu_kernels
 import mmlib.sampling
 from mmlib import dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
+from tests.reference import mixtures
 
 M = 40
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
@@ -85,7 +85,7 @@ def test_logits_however_far_apart(r, scale):
 @pytest.mark.parametrize("chunk", [1, 300 * 7 * 3])
 def test_streaming_is_one_draw(monkeypatch, r, chunk):
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", chunk)
-    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 290 * M)
+    monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 290 * M)
     (whole, given), (streamed, _), sources = problem(7, r), problem(7, r), (generator(8), generator(8))
     expected = loss_of(whole, given, mixing_weights=sample_mixing_weights(700, M, 0.3, generator=sources[0]))
     value = loss_of(streamed, given, num_mixtures=700, alpha=0.3, generator=sources[1])

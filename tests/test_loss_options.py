@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import mixtures
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -24,6 +23,7 @@ from mmlib import (
 )
 from mmlib.attention import softmax_attention_map
 from mmlib.losses import is_affine
+from tests.reference import mixtures
 
 M, R, D, C, N = 6, 4, 5, 3, 7
 LABELS = torch.tensor([0, 1, -100, 2, 1, -100])

@@ -5,13 +5,13 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import mixtures
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmlib._autograd
 import mmlib.sampling
 from mmlib import DenseMultiMixLoss, MultiMixLoss, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
+from tests.reference import mixtures
 
 M, R, D, C, N = 6, 4, 5, 3, 9
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -295,7 +295,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
 def test_streaming_is_one_draw(monkeypatch, loss, dense, alpha):
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", 3 * R * C)
-    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 4 * M)
+    monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 4 * M)
     whole, streamed, sources = everything(dense), everything(dense), (generator(8), generator(8))
     del whole["mixing_weights"], streamed["mixing_weights"]
     weights = sample_mixing_weights(30, M, alpha, generator=sources[0], dtype=torch.float64)
@@ -330,7 +330,7 @@ class Recorder(TorchDispatchMode):
 @LOSSES
 def test_streaming_holds_nothing_that_grows_with_n(monkeypatch, loss, dense):
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", 20 * R * C)
-    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 50 * M)
+    monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 50 * M)
     inputs = everything(dense)
     del inputs["mixing_weights"]
     with Recorder() as recorder:
