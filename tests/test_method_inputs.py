@@ -201,8 +201,8 @@ def test_a_state_of_another_device_is_named(classifier):
     ("name", "given", "error", "message"),
     [
         ("mixup", {"alpha": 0}, ValueError, "alpha must be"),
-        ("mixup", {"gamma": 1.0}, ValueError, "options of mixup must be of alpha, got 'gamma'"),
-        ("erm", {"seed": 1}, ValueError, "options of erm must be of none, got 'seed'"),
+        ("mixup", {"gamma": 1.0}, ValueError, "options must be among alpha for mixup, got 'gamma'"),
+        ("erm", {"seed": 1}, ValueError, "options must be among none for erm, got 'seed'"),
         ("multimix", {"num_mixtures": 2.0}, TypeError, "num_mixtures must be an integer >= 1, got 2.0"),
         ("multimix_distill", {"decay": 2}, ValueError, "decay must be a number from 0 to 1, got 2"),
     ],
