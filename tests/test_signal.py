@@ -128,7 +128,7 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multimix_annealed", {"factor": 0}, "factor must be a number > 0, got 0"),
+        ("multimix_annealed", {"factor": 0}, "factor must be a positive number, got 0"),
         ("multimix_annealed", {"steps": 0}, "steps must be an integer >= 1, got 0"),
         ("multimix_around", {"anchor_weight": 1.5}, "anchor_weight must be a number from 0 to 1, got 1.5"),
         (
