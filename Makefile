@@ -18,13 +18,13 @@ lint: environment
 	ruff check .
 	ruff format --check .
 
-record: environment          ## run what GRID lacks in the ledger for MINUTES, and enter it; again goes on
+record: environment          ## run the cells of GRID without a record for MINUTES and record them; called again, it continues
 	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)
 
-detection: environment       ## run the detectors of detection.yml that have no record yet, for MINUTES
+detection: environment       ## run the detectors of detection.yml without a record, for MINUTES
 	python -m tools.detect --minutes $(or $(MINUTES),inf)
 
-results: environment         ## enter finished embedded runs into book/results, and README's table from them
+results: environment         ## record finished embedded runs in book/results, and write README's table from them
 	python -m tools.results runs/embedded book/results/embedded
 
 bench: environment           ## measure losses, training step and checkpoints on a quiet machine; OUT=book/results/cost records them

@@ -1,23 +1,28 @@
 """The grid of papermill runs, the chapters and the site.
 
-A cell is known by its metrics.json alone: declared outputs of a failed job are deleted, and going on needs the
-checkpoint beside it. What a cell watches of mmlib is a digest of its meaning (`mmlib.provenance`), so that a comment
-there runs no cell again, and of notebooks a digest of their cells (`tools.chapters`), so that refreshed outputs and
-touched files run nothing again.
+A cell is known by its metrics.json alone: Snakemake deletes the declared outputs of a failed job, and resuming needs
+the checkpoint beside it. A cell watches a digest of mmlib's meaning (`mmlib.experiments.provenance`), so that a
+comment there runs no cell again. Of notebooks and other sources, digests of what git tracks are watched
+(`tools.digests`), so that refreshed outputs, touched files and caches run nothing again.
 """
 
+import json
 import math
 import os
 import shlex
 
+import torch
 import yaml
 
 from mmbook import grids
-from mmlib.provenance import code_digest
-from tools.chapters import cells_digest, source_digest
+from mmlib.experiments.provenance import code_digest
+from tools.digests import cells_digest, records_digest, source_digest
 
 # Results do not depend on it, and two cells with one thread each beat one cell with two.
 os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+# One run on each GPU at a time, however many cores there are; `--resources gpu=N` allows another number.
+if "gpu" not in workflow.global_resources:
+    workflow.global_resources["gpu"] = max(1, torch.cuda.device_count())
 
 CELL = "notebooks/04-one-run.ipynb"
 RUN = "runs/{grid}/{dataset}/{model}/{variant}/seed{seed}"
@@ -42,7 +47,8 @@ CHAPTERS = {
 }
 
 
-CELLS = {grid: {str(cell.place): cell for cell in grids.cells(grid)} for grid in grids.read()}
+CELLS = {grid: {str(cell.path): cell for cell in grids.cells(grid)} for grid in grids.load_grids()}
+RECORDS = records_digest("book/results")
 # `make record` ends at a deadline, seconds since 1970; a finished cell does not depend on it.
 DEADLINE = int(config.get("deadline", 2**33))
 
@@ -52,30 +58,38 @@ def cell_of(wildcards):
 
 
 def finished(grid):
-    return [f"runs/{grid}/{place}/metrics.json" for place in CELLS[grid]]
+    return [f"runs/{grid}/{path}/metrics.json" for path in CELLS[grid]]
 
 
 def chapter_parameters(chapter):
     given = CHAPTERS[chapter]
     if chapter != "04-one-run":
         return given
-    (cell,) = (cell for cell in CELLS["embedded"].values() if given["folder"].endswith(str(cell.place)))
+    (cell,) = (cell for cell in CELLS["embedded"].values() if given["folder"].endswith(str(cell.path)))
     return cell.parameters | given
 
 
 def command(cell):
-    """Up to the value of `max_minutes`."""
-    parameters = cell.parameters | {"folder": f"runs/{cell.grid}/{cell.place}"}
+    """The cell's command up to the value of `max_minutes`."""
+    parameters = cell.parameters | {"folder": f"runs/{cell.grid}/{cell.path}"}
+    on_gpus = f"python -m tools.gpus {cell.gpus} " if cell.gpus else ""
     if cell.processes == 1:
-        return papermill(CELL, f"{parameters['folder']}/notebook.ipynb", parameters) + " -p max_minutes "
-    values = " ".join(shlex.quote(f"{name}={value!r}") for name, value in parameters.items())
-    return f"torchrun --standalone --nproc-per-node {cell.processes} -m mmlib {values} max_minutes="
+        return on_gpus + papermill(CELL, f"{parameters['folder']}/notebook.ipynb", parameters) + " -p max_minutes "
+    torchrun = f"torchrun --standalone --nproc-per-node {cell.processes} -m mmlib.experiments"
+    return f"{on_gpus}{torchrun} {options(parameters)} --max-minutes "
+
+
+def options(parameters):
+    """Options of `python -m mmlib.experiments`: text as it is, everything else as JSON."""
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in parameters.items()}
+    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in values.items())
 
 
 def papermill(notebook, output, parameters):
     # As YAML writes them: papermill reads JSON's 1e-05 as a string.
     values = yaml.safe_dump(parameters, default_flow_style=True, sort_keys=False, width=math.inf).strip()
-    return f"papermill -k python3 --no-progress-bar {notebook} {output} -y {shlex.quote(values)}"
+    files = f"{shlex.quote(notebook)} {shlex.quote(output)}"
+    return f"papermill -k python3 --no-progress-bar {files} -y {shlex.quote(values)}"
 
 
 rule site:
@@ -83,7 +97,9 @@ rule site:
         expand("build/notebooks/{chapter}.ipynb", chapter=CHAPTERS),
         finished("embedded"),
     params:
-        sources=source_digest("book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmbook", "mmlib"),
+        sources=source_digest(
+            "book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmbook", "mmlib"
+        ),
     output:
         "build/site/_build/html/index.html",
     shell:
@@ -104,15 +120,17 @@ rule cell:
         parameters=lambda wildcards: cell_of(wildcards).parameters,
         code=f"{code_digest()} {cells_digest(CELL)}",
         command=lambda wildcards: command(cell_of(wildcards)),
+    resources:
+        gpu=lambda wildcards: cell_of(wildcards).gpus,
     # In the order of experiments.yml.
-    priority: lambda wildcards: -list(CELLS[wildcards.grid]).index(str(cell_of(wildcards).place))
+    priority: lambda wildcards: -list(CELLS[wildcards.grid]).index(str(cell_of(wildcards).path))
     output:
         f"{RUN}/metrics.json",
     log:
         "build/logs/{grid}/{dataset}-{model}-{variant}-seed{seed}.log",
     shell:
         "left=$(({DEADLINE} - $(date +%s))); [ $left -gt 0 ] || exit 1; "
-        "{params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log} 2>&1"
+        "{params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log:q} 2>&1"
 
 
 rule chapter:
@@ -120,8 +138,9 @@ rule chapter:
         lambda wildcards: finished("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
     params:
         sources=lambda wildcards: source_digest(
-            f"notebooks/{wildcards.chapter}.ipynb", "mmbook", "mmlib", "book/results", "experiments.yml", "detection.yml"
+            f"notebooks/{wildcards.chapter}.ipynb", "mmbook", "mmlib", "experiments.yml", "detection.yml"
         ),
+        records=RECORDS,
         command=lambda wildcards: papermill(
             f"notebooks/{wildcards.chapter}.ipynb",
             f"build/notebooks/{wildcards.chapter}.ipynb",
@@ -132,4 +151,4 @@ rule chapter:
     log:
         "build/logs/chapters/{chapter}.log",
     shell:
-        "{params.command} > {log} 2>&1"
+        "{params.command} > {log:q} 2>&1"

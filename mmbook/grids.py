@@ -1,16 +1,16 @@
-"""The grids of `experiments.yml`: their cells, and what a ledger holds of them."""
+"""The grids of `experiments.yml`: their cells, and the records that a ledger holds of them."""
 
 import dataclasses
-import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mmbook.ledger import collect
+from mmbook.ledger import find_runs
 from mmbook.notebook import project_root
 from mmlib.experiments.evaluation import ood
-from mmlib.experiments.runs.reader import Record
-from mmlib.experiments.training.config import Config, difference, load_data
+from mmlib.experiments.runs import RunRecord
+from mmlib.experiments.training.config import Config, first_mismatch, load_data
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Cell:
     """One run of a grid.
 
     Args:
-        parameters: of the notebook or command that runs it, by name; those of `Config` decide the result.
-        processes: that run it together, a GPU each.
+        parameters: by name, of the notebook or command that runs the cell; those of `Config` decide the result.
+        processes: how many processes run the cell together, each on a GPU of its own.
 
-    >>> cells("embedded")[0].place
+    >>> cells("embedded")[0].path
     PosixPath('digits/preactresnet-small/erm/seed0')
     """
 
@@ -33,56 +33,87 @@ class Cell:
     processes: int = 1
 
     @property
-    def place(self) -> Path:
-        """Its folder below the grid's."""
+    def path(self) -> Path:
+        """The cell's folder, relative to the grid's folder."""
         return Path(self.dataset, self.parameters["model"], self.variant, f"seed{self.seed}")
 
     @property
     def config(self) -> Config:
-        """What decides its result."""
+        """The configuration, which decides the cell's result."""
         names = {field.name for field in dataclasses.fields(Config)}
         return Config(**{name: value for name, value in self.parameters.items() if name in names})
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the cell occupies while it runs."""
+        return self.processes if str(self.parameters.get("device", "cpu")).startswith("cuda") else 0
 
-def read() -> dict[str, dict]:
-    """All grids as the file has them, by name.
+
+class GridRecords(NamedTuple):
+    """The records of a grid.
+
+    Args:
+        records: complete records that match their cell.
+        missing: cells without such a record.
+        rejected: a line for each file that was left out, with the reason.
+    """
+
+    records: list
+    missing: list
+    rejected: list[str]
+
+
+def read_yaml(name: str) -> dict:
+    """Read a file of grids from the root of the clone.
 
     Raises:
-        FileNotFoundError: there is no `experiments.yml` here: it lies in the root of a clone.
+        FileNotFoundError: the current folder lies in no clone of the repository.
     """
     import yaml
 
-    path = project_root() / "experiments.yml"
+    path = project_root() / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; grids are read in a clone of the repository")
+        raise FileNotFoundError(f"{path} does not exist; grids are read in a clone of the repository")
     return yaml.safe_load(path.read_text())
 
 
+def load_grids() -> dict[str, dict]:
+    """Load all grids of `experiments.yml`, by name.
+
+    Raises:
+        FileNotFoundError: the current folder lies in no clone of the repository.
+    """
+    return read_yaml("experiments.yml")
+
+
 def cells(grid: str) -> list[Cell]:
-    """The cells of a grid, in the order in which they are worth having: all variants of one seed before the next.
+    """List the cells of a grid in the order in which they run: all variants of one seed before the next seed.
 
     Raises:
         ValueError: there is no such grid.
     """
-    grids = read()
+    grids = load_grids()
     if grid not in grids:
-        raise ValueError(f"grid is {grid!r}; experiments.yml has {', '.join(grids)}")
-    content, found = grids[grid], []
+        raise ValueError(f"grid must be one of {', '.join(grids)} (experiments.yml), got {grid!r}")
+    content, planned = grids[grid], []
     for seed in content["seeds"]:
-        for dataset, of_dataset in content["datasets"].items():
-            for variant in of_dataset.get("only", content["variants"]):
-                parameters = {"dataset": dataset} | content["settings"] | of_dataset | content["variants"][variant]
-                beside = {name: parameters.pop(name) for name in ("only", "processes") if name in parameters}
-                parameters |= {"seed": seed}
-                found.append(Cell(grid, dataset, variant, seed, parameters, beside.get("processes", 1)))
-    return found
+        for dataset, dataset_settings in content["datasets"].items():
+            for variant in dataset_settings.get("only", content["variants"]):
+                settings = {"dataset": dataset} | content["settings"] | dataset_settings | content["variants"][variant]
+                processes = settings.pop("processes", 1)
+                settings.pop("only", None)
+                planned.append(Cell(grid, dataset, variant, seed, settings | {"seed": seed}, processes))
+    return planned
 
 
-def lacking(cells: list[Cell]) -> dict[str, str]:
-    """The data sets that cells lack, by their names in the grid, and why; what torchvision downloads is, here and once.
+def missing_datasets(cells: list[Cell]) -> dict[str, str]:
+    """Find the data sets that cells need and that are not there; torchvision downloads its own on the way.
+
+    Returns:
+        The reason for each missing data set, by the data set's name in the grid.
 
     Raises:
-        ValueError: data that are there and are not what they should be.
+        ValueError: a data set is there and cannot be used.
     """
     reasons = {}
     for cell in {cell.dataset: cell for cell in reversed(cells)}.values():  # the first cell of each
@@ -96,46 +127,42 @@ def lacking(cells: list[Cell]) -> dict[str, str]:
     return reasons
 
 
-class Recorded(NamedTuple):
-    """What is recorded of a grid.
+def match_cells(
+    records: Sequence, cells: Sequence, mismatch: Callable[..., tuple[str, object, object] | None], rejected: list[str]
+) -> GridRecords:
+    """Match records with the cells of a grid by their `path`.
+
+    A record without a cell, or of another configuration than its cell's, is rejected.
 
     Args:
-        found: records that are whole and are what their cell asks for.
-        missing: cells without one.
-        refused: a line for every file that was left out, with the reason.
+        mismatch: of a record and its cell, returns a parameter in which they differ with both its values, or None.
+        rejected: lines for files that were left out before.
     """
-
-    found: list[Record]
-    missing: list[Cell]
-    refused: list[str]
-
-
-def recorded(grid: str, root: Path | str = "book/results") -> Recorded:
-    """The records of a grid in `root/<grid>`; one that does not fit its cell is listed and never averaged in.
-
-    Args:
-        root: below the root of the clone, where it is relative.
-    """
-    folder = project_root() / root / grid
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = collect(folder) if any(folder.rglob("seed*.json")) else []
-    refused = [str(warning.message) for warning in caught]
-    planned = {cell.place: cell for cell in cells(grid)}
-    fitting = []
-    for record in found:
-        cell = planned.get(record.place)
-        reason = "the grid has no such cell" if cell is None else _differs(record, cell)
-        if reason:
-            refused.append(f"{record.place} is left out: {reason}")
+    planned = {cell.path: cell for cell in cells}
+    matching, rejected = [], list(rejected)
+    for record in records:
+        if record.path not in planned:
+            rejected.append(f"{record.path} is left out: the grid has no such cell")
+        elif found := mismatch(record, planned[record.path]):
+            name, stored, wanted = found
+            rejected.append(f"{record.path} is left out: {name} is {stored!r}, the grid has {wanted!r}")
         else:
-            fitting.append(record)
-    held = {record.place for record in fitting}
-    return Recorded(fitting, [cell for place, cell in planned.items() if place not in held], refused)
+            matching.append(record)
+    recorded = {record.path for record in matching}
+    return GridRecords(matching, [cell for path, cell in planned.items() if path not in recorded], rejected)
 
 
-def _differs(record: Record, cell: Cell) -> str | None:
-    held = record.config | {"processes": record.environment.get("processes", 1)}
+def grid_records(grid: str, root: Path | str = "book/results") -> GridRecords:
+    """Read the records of a grid from `root/<grid>`; a record that does not match its cell is listed, never averaged.
+
+    Args:
+        root: the ledger; a relative path starts at the root of the clone.
+    """
+    records, rejected = find_runs(project_root() / root / grid)
+    return match_cells(records, cells(grid), _mismatch, rejected)
+
+
+def _mismatch(record: RunRecord, cell: Cell) -> tuple[str, object, object] | None:
+    stored = record.config | {"processes": record.environment.get("processes", 1)}
     expected = dataclasses.asdict(cell.config) | {"processes": cell.processes}
-    found = difference(held, expected | {"dataset": held["dataset"]})  # a path there, a name in the record
-    return found and "{} is {!r}, the grid has {!r}".format(*found)
+    return first_mismatch(stored, expected | {"dataset": stored["dataset"]})  # a path there, a name in the record

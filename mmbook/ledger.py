@@ -1,26 +1,27 @@
-"""The book's ledger of finished runs: files that are whole, as they were written, and what tables are made of.
+"""The book's ledger of finished runs: complete, unedited files, from which tables are made.
 
-It keeps of a run `<grid>/<dataset>/<model>/<variant>/seed<k>.json`, the run folder's tables in one file with a
-checksum, its history by columns; beside it the embeddings of seed 0 unless a grid does without, and where it asks for
-them the weights.
+A run is one file, `<grid>/<dataset>/<model>/<variant>/seed<k>.json`: the tables of its run folder with a checksum, the
+history stored by columns. Beside it lie the embeddings of seed 0, unless the grid does without them, and the
+network's weights where the grid asks for them.
 """
 
 import io
 import json
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from mmlib.experiments import runs
 from mmlib.experiments.methods import METHODS
-from mmlib.experiments.runs.files import checksum, write_atomic, write_json
-from mmlib.experiments.runs.reader import CLASSIFIER, Record, place_of
+from mmlib.experiments.runs import RunRecord, checksum, parse_run_path, write_atomic, write_json
 
-LISTED = ("class_accuracy", "pgd_errors", "ood")  # metrics that are no single numbers
-# What every part of a record must have.
-CONTENT = {
+NON_SCALAR = ("class_accuracy", "pgd_errors", "ood")  # metrics that are lists or tables
+# The fields that each part of a record must have.
+REQUIRED_FIELDS = {
     part: tuple(names.split())
     for part, names in {
         "config": "dataset model method options seed epochs data digest",
@@ -31,43 +32,45 @@ CONTENT = {
         "environment": "python torch numpy device threads commit train_seconds images_per_second peak_memory_mib",
     }.items()
 }
-NUMBERS = tuple(name for name in CONTENT["metrics"] if name not in LISTED)
+SCALARS = tuple(name for name in REQUIRED_FIELDS["metrics"] if name not in NON_SCALAR)
+
+R = TypeVar("R")
 
 
-def read(path: Path) -> Record:
-    """The record of a file in the ledger, `<dataset>/<model>/<variant>/seed<k>.json`.
+def load_record(path: Path) -> RunRecord:
+    """Load the record of one file of the ledger, `<dataset>/<model>/<variant>/seed<k>.json`.
 
     Raises:
-        ValueError: it is incomplete, or was edited by hand.
+        ValueError: the file is incomplete, or was edited by hand.
     """
-    content = contents(path)
+    content = read_verified(path)
     if isinstance(columns := content.get("history"), dict):  # older records hold rows
         if len({len(values) for values in columns.values()}) != 1:
             raise ValueError(f"{path} has a history whose columns differ in length")
         content["history"] = [dict(zip(columns, values)) for values in zip(*columns.values())]
     _check(path, content)
-    beside = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
-    return Record(**place_of(path), **content, **beside)
+    files = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
+    return RunRecord(**parse_run_path(path), **content, **files)
 
 
-def contents(path: Path) -> dict:
-    """What a file of the ledger holds, its checksum excepted.
+def read_verified(path: Path) -> dict:
+    """Read a file of the ledger, verify its checksum, and return the content without the checksum.
 
     Raises:
-        ValueError: it does not fit its checksum, or is no JSON object.
+        ValueError: the file is not a JSON object, or its checksum does not match.
     """
     try:
         content = dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is no record: it holds no JSON object") from None
+        raise ValueError(f"{path} is not a record: it must hold a JSON object") from None
     if content.pop("checksum", None) != checksum(content):
-        raise ValueError(f"{path} does not fit its checksum: it was edited by hand")
+        raise ValueError(f"{path} does not match its checksum: it was edited by hand")
     return content
 
 
 def _check(path: Path, content: dict) -> None:
-    """Refuse what lacks a part or a number, or whose configuration is not the one of its digest and place."""
-    for part, names in CONTENT.items():
+    """Refuse a record that lacks a field, or whose configuration does not match its digest or its path."""
+    for part, names in REQUIRED_FIELDS.items():
         rows = content.get(part) if part == "history" else [content.get(part)]
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{path} has no {part}")
@@ -76,38 +79,65 @@ def _check(path: Path, content: dict) -> None:
                 raise ValueError(f"{path} is incomplete: its {part} has no {name}")
     config = dict(content["config"])
     if config.pop("digest") != checksum(config):
-        raise ValueError(f"{path} has a configuration that does not fit its digest")
-    for name, place in place_of(path).items():
-        if name != "variant" and config[name] != place:
+        raise ValueError(f"{path} has a configuration that does not match its digest")
+    for name, value in parse_run_path(path).items():
+        if name != "variant" and config[name] != value:
             raise ValueError(f"{path} was made with {name} {config[name]!r}")
-    numbers = [content["metrics"][name] for name in NUMBERS]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ValueError(f"{path} has metrics that are no numbers")
+    scalars = [content["metrics"][name] for name in SCALARS]
+    if not all(isinstance(scalar, int | float) and math.isfinite(scalar) for scalar in scalars):
+        raise ValueError(f"{path} has metrics that are not finite numbers")
 
 
-def collect(root: Path | str) -> list[Record]:
-    """The records of all finished runs below `root`, run folders and ledger files alike.
+def load_valid(folder: Path, load: Callable[[Path], R]) -> tuple[list[R], list[str]]:
+    """Load every `seed<k>.json` below a folder.
 
-    They come by data set, model, method (in the order of `METHODS`), variant and seed. A file of the ledger that is
-    incomplete or was edited is left out with a warning.
+    Args:
+        load: reads one file, and raises `ValueError` where it is not a record.
+
+    Returns:
+        The records by path, and a line for each file that was left out, with the reason.
+    """
+    records, rejected = [], []
+    for path in sorted(folder.rglob("seed*.json")):
+        try:
+            records.append(load(path))
+        except ValueError as error:
+            rejected.append(f"{error}: left out")
+    return records, rejected
+
+
+def find_runs(root: Path | str) -> tuple[list[RunRecord], list[str]]:
+    """Find all finished runs below `root`, in run folders and in files of a ledger.
+
+    Returns:
+        The records by data set, model, method (in the order of `METHODS`), variant and seed; and a line for each file
+        of the ledger that is incomplete or was edited, and therefore left out.
+    """
+    records, rejected = load_valid(Path(root), load_record)
+    records += [runs.load_run(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
+    return sorted(records, key=_order), rejected
+
+
+def _order(record: RunRecord) -> tuple[str, str, int, str, int]:
+    return record.dataset, record.model, list(METHODS).index(record.config["method"]), record.variant, record.seed
+
+
+def collect(root: Path | str) -> list[RunRecord]:
+    """Return the records of `find_runs`, with a warning for each file that was left out.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no finished run.
     """
-    found = [runs.read(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
-    for path in sorted(Path(root).rglob("seed*.json")):
-        try:
-            found.append(read(path))
-        except ValueError as error:
-            warnings.warn(f"{error}: left out", stacklevel=2)
-    if not found:
-        raise FileNotFoundError(f"results is {str(root)!r}, which holds no finished run; `make book` makes some")
-    methods = list(METHODS)
-    return sorted(found, key=lambda r: (r.dataset, r.model, methods.index(r.config["method"]), r.variant, r.seed))
+    records, rejected = find_runs(root)
+    for line in rejected:
+        warnings.warn(line, stacklevel=2)
+    if not records:
+        raise FileNotFoundError(f"results must hold a finished run, got {str(root)!r}; `make book` makes some")
+    return records
 
 
-def table(found: list[Record]) -> list[dict]:
-    """One row a record: where it stands in the grid, and its single numbers.
+def table(records: list[RunRecord]) -> list[dict]:
+    """Return one row for each record: its place in the grid, and its scalar metrics.
 
     >>> table([])
     []
@@ -115,32 +145,32 @@ def table(found: list[Record]) -> list[dict]:
     return [
         {"dataset": r.dataset, "model": r.model, "variant": r.variant, "seed": r.seed}
         | {name: value for name, value in r.metrics.items() if not isinstance(value, list | dict)}
-        for r in found
+        for r in records
     ]
 
 
-def enter(record: Record, ledger: Path, *, embeddings: bool = True, weights: bool = False) -> None:
+def add(record: RunRecord, ledger: Path, *, embeddings: bool = True, weights: bool = False) -> None:
     """Write a record into the ledger.
 
     Args:
-        ledger: the grid's folder in it.
-        embeddings: whether to keep those of seed 0 beside it.
-        weights: whether to keep the network's beside it.
+        ledger: the grid's folder in the ledger.
+        embeddings: whether to keep the embeddings of seed 0 beside the record.
+        weights: whether to keep the network's weights beside the record.
 
     Raises:
         ValueError: the record is incomplete.
-        FileNotFoundError: its run's folder has no embeddings or no checkpoint.
+        FileNotFoundError: its run folder has no embeddings or no checkpoint.
     """
-    path = ledger / record.place.with_suffix(".json")
+    path = ledger / record.path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {name: getattr(record, name) for name in CONTENT}
+    content = {name: getattr(record, name) for name in REQUIRED_FIELDS}
     _check(path, content)
-    # Names once for all epochs: half the size.
+    # Each column's name once instead of once per epoch: half the size.
     content["history"] = {name: [row[name] for row in record.history] for name in record.history[0]}
     if embeddings and record.seed == 0:
         write_atomic(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
         buffer = io.BytesIO()
-        torch.save({"objective": {CLASSIFIER + name: value for name, value in record.weights().items()}}, buffer)
+        torch.save({"objective": {runs.CLASSIFIER + name: w for name, w in record.weights().items()}}, buffer)
         write_atomic(path.with_suffix(".pt"), buffer.getvalue())
     write_json(path, content | {"checksum": checksum(content)})

@@ -1,5 +1,6 @@
-"""What every notebook does first: check its parameters by name and type, for papermill checks neither."""
+"""The first steps of every notebook: check its parameters, which papermill does not, and draw pictures inline."""
 
+import ast
 import inspect
 import sys
 from pathlib import Path
@@ -7,30 +8,64 @@ from pathlib import Path
 from mmlib._checks import check_type
 
 
-def check_parameters(namespace: dict) -> None:
-    """Refuse a notebook's parameters that are unknown or of the wrong type; called right after their cell.
-
-    The annotated assignments of the `parameters` cell say which there are. What papermill injects lands beside them,
-    also under a name that the notebook has never heard of.
+def setup(namespace: dict) -> None:
+    """Check a notebook's parameters and let its figures appear in it; called right after the `parameters` cell.
 
     Args:
         namespace: the notebook's `globals()`.
 
     Raises:
-        ValueError: an unknown name, or a value that is not of its annotation's type.
+        ValueError: papermill injected a name that is not a parameter.
+        TypeError: a parameter has a value of the wrong type.
+    """
+    check_parameters(namespace)
+    _draw_inline()
+
+
+def check_parameters(namespace: dict) -> None:
+    """Refuse parameters that are unknown or of the wrong type.
+
+    The annotated assignments of the `parameters` cell declare a notebook's parameters. papermill injects its values in
+    a cell of its own, under any name that it is given. Only that cell is searched for unknown names: a kernel that has
+    run before holds the notebook's own variables too.
+
+    Args:
+        namespace: the notebook's `globals()`.
+
+    Raises:
+        ValueError: papermill injected a name that is not a parameter.
+        TypeError: a parameter has a value of the wrong type.
     """
     declared = inspect.get_annotations(sys.modules[namespace["__name__"]])
-    literals = (bool, int, float, str, list, tuple, dict, type(None))
-    ours = {"In", "Out"} | declared.keys()
-    for name, value in namespace.items():
-        if isinstance(value, literals) and not name.startswith("_") and name not in ours:
-            raise ValueError(f"{name} is no parameter of this notebook; it takes {', '.join(declared)}")
+    for name in _injected(namespace.get("In", [])):
+        if name not in declared:
+            raise ValueError(f"{name} is not a parameter of this notebook; it takes {', '.join(declared)}")
     for name, annotation in declared.items():
         check_type(name, namespace[name], annotation)
 
 
+def _injected(cells: list[str]) -> list[str]:
+    """Names that papermill's cell assigns, the latest one where it ran several times; none without such a cell.
+
+    Args:
+        cells: the sources of all cells that the kernel has run, IPython's `In`.
+    """
+    source = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), "")
+    assignments = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    return [target.id for node in assignments for target in node.targets]
+
+
+def _draw_inline() -> None:
+    """In a kernel, select the backend that puts figures into the notebook, whatever MPLBACKEND says."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None and hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+
+
 def project_root() -> Path:
-    """The folder of the clone that the current folder lies in, or else the current folder.
+    """Return the root of the clone that the current folder lies in, or else the current folder.
 
     papermill runs a notebook from where it was launched, nbval and JupyterLab from the notebook's own folder.
     """

@@ -1,55 +1,109 @@
-"""Checks of arguments, by name and type."""
+"""Checks of arguments: `TypeError` for a wrong type, `ValueError` for a wrong value, each naming the argument."""
 
 import math
+import numbers
+import operator
+from collections.abc import Iterable
 from types import UnionType
+from typing import get_args
 
 
-def check_type(name: str, value: object, annotation: type | UnionType) -> None:
-    """Refuse a value that is not of the annotated type; a whole number serves as a float.
+def as_number(value: object) -> int | float | None:
+    """Convert a number of Python, NumPy or torch (a tensor without dimensions) to an int or a float.
 
-    >>> check_type("epochs", "ten", int)
-    Traceback (most recent call last):
-    ValueError: epochs is 'ten'; it takes int
+    Returns:
+        The number, or None if the value is no number. A boolean is none.
+
+    >>> import torch
+    >>> as_number(torch.tensor(3)), as_number(2.5), as_number("2.5"), as_number(True)
+    (3, 2.5, None, None)
     """
-    wanted = getattr(annotation, "__args__", (annotation,))
-    fits = isinstance(value, wanted) or (float in wanted and isinstance(value, int))
-    if not fits or (isinstance(value, bool) and bool not in wanted):
-        takes = " or ".join("None" if kind is type(None) else kind.__name__ for kind in wanted)
-        raise ValueError(f"{name} is {value!r}; it takes {takes}")
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return operator.index(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def check_int(least: int = 0, **values: object) -> None:
-    """Refuse what is no whole number, or less than the least.
-
-    Args:
-        values: by their names.
+def check_int(minimum: int = 0, **values: object) -> None:
+    """Check that the values, given by name, are integers and not below the minimum.
 
     Raises:
-        ValueError: with the name, what it is and what it takes.
+        TypeError: a value is not an integer.
+        ValueError: an integer is below the minimum.
 
-    >>> check_int(seed=-1)
+    >>> check_int(1, num_mixtures=2.0)
     Traceback (most recent call last):
-    ValueError: seed is -1; it takes a whole number of at least 0
+    TypeError: num_mixtures must be an integer >= 1, got 2.0
     """
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+        number = as_number(value)
+        message = f"{name} must be an integer >= {minimum}, got {value!r}"
+        if not isinstance(number, int):
+            raise TypeError(message)
+        if number < minimum:
+            raise ValueError(message)
 
 
-def check_range(least: float = 0, most: float = math.inf, **values: float) -> None:
-    """Refuse what is no finite number from `least` to `most`.
-
-    Args:
-        values: by their names.
+def check_range(low: float = 0, high: float = math.inf, **values: object) -> None:
+    """Check that the values, given by name, are finite numbers from `low` to `high`, both included.
 
     Raises:
-        ValueError: with the name, what it is and what it takes.
+        TypeError: a value is not a number.
+        ValueError: a number is out of range, infinite or NaN.
 
-    >>> check_range(most=1, decay=2)
+    >>> check_range(high=1, probability=2)
     Traceback (most recent call last):
-    ValueError: decay is 2; it takes a number from 0 to 1
+    ValueError: probability must be a number from 0 to 1, got 2
     """
+    wanted = f"a finite number >= {low}" if high == math.inf else f"a number from {low} to {high}"
     for name, value in values.items():
-        if not isinstance(value, int | float) or not least <= value <= most or value == math.inf:
-            takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise ValueError(f"{name} is {value!r}; it takes a number {takes}")
+        number = as_number(value)
+        message = f"{name} must be {wanted}, got {value!r}"
+        if number is None:
+            raise TypeError(message)
+        if not low <= number <= high or math.isinf(number):
+            raise ValueError(message)
+
+
+def check_type(name: str, value: object, annotation: type | UnionType) -> object:
+    """Check that a value has the annotated type; an integer serves as a float.
+
+    Returns:
+        The value; a number of NumPy or torch as one of Python.
+
+    Raises:
+        TypeError: the value has another type.
+
+    >>> check_type("epochs", "ten", int | None)
+    Traceback (most recent call last):
+    TypeError: epochs must be int or None, got 'ten'
+    """
+    kinds = get_args(annotation) or (annotation,)
+    plain = _plain(value)
+    accepted = kinds + (int,) if float in kinds else kinds
+    if not isinstance(plain, accepted) or (isinstance(plain, bool) and bool not in kinds):
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {names}, got {value!r}")
+    return plain
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check that a value is one of the choices.
+
+    Raises:
+        ValueError: the value is none of them.
+
+    >>> check_choice("reduction", "average", ("mean", "sum", "none"))
+    Traceback (most recent call last):
+    ValueError: reduction must be 'mean', 'sum' or 'none', got 'average'
+    """
+    choices = list(choices)
+    if value not in choices:
+        *others, last = map(repr, choices)
+        wanted = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _plain(value):
+    """Unwrap a scalar of NumPy or a tensor without dimensions; other values stay as they are."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value

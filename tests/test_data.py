@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import stats
 
-from mmlib.experiments import data
+from mmlib.experiments.data import sources
 from mmlib.experiments.data.batches import Batches
 from mmlib.experiments.data.dataset import Dataset
 from mmlib.experiments.data.shapes import SHAPES, draw_shapes, polygon
@@ -127,6 +127,29 @@ def test_the_generator_is_the_only_source_of_randomness():
     assert all(torch.equal(a, b) for a, b in zip(one + rest, two, strict=True))
     other, _ = epochs(generator(6).get_state(), 1)
     assert not torch.equal(one[0], other[0])
+
+
+def test_order_and_augmentation_have_generators_of_their_own():
+    def epoch(order: int, augmentation: int) -> tuple[torch.Tensor, torch.Tensor]:
+        sources = {"generator": generator(order), "augmentation_generator": generator(augmentation)}
+        return tuple(map(torch.cat, zip(*Batches(noise(40), 10, padding=2, flip=True, **sources))))
+
+    images, labels = epoch(0, 1)
+    assert torch.equal(labels, epoch(0, 2)[1])
+    assert not torch.equal(images, epoch(0, 2)[0])
+    assert torch.equal(labels, torch.randperm(40, generator=generator(0)))
+    draws = generator(1)
+    offsets = torch.randint(5, (2, 40), generator=draws)
+    mirrored = torch.randint(2, (40,), generator=draws)
+    for k, image in enumerate(images):
+        made = crops(noise(40).images[labels[k]].numpy(), 2)
+        expected = made[offsets[0, k].item(), offsets[1, k].item(), mirrored[k].item()]
+        assert np.array_equal((image * 255).round().byte().numpy(), expected)
+
+
+def test_more_processes_than_images_are_refused():
+    with pytest.raises(ValueError, match="split must have an image for each of 5 processes, got 4"):
+        Batches(noise(4), 2, shard=(4, 5))
 
 
 def test_an_epoch_takes_its_draws_when_it_starts():
@@ -491,7 +514,7 @@ def planes(monkeypatch) -> np.ndarray:
         for listed in ("train_list", "test_list"):
             monkeypatch.setattr(source, listed, [[name, None] for name, _ in getattr(source, listed)])
         monkeypatch.setattr(source, "meta", {**source.meta, "md5": None})
-    monkeypatch.setattr(data, "REAL", {})
+    monkeypatch.setattr(sources, "REAL", {})
     return np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
 
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import mmbook.detection.__main__
 from mmbook import detection, grids, ledger, scenes
 from mmbook.detection import Config, mean_average_precision
+from mmbook.detection.detectors import seeded
 from mmbook.notebook import project_root
 from mmbook.scenes import draw_canvas
 from mmlib.experiments import models
@@ -102,7 +105,7 @@ def test_canvases_are_the_same_by_index_and_held_out_ones_for_every_seed(few):
 @pytest.mark.parametrize("given", [{"size": 31}, {"most": 0}])
 def test_canvas_refuses(given):
     ((name, value),) = given.items()
-    with pytest.raises(ValueError, match=rf"{name} is {value}; it takes a whole number of at least"):
+    with pytest.raises(ValueError, match=rf"{name} must be an integer >= \d+, got {value}"):
         draw_canvas(0, **given)
 
 
@@ -264,7 +267,7 @@ def test_detectors_encoder_gives_the_classifiers_features(tmp_path, few, detecto
     classifier = finished(tmp_path / "run")
     data = scenes.load("canvas", train_images=2)
     config = Config(detector=detector, start=str(tmp_path / "run"), precision="float64")
-    built, made = detection.build(config, data)
+    built, pretrain_config = detection.build(config, data)
     built, classifier = built.eval(), classifier.double()
     images = torch.rand(2, 3, 64, 64, dtype=torch.double)
     maps = built.backbone.body(built.transform(list(images))[0].tensors)
@@ -272,9 +275,10 @@ def test_detectors_encoder_gives_the_classifiers_features(tmp_path, few, detecto
         torch.testing.assert_close(maps["1"], classifier.features(images), rtol=1e-12, atol=1e-12)
         before = classifier.encoder[:4](classifier.normalise(images))
     torch.testing.assert_close(maps["0"], before, rtol=1e-12, atol=1e-12)
-    assert made["method"] == "erm"
+    assert pretrain_config["method"] == "erm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [name for name in detection.MODELS if name != "preactresnet-small"])
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
 def test_every_convolutional_model_carries_a_detector(few, model, detector):
@@ -296,20 +300,23 @@ def test_start_from_a_ledger_and_not_from_one_without_weights(tmp_path, few):
     path.with_suffix(".json").write_bytes(recorded.with_suffix(".json").read_bytes())
     data = scenes.load("canvas", train_images=2)
     config = Config(start=str(path.with_suffix(".json")))
-    with pytest.raises(FileNotFoundError, match=r"start is .*seed0.json', and .*seed0.pt is not there; it takes"):
+    with pytest.raises(FileNotFoundError, match=r"start must be .*, got '.*seed0.json': .*seed0.pt does not exist"):
         detection.build(config, data)
     (tmp_path / "run" / "checkpoint.pt").rename(path.with_suffix(".pt"))
-    built, made = detection.build(config, data)
-    assert made["digest"] == ledger.read(path.with_suffix(".json")).config["digest"]
+    built, pretrain_config = detection.build(config, data)
+    assert pretrain_config["digest"] == ledger.load_record(path.with_suffix(".json")).config["digest"]
     torch.testing.assert_close(built.backbone.body["0"].weight, classifier.encoder[0].weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({"model": "wrn16-8"}, r"start .*run is of model 'wrn16-8', not 'preactresnet-small'"),
-        ({"channels": 1, "dataset": "digits"}, r"start .*run is of digits, images of 1 channel; canvas has 3"),
-        ({"size": 8}, r"start .*run is of images of another size than backbone_size 32"),
+        ({"model": "wrn16-8"}, r"start must be a run of model 'preactresnet-small', got .*run of 'wrn16-8'"),
+        (
+            {"channels": 1, "dataset": "digits"},
+            r"start must be a run on images of 3 channels like those of canvas, got .*run of digits with 1",
+        ),
+        ({"size": 8}, r"start must be a run on images of backbone_size 32, got .*run on images of another size"),
     ],
 )
 def test_other_checkpoints_are_refused_by_name(tmp_path, few, made, message):
@@ -323,7 +330,9 @@ def test_unfinished_runs_are_no_start(tmp_path, few):
     (tmp_path / "run" / "metrics.json").unlink()
     data = scenes.load("canvas", train_images=2)
     for name in ("run", "nowhere"):
-        with pytest.raises(FileNotFoundError, match=rf"start is .*{name}', and .*metrics.json is not there; it takes"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"start must be .*, got '.*{name}': .*metrics.json does not exist"
+        ):
             detection.build(Config(start=str(tmp_path / name)), data)
 
 
@@ -357,6 +366,12 @@ def test_average_precision_by_hand():
     assert numbers["class_map"] == [pytest.approx(numbers["map"]), None]
 
 
+def test_average_precision_without_objects_is_none():
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    numbers = mean_average_precision([empty | {"scores": torch.zeros(0)}], [empty], 2)
+    assert numbers == {"map": None, "map_50": None, "map_75": None, "class_map": [None, None]}
+
+
 def test_crowd_counts_neither_as_found_nor_as_missed():
     there = [boxes([0, 0, 10, 10], [20, 20, 30, 30]) | {"iscrowd": torch.tensor([0, 1])}]
     for rows in ([[0, 0, 10, 10]], [[20, 20, 30, 30], [0, 0, 10, 10]]):
@@ -367,6 +382,7 @@ def test_crowd_counts_neither_as_found_nor_as_missed():
 # Runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
 def test_a_handful_of_canvases_is_learned_by_heart(few, detector):
     """Ten seconds each on one quiet core."""
@@ -394,10 +410,52 @@ def test_same_seed_same_record_whatever_the_global_generator(tmp_path, few, dete
         assert made[0][part] == made[1][part]
     losses = [[row["loss"] for row in content["history"]] for content in made]
     assert losses[0] == losses[1] != losses[2]
-    assert ledger.contents(tmp_path / "0.json") == made[0]
+    assert ledger.read_verified(tmp_path / "0.json") == made[0]
     assert made[0]["config"].items() >= {"dataset": "canvas", "start": None, "detector": detector, "epochs": 1}.items()
     assert len(made[0]["metrics"]["class_map"]) == 10
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_no_generator_of_a_gpu_is_seeded(few, monkeypatch):
+    """Neither in building nor in training on the CPU; and a GPU's fork takes that GPU alone."""
+    touched = []
+    for name in ("manual_seed", "manual_seed_all", "get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *given, name=name: touched.append((name, *given)))
+    data = scenes.load("canvas", train_images=4)
+    config = Config(epochs=1, batch_size=4)
+    built, _ = detection.build(config, data)
+    detection.train(built, config, data)
+    assert touched == []
+    generators = [torch.Generator() for _ in range(3)]
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: touched.append(("get", device)))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: touched.append(("set", device)))
+    with seeded(7, "cuda:1"):
+        assert [generator.initial_seed() == 7 for generator in generators] == [False, True, False]
+        assert torch.initial_seed() == 7
+    assert len(touched) == 2
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket == torch.ops.aten._local_scalar_dense
+        return function(*args, **(kwargs or {}))
+
+
+def test_training_reads_its_losses_once_an_epoch(few, monkeypatch):
+    """torchvision's own code waits in its forward; so it is replaced, and what is left is ours."""
+    data = scenes.load("canvas", train_images=8)
+    config = Config(epochs=2, batch_size=2)
+    layer = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(layer, "forward", lambda images, targets: {"loss": layer.weight.square().sum()})
+    with Waits() as waits:
+        history = detection.train(layer, config, data)
+    assert waits.count == 0
+    assert len(history) == 2
 
 
 def test_record_names_its_start_and_is_not_edited_or_written_over(tmp_path, few):
@@ -406,11 +464,11 @@ def test_record_names_its_start_and_is_not_edited_or_written_over(tmp_path, few)
     content = detection.run(Config(start=str(tmp_path / "run"), **TINY), path)
     assert content["config"]["start"].items() >= {"dataset": "shapes", "method": "erm", "seed": 0}.items()
     assert str(tmp_path) not in path.read_text()
-    with pytest.raises(ValueError, match=r"record is .*record.json'; it takes a .json file that is not there yet"):
+    with pytest.raises(ValueError, match=r"record must be a .json file that does not exist yet, got '.*record.json'"):
         detection.run(Config(), path)
     path.write_text(path.read_text().replace('"map_50": ', '"map_50": 9'))
-    with pytest.raises(ValueError, match=r"record.json does not fit its checksum: it was edited by hand"):
-        ledger.contents(path)
+    with pytest.raises(ValueError, match=r"record.json does not match its checksum: it was edited by hand"):
+        ledger.read_verified(path)
 
 
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
@@ -424,57 +482,75 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, few, detector):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lr=0.1"], "record is missing; it takes"),
-        (["record={}", "detecter=ssd"], "detecter is no parameter; they are backbone_size, batch_size,"),
-        (["record={}", "detector=yolo"], "detector is 'yolo'; a detector takes ssd, fasterrcnn"),
-        (["record={}", "model=vit-tiny"], "model is 'vit-tiny'; a detector takes preactresnet-small, "),
-        (["record={}", "epochs=0"], "epochs is 0; it takes a whole number of at least 1"),
-        (["record={}", "batch_size=1"], "batch_size is 1; it takes a whole number of at least 2"),
-        (["record={}", "train_images=4"], "batch_size is 8; canvas has 4 pictures to train on"),
-        (["record={}", "lr=-1"], "lr is -1; it takes a number of at least 0"),
-        (["record={}", "workers=many"], "workers is 'many'; it takes int"),
-        (["record={}", "dataset=folder/nowhere"], "nowhere is no folder in COCO's format"),
-        (["record={}", "dataset=voc", "root=nowhere"], "voc is not in root 'nowhere'; it takes 2007 trainval"),
+        (["--model", "vit-tiny"], r"model must be 'preactresnet-small', .*, got 'vit-tiny'"),
+        (["--detector", "yolo"], "detector must be 'ssd' or 'fasterrcnn', got 'yolo'"),
+        (["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
+        (["--batch-size", "1"], "batch_size must be an integer >= 2, got 1"),
+        (["--train-images", "4"], "batch_size must be at most the 4 images of canvas, got 8"),
+        (["--lr", "-1"], "lr must be a finite number >= 0, got -1"),
+        (["--dataset", "folder/nowhere"], "nowhere is no folder in COCO's format"),
+        (["--dataset", "voc", "--root", "nowhere"], "voc is not in root 'nowhere'; it takes 2007 trainval"),
     ],
 )
 def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, message):
     path = tmp_path / "folder" / "record.json"
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        detection.main([argument.format(path) for argument in arguments])
+        mmbook.detection.__main__.main(["--record", str(path), *arguments])
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr", "0.1"], "the following arguments are required: --record"),
+        (["--record", "x.json", "--detecter", "ssd"], "unrecognized arguments: --detecter ssd"),
+        (["--record", "x.json", "--workers", "many"], "argument --workers: invalid int value: 'many'"),
+    ],
+)
+def test_command_line_names_options_it_does_not_take(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        mmbook.detection.__main__.main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_command_line_runs_one_cell(tmp_path, few, capsys):
     path = tmp_path / "folder" / "record.json"
-    detection.main([f"record={path}", "train_images=4", "batch_size=2", "epochs=1", "detector=ssd", "threads=1"])
-    assert f"test mAP {ledger.contents(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
+    arguments = ["--train-images", "4", "--batch-size", "2", "--epochs", "1", "--detector", "ssd", "--threads", "1"]
+    mmbook.detection.__main__.main(["--record", str(path), *arguments])
+    assert f"test mAP {ledger.read_verified(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
 
 
-def test_ledger_takes_the_records_of_the_grid_and_names_what_it_leaves_out(tmp_path, few, monkeypatch):
-    places = [tmp_path / f"seed{seed}.json" for seed in range(4)]
-    configs = [Config(seed=seed, **TINY) for seed in range(4)]
-    monkeypatch.setattr(detection, "cells", lambda: dict(zip((path.relative_to(tmp_path) for path in places), configs)))
-    for path, config in zip(places[:3], (configs[0], configs[1], Config(seed=2, lr=0.1, **TINY))):
+def test_ledger_takes_the_records_of_the_grid_and_names_those_it_leaves_out(tmp_path, few, monkeypatch):
+    paths = [tmp_path / f"seed{seed}.json" for seed in range(5)]
+    configs = [Config(seed=seed, **TINY) for seed in range(5)]
+    cells = [detection.Cell(path.relative_to(tmp_path), config) for path, config in zip(paths, configs)]
+    monkeypatch.setattr("mmbook.detection.records.cells", lambda: cells[:4])
+    for path, config in zip(paths, (configs[0], configs[1], Config(seed=2, lr=0.1, **TINY))):
         detection.run(config, path)
-    places[1].write_text(places[1].read_text().replace("0.002", "0.003"))
-    found, missing, refused = detection.recorded(tmp_path)
-    assert list(found) == [places[0].relative_to(tmp_path)]
-    assert [path.name for path in missing] == ["seed1.json", "seed2.json", "seed3.json"]
-    assert "seed1.json does not fit its checksum" in refused[0]
-    assert "seed2.json is left out: lr is 0.1, the grid has 0.002" in refused[1]
+    paths[1].write_text(paths[1].read_text().replace("0.002", "0.003"))
+    paths[4].write_bytes(paths[0].read_bytes())
+    records, missing, rejected = detection.grid_records(tmp_path)
+    assert [record.path for record in records] == [cells[0].path]
+    assert records[0].metrics == ledger.read_verified(paths[0])["metrics"]
+    assert missing == cells[1:4]
+    assert len(rejected) == 3
+    assert "seed1.json does not match its checksum" in rejected[0]
+    assert rejected[1:] == [
+        "seed2.json is left out: lr is 0.1, the grid has 0.002",
+        "seed4.json is left out: the grid has no such cell",
+    ]
 
 
-def test_table_has_a_row_a_record():
-    made = {"detector": "ssd", "seed": 4, "start": {"method": "erm"}}
-    (row,) = detection.table(
-        {detection.Path("a/b/ssd/erm/seed4.json"): {"config": made, "metrics": {"map": 3.0, "class_map": []}}}
-    )
-    assert row == {"detector": "ssd", "start": "erm", "seed": 4, "map": 3.0}
+def test_table_has_a_row_for_each_record():
+    path = detection.cells()[0].path.with_name("seed4.json")
+    config = {"detector": "ssd", "seed": 4, "start": {"method": "erm"}}
+    record = detection.DetectionRecord(path, config, {"map": 3.0, "class_map": []}, [], {}, [])
+    assert detection.table([record]) == [{"detector": "ssd", "start": "scratch", "seed": 4, "map": 3.0}]
 
 
 def test_every_start_of_the_grid_is_a_cell_of_a_grid():
     cells = detection.cells()
-    made = {f"runs/pretraining/{cell.place}" for cell in grids.cells("pretraining")}
-    assert {config.start for config in cells.values()} - {""} == made
+    starts = {f"runs/pretraining/{cell.path}" for cell in grids.cells("pretraining")}
+    assert {cell.config.start for cell in cells} - {""} == starts
     assert len(cells) == 2 * 5 * 3
-    assert next(iter(cells)).parts == ("canvas", "preactresnet-small", "ssd", "scratch", "seed0.json")
+    assert cells[0].path.parts == ("canvas", "preactresnet-small", "ssd", "scratch", "seed0.json")

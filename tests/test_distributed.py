@@ -45,7 +45,7 @@ def test_processes_share_an_epoch_without_overlap():
     parts = []
     for k in range(2):
         generator = torch.Generator().manual_seed(3)
-        batches = data.Batches(split, 10, padding=1, flip=True, generator=generator, share=(k, 2))
+        batches = data.Batches(split, 10, padding=1, flip=True, generator=generator, shard=(k, 2))
         assert len(batches) == 5
         parts.append(torch.cat([images for images, _ in batches]))
     alone = data.Batches(split, 100, padding=1, flip=True, generator=torch.Generator().manual_seed(3))

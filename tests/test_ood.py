@@ -177,7 +177,7 @@ def test_test_sets_of_names_are_those_of_load():
 
 
 def test_cifar_is_read_from_an_archive_with_a_test_set_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "REAL", {})
+    monkeypatch.setattr(sources, "REAL", {})
     pictures = colours(6, 32)
     np.savez(tmp_path / "cifar10.npz", test_images=pictures, test_labels=np.arange(6), class_names=np.arange(10))
     split = load_test("cifar10", root=tmp_path)

@@ -153,7 +153,7 @@ def test_shares_part_an_epoch(folder, workers):
     (images, labels), *none = photos.batches("cpu", 30, generator=generator())
     assert not none
     for k in range(3):
-        share = list(photos.batches("cpu", 5, generator=generator(), share=(k, 3)))
+        share = list(photos.batches("cpu", 5, generator=generator(), shard=(k, 3)))
         assert len(share) == 2
         assert torch.equal(torch.cat([part for part, _ in share]), images[k::3])
         assert torch.equal(torch.cat([part for _, part in share]), labels[k::3])

@@ -2,7 +2,7 @@
 
 python -m tools.detect [--minutes M] [--device cuda]
 
-Each enters its record when it has finished; after a stop the same command goes on with the next.
+Each run writes its record into the ledger when it has finished; after a stop the same command continues with the next.
 """
 
 import argparse
@@ -18,26 +18,26 @@ LEDGER = Path("book/results/detection")
 
 
 def main(arguments: list[str]) -> int:
-    """Run and report; 1 where a run failed or its start is not there."""
+    """Run what has no record yet; return 1 where a run failed or its start does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    start, failed = time.time(), 0
-    for place, config in detection.cells().items():
-        path = LEDGER / place
+    start, failed, cells = time.time(), 0, detection.cells()
+    for cell in cells:
+        path = LEDGER / cell.path
         if path.exists() or time.time() - start > 60 * given.minutes:
             continue
         try:
-            content = detection.run(config, path, device=given.device)
+            content = detection.run(cell.config, path, device=given.device)
         except (OSError, ValueError, FloatingPointError) as error:
             failed += 1
-            print(f"{place}: {error}", flush=True)
+            print(f"{cell.path}: {error}", flush=True)
         else:
-            print(f"{place}: mAP {content['metrics']['map']:.2f} %", flush=True)
-    missing = sum(not (LEDGER / place).exists() for place in detection.cells())
-    print(f"detection: {missing} of {len(detection.cells())} runs have no record in {LEDGER}")
+            print(f"{cell.path}: mAP {content['metrics']['map']:.2f} %", flush=True)
+    missing = sum(not (LEDGER / cell.path).exists() for cell in cells)
+    print(f"detection: {missing} of {len(cells)} runs have no record in {LEDGER}")
     return int(failed > 0)
 
 

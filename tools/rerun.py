@@ -1,13 +1,15 @@
-"""Run a record again from itself alone, and hold the numbers of both against each other.
+"""Run a record again from itself alone, and compare the numbers of both.
 
 python -m tools.rerun book/results/<grid>/<dataset>/<model>/<variant>/seed<k>.json
 
-The run goes into `runs/rerun/`, and where the same command was stopped it goes on. On the machine and with the
-versions of the record the numbers are the same; elsewhere they differ as those of two seeds do, whose spread is shown
-where the ledger has other seeds of the variant.
+The run goes into `runs/rerun/`; the same command resumes it. It uses the kind of device, the number of processes,
+threads and workers, and the compiler as the record says. On the machine and with the versions of the record the
+numbers are the same; elsewhere they differ as those of two seeds do, whose spread is shown where the ledger has other
+seeds of the variant.
 """
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 from statistics import stdev
@@ -15,36 +17,71 @@ from statistics import stdev
 import mmlib.experiments.__main__
 from mmbook import ledger
 from mmlib.experiments import runs
-from mmlib.experiments.runs.reader import Record
+from mmlib.experiments.arguments import to_arguments
+from mmlib.experiments.runs import RunRecord
 from mmlib.experiments.training.config import Config, load_data
+from mmlib.experiments.training.devices import check_device
 
 RUNS = Path("runs/rerun")
 
 
-def decided(record: Record) -> dict:
-    """What decided the result, the data by their name."""
+def recorded_config(record: RunRecord) -> dict:
+    """Return the fields of `Config` that determined the result; the data set is its name."""
     return {name: value for name, value in record.config.items() if name not in ("data", "digest")}
 
 
-def arguments_of(record: Record) -> list[str]:
-    """What `python -m mmlib` takes to run it again, from what the record says of itself."""
-    seen = {
+def command_arguments(record: RunRecord, dataset: str, root: str, device: str | None) -> list[str]:
+    """Return what `python -m mmlib.experiments` takes to run a record again.
+
+    Args:
+        dataset: the path of a data set that has none of the known names; else its name.
+        root: the folder of data sets, which a record does not know.
+        device: its kind, for a record that does not say it.
+
+    Raises:
+        ValueError: the record does not say its kind of device, or says another, or that kind is not here.
+    """
+    recorded = record.environment.get("device_type")
+    if recorded is None and device is None:
+        raise ValueError("--device must be given, for the record does not say its kind of device")
+    if None not in (recorded, device) and recorded != device:
+        raise ValueError(f"--device must be {recorded!r}, as recorded, got {device!r}")
+    check_device(recorded or device)
+    options = {
+        "dataset": dataset,
+        "folder": str(RUNS / record.path),
+        "root": root,
+        "device": recorded or device,
         "threads": record.environment["threads"],
+        "workers": record.environment.get("workers", 0),
+        "compile": record.environment.get("compile", False),
         "attacked_per_class": record.metrics["attacked_images"] // len(record.metrics["class_accuracy"]),
         "out_sets": list(record.metrics["ood"]),
-        "folder": str(RUNS / record.place),
     }
-    return [f"{name}={value}" for name, value in (decided(record) | seen).items()]
+    return to_arguments(recorded_config(record) | options)
 
 
-def compare(record: Record, again: Record, others: list[Record]) -> list[str]:
-    """A line a number: as recorded, as run again, the difference, and the spread over the variant's seeds."""
+def run(arguments: list[str], processes: int) -> None:
+    """Run in this process, or in as many as the record says, by torchrun.
+
+    Raises:
+        subprocess.CalledProcessError: the processes failed.
+    """
+    if processes == 1:
+        mmlib.experiments.__main__.main(arguments)
+        return
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    subprocess.run([*torchrun, "-m", "mmlib.experiments", *arguments], check=True)
+
+
+def compare(record: RunRecord, again: RunRecord, others: list[RunRecord]) -> list[str]:
+    """Return a line for each number: as recorded, as run again, the difference, and the spread over seeds."""
     lines = []
-    for name in ledger.NUMBERS:
-        held, found = record.metrics[name], again.metrics[name]
+    for name in ledger.SCALARS:
+        stored, found = record.metrics[name], again.metrics[name]
         over_seeds = [other.metrics[name] for other in others]
         spread = f"{stdev(over_seeds):12.4f}" if len(over_seeds) > 1 else f"{'-':>12}"
-        lines.append(f"{name:<24}{held:12.4f}{found:12.4f}{found - held:+12.4f}{spread}")
+        lines.append(f"{name:<24}{stored:12.4f}{found:12.4f}{found - stored:+12.4f}{spread}")
     return lines
 
 
@@ -52,29 +89,34 @@ def main(arguments: list[str]) -> None:
     """Run, then print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
-    path = parser.parse_args(arguments).record
-    record = ledger.read(path)
-    here = load_data(Config(**decided(record))).fingerprint
+    parser.add_argument("--root", default="data", help="the folder of data sets (default: data)")
+    parser.add_argument("--dataset", help="the path of a data set of your own, which a record knows by its name alone")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="for a record that does not say its kind of device")
+    given = parser.parse_args(arguments)
+    record = ledger.load_record(given.record)
+    dataset = given.dataset or record.config["dataset"]
+    command = command_arguments(record, dataset, given.root, given.device)
+    here = load_data(Config(**recorded_config(record) | {"dataset": dataset}), root=given.root).fingerprint
     if here != record.config["data"]:
-        raise ValueError(f"data: the record's fingerprint is {record.config['data']}, here it is {here}")
-    mmlib.experiments.__main__.main(arguments_of(record))
-    again = runs.read(RUNS / record.place)
+        raise ValueError(f"data must have the record's fingerprint {record.config['data']}, got {here}")
+    run(command, record.environment.get("processes", 1))
+    again = runs.load_run(RUNS / record.path)
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
-    print("\n".join(compare(record, again, [ledger.read(file) for file in sorted(path.parent.glob("seed*.json"))])))
+    others = [ledger.load_record(file) for file in sorted(given.record.parent.glob("seed*.json"))]
+    print("\n".join(compare(record, again, others)))
     shared = record.metrics.keys() & again.metrics.keys()  # a later version may have more
     differing = sorted(name for name in shared if record.metrics[name] != again.metrics[name])
     print(
         f"differ in some digit: {', '.join(differing)}" if differing else "all metrics are the same to the last digit"
     )
-    for name in ("device", "threads", "processes", "torch", "numpy", "numba"):
-        default = 1 if name == "processes" else "a version not noted"
-        held, found = (of.environment.get(name, default) for of in (record, again))
-        if held != found:
-            print(f"{name}: recorded with {held}, here {found}")
+    for name in ("device", "instruction_set", "threads", "processes", "torch", "numpy", "numba", "cuda", "cudnn"):
+        stored, found = record.environment.get(name), again.environment.get(name)
+        if stored != found:
+            print(f"{name}: recorded with {'nothing noted' if stored is None else stored}, here {found}")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"rerun: {error}")

@@ -1,6 +1,6 @@
 """The results table, from records alone.
 
-python -m tools.results RUNS LEDGER    enters finished runs into the ledger and writes README's table from it
+python -m tools.results RUNS LEDGER    adds finished runs to the ledger and writes README's table from it
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import ledger
-from mmlib.experiments.runs.reader import Record
+from mmlib.experiments.runs import RunRecord
 
 COLUMNS = {
     "accuracy": ("test accuracy (%)", 2),
@@ -21,9 +21,9 @@ COLUMNS = {
 MARKS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
 
 
-def results_table(found: list[Record]) -> str:
-    """Mean ± standard deviation over seeds of every data set and variant, best mean of a data set in bold; markdown."""
-    rows = pd.DataFrame(ledger.table(found))
+def results_table(records: list[RunRecord]) -> str:
+    """Write mean ± standard deviation over seeds by data set and variant as Markdown, each data set's best in bold."""
+    rows = pd.DataFrame(ledger.table(records))
     lines = ["| data | variant | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
     lines.append("|---|---|" + "---:|" * (1 + len(COLUMNS)))
     for dataset, of_dataset in rows.groupby("dataset", sort=False):
@@ -46,13 +46,13 @@ def _cell(mean: float, spread: float, digits: int, best: float) -> str:
 
 
 def main() -> None:
-    """Enter, then rewrite the table between README's marks."""
+    """Add the runs, then rewrite the table between README's marks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("ledger", type=Path)
+    parser.add_argument("runs", type=Path, help="a grid's folder of runs")
+    parser.add_argument("ledger", type=Path, help="the grid's folder in the ledger")
     arguments = parser.parse_args()
     for record in ledger.collect(arguments.runs):
-        ledger.enter(record, arguments.ledger)
+        ledger.add(record, arguments.ledger)
     readme = Path("README.md")
     table = results_table(ledger.collect(arguments.ledger))
     readme.write_text(MARKS.sub(lambda _: table, readme.read_text()))

@@ -1,58 +1,132 @@
-"""One run from the command line, with what mmlib needs alone: train, evaluate, write the run folder.
+"""Train one run, evaluate it and write its folder.
 
-python -m mmlib folder=runs/try dataset=digits method=multimix "options={'num_mixtures': 100}" seed=0
+One option for each setting: text as it is, lists and dictionaries in JSON, None where a setting can be None.
 
-Several GPUs, m images and n mixtures on each: torchrun --nproc-per-node 4 -m mmlib device=cuda folder=...
+  python -m mmlib.experiments --folder runs/try --dataset digits --method multimix --options '{"num_mixtures": 100}'
+
+A run that was stopped or killed resumes by the same command. On several GPUs, with m images and n mixtures on each:
+
+  torchrun --nproc-per-node 4 -m mmlib.experiments --device cuda --folder runs/try ...
 """
 
-import dataclasses
+import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from mmlib._checks import check_type
+from mmlib._checks import check_int
 from mmlib.experiments import runs
-from mmlib.experiments.arguments import read_arguments
+from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
 from mmlib.experiments.evaluation import ood
 from mmlib.experiments.evaluation.suite import evaluate
 from mmlib.experiments.training import distributed
 from mmlib.experiments.training.config import Config, load_data
+from mmlib.experiments.training.devices import check_device
 
-# Where, how fast and until when: what does not decide the result.
-PLACES = {"folder": str, "device": str, "threads": int, "root": str, "workers": int}
-RUNNING = {"compile": bool, "checkpoint_minutes": float, "checkpoint_epochs": int, "max_minutes": float}
-EVALUATED = {"attacked_per_class": int, "out_sets": list}
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Where, how fast and until when to run, and what to evaluate: settings that do not change the trained network.
+
+    Args:
+        folder: the folder of the run, which holds its checkpoints and its results.
+        device: `cpu`, `cuda` or `cuda:<index>`; under torchrun `cuda` is a GPU for each process.
+        threads: of the processor; None takes torch's default.
+        root: the folder of data sets.
+        workers: processes that decode the images of a streamed data set.
+        compile: run the step under torch.compile.
+        checkpoint_minutes: save a checkpoint after so many minutes.
+        checkpoint_epochs: save a checkpoint after so many epochs, too; None saves none for that.
+        max_minutes: stop at a checkpoint before so many minutes are over; None trains to the end.
+        attacked_per_class: images of each class that are attacked; 0 for no attacks.
+        out_sets: data sets whose images are out of distribution.
+    """
+
+    folder: str
+    device: str = "cpu"
+    threads: int | None = None
+    root: str = "data"
+    workers: int = 0
+    compile: bool = False
+    checkpoint_minutes: float = 5.0
+    checkpoint_epochs: int | None = None
+    max_minutes: float | None = None
+    attacked_per_class: int = 10
+    out_sets: list = field(default_factory=lambda: ["uniform", "gaussian"])
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        for name in ("threads", "checkpoint_epochs"):
+            if getattr(self, name) is not None:
+                check_int(1, **{name: getattr(self, name)})
+        check_int(workers=self.workers, attacked_per_class=self.attacked_per_class)
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(f"checkpoint_minutes must be a number >= 0, got {self.checkpoint_minutes}")
+        if not all(isinstance(name, str) for name in self.out_sets):
+            raise TypeError(f"out_sets must be a list of names, got {self.out_sets!r}")
+
+
+def parse(arguments: list[str]) -> tuple[Config, RuntimeOptions]:
+    """Parse a command line; one that is wrong ends the program with one line and exit code 2."""
+    parser = OneLineParser(
+        prog="python -m mmlib.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(parser, RuntimeOptions)
+    add_options(parser, Config)
+    given = parser.parse_args(arguments)
+    try:
+        return parse_settings(given, Config), parse_settings(given, RuntimeOptions)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
 
 
 def main(arguments: list[str]) -> None:
-    """Run the cell that `name=value` arguments describe: the fields of `Config`, `PLACES`, `RUNNING`, `EVALUATED`."""
-    beside = PLACES | RUNNING | EVALUATED
-    values = read_arguments(arguments, {field.name for field in dataclasses.fields(Config)} | beside.keys())
-    if "folder" not in values:
-        raise ValueError("folder is missing; it takes the place of the run folder")
-    for name, kind in beside.items():
-        if name in values:
-            check_type(name, values[name], kind)
-    groups = (PLACES, RUNNING, EVALUATED)
-    places, running, evaluated = ({name: values.pop(name) for name in of.keys() & values.keys()} for of in groups)
-    places = {"device": "cpu", "threads": torch.get_num_threads(), "root": "data", "workers": 0} | places
-    config, folder = Config(**values), Path(places["folder"])
-    torch.set_num_threads(places["threads"])
-    dataset = load_data(config, root=places["root"], workers=places["workers"])
-    for name in evaluated.get("out_sets", []):  # what is not there is said before training
-        ood.load_ood_images(name, dataset.test, 1, root=places["root"])
-    device = distributed.start(places["device"])
-    run = runs.load_or_train(config, dataset, folder, device=device, **running)
-    if distributed.rank() == 0:
-        metrics, predictions = evaluate(run.classifier, dataset, root=places["root"], **evaluated)
-        runs.write(folder, run, metrics, predictions)
-        print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(run.history)} epochs")
-    distributed.stop()
+    """Run what the arguments describe."""
+    config, options = parse(arguments)
+    folder = Path(options.folder)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    dataset = load_data(config, root=options.root, workers=options.workers)
+    for name in options.out_sets:  # what is missing must be known before the training
+        ood.load_ood_images(name, dataset.test, 1, root=options.root)
+    device = distributed.init(options.device)
+    try:
+        trainer = runs.load_or_train(
+            config,
+            dataset,
+            folder,
+            device=device,
+            compile=options.compile,
+            checkpoint_minutes=options.checkpoint_minutes,
+            checkpoint_epochs=options.checkpoint_epochs,
+            max_minutes=options.max_minutes,
+        )
+    except TimeoutError:
+        if distributed.rank() == 0:  # one process says so
+            raise
+        return
+    finally:
+        distributed.shutdown()  # the evaluation needs nobody else
+    if trainer.rank == 0:
+        metrics, predictions = evaluate(
+            trainer.classifier,
+            dataset,
+            attacked_per_class=options.attacked_per_class,
+            out_sets=options.out_sets,
+            root=options.root,
+        )
+        runs.save_run(folder, trainer, metrics, predictions)
+        print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(trainer.history)} epochs")
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, FloatingPointError) as error:  # TimeoutError is an OSError
-        sys.exit(f"mmlib: {error}")
+        print(f"mmlib: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,25 +1,109 @@
-"""Arguments of the command line."""
+"""Command-line options from the fields of a dataclass: one option `--field-name` for each field."""
 
-import ast
-from contextlib import suppress
+import argparse
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
-def read_arguments(arguments: list[str], names: set[str]) -> dict[str, object]:
-    """The values of a command's `name=value` arguments, Python literals or else text.
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add an option for each field of a dataclass, explained by the `Args` of its docstring.
+
+    Text is taken as it is, lists and dictionaries are JSON, and `None` is None where a field may be None.
+
+    Args:
+        parser: of the command line.
+        settings: the dataclass.
+    """
+    group = parser.add_argument_group(f"{settings.__name__}", (settings.__doc__ or "").splitlines()[0])
+    annotations, explanations = typing.get_type_hints(settings), _explanations(settings.__doc__ or "")
+    for field in dataclasses.fields(settings):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        required = default is dataclasses.MISSING
+        annotation = annotations[field.name]
+        explanation = explanations.get(field.name, "").replace("%", "%%")
+        group.add_argument(
+            _flag(field.name),
+            type=_parser_of(annotation),
+            nargs="?" if annotation is bool else None,
+            const=True if annotation is bool else None,
+            default=argparse.SUPPRESS,
+            required=required,
+            metavar=_metavar(annotation),
+            help=explanation if required else f"{explanation} (default: {_text(default)})",
+        )
+
+
+def parse_settings(namespace: argparse.Namespace, settings: type) -> Any:
+    """Make the dataclass from the options that were given.
 
     Raises:
-        ValueError: an unknown name, or an argument without a value.
-
-    >>> read_arguments(["epochs=3", "method=erm"], {"epochs", "method"})
-    {'epochs': 3, 'method': 'erm'}
+        TypeError, ValueError: the dataclass refuses a value.
     """
-    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    for name in [a for a in arguments if "=" not in a] + sorted(values.keys() - names):
-        raise ValueError(f"{name} is no parameter; they are {', '.join(sorted(names))}, each as name=value")
-    return {name: _literal(value) for name, value in values.items()}
+    given = vars(namespace)
+    return settings(**{field.name: given[field.name] for field in dataclasses.fields(settings) if field.name in given})
 
 
-def _literal(text: str) -> object:
-    with suppress(SyntaxError, ValueError):
-        return ast.literal_eval(text)
-    return text
+def to_arguments(values: Mapping[str, object]) -> list[str]:
+    """Write values by name as the arguments of a command line, which parses them back to the same.
+
+    >>> to_arguments({"epochs": 3, "options": {"alpha": [0.5, 2.0]}, "batch_size": None})
+    ['--epochs', '3', '--options', '{"alpha": [0.5, 2.0]}', '--batch-size', 'None']
+    """
+    return [part for name, value in values.items() for part in (_flag(name), _text(value))]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "None" if value is None else json.dumps(value)
+
+
+def _metavar(annotation: object) -> str:
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not types.NoneType]
+    return "JSON" if kinds[0] in (list, dict) else kinds[0].__name__.upper()
+
+
+def _parser_of(annotation: object) -> Callable[[str], object]:
+    """Return the function that parses one value; argparse names the option and quotes what it refuses."""
+    kinds = typing.get_args(annotation) or (annotation,)
+
+    def parse(text: str) -> object:
+        if text == "None" and types.NoneType in kinds:
+            return None
+        if str in kinds:
+            return text
+        try:
+            return kinds[0](text) if kinds[0] in (int, float) else json.loads(text)
+        except ValueError:
+            wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+            how = " as JSON" if kinds[0] in (bool, list, dict) else ""
+            raise argparse.ArgumentTypeError(f"must be {wanted}{how}, got {text!r}") from None
+
+    return parse
+
+
+def _explanations(docstring: str) -> dict[str, str]:
+    """Return what the `Args` section of a docstring says of each argument; several may share a line."""
+    section = re.search(r"\n +Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
+    entries = re.split(r"\n(?=        \w)", section[1]) if section else []
+    explanations = {}
+    for entry in entries:
+        names, _, text = entry.strip().partition(": ")
+        explanations |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return explanations

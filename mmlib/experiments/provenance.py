@@ -1,4 +1,4 @@
-"""Which code and which machine made a run."""
+"""The code and the machine that made a run."""
 
 import ast
 import hashlib
@@ -6,35 +6,73 @@ import platform
 import subprocess
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 PACKAGE = Path(__file__).parents[1]
-# What only looks at runs does not decide them.
-ONLY_LOOKING = {
-    "__main__.py",
-    "checkpoints.py",
-    "files.py",
-    "provenance.py",
-    "reader.py",
-    "tinyimagenet.py",
-    "writer.py",
-}
+# Modules that record, read or start runs without deciding their results, below the package's folder.
+EXCLUDED_FROM_DIGEST = (
+    "experiments/__main__.py",
+    "experiments/arguments.py",
+    "experiments/data/tinyimagenet.py",
+    "experiments/provenance.py",
+    "experiments/runs/__init__.py",
+    "experiments/runs/files.py",
+    "experiments/runs/reader.py",
+    "experiments/runs/writer.py",
+    "experiments/training/checkpoints.py",
+)
 
 
 @cache
 def code_digest() -> str:
-    """Sixteen hexadecimal digits that change with what mmlib does.
+    """Return sixteen hexadecimal digits that change with what mmlib computes.
 
-    Comments, docstrings and formatting do not count.
+    Only modules that git tracks count, or all modules where mmlib is not in a clone. Comments, docstrings and
+    formatting do not count.
     """
-    modules = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ONLY_LOOKING)
-    return hashlib.sha256("\0".join(_meaning(path.read_text()) for path in modules).encode()).hexdigest()[:16]
+    excluded = {PACKAGE / name for name in EXCLUDED_FROM_DIGEST}
+    files = tracked_files(PACKAGE) or list(PACKAGE.rglob("*.py"))
+    modules = sorted(path for path in files if path.suffix == ".py" and path not in excluded)
+    sources = [_normalized_ast(path.read_text(encoding="utf-8")) for path in modules]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
 
-def _meaning(source: str) -> str:
+def tracked_files(folder: Path) -> list[Path]:
+    """List the files below a folder that git tracks; none without git, or where the folder is not of a clone."""
+    listed = _git(folder, "ls-files", "-z").split("\0")
+    return [folder / name for name in listed if name and (folder / name).is_file()]
+
+
+def environment(device: str = "cpu") -> dict[str, str | int | bool | None]:
+    """Return the versions, the device, the number of threads and the commit that a run is made with.
+
+    `commit` is None where mmlib is not in a clone, and says so where files differ from the commit. What the device
+    does not have is None.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    instruction_set = torch.backends.cpu.get_cpu_capability()  # the family of kernels, which decides how sums round
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": _version("numpy"),
+        "numba": _version("numba"),
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} {instruction_set}",
+        "device_type": "cuda" if on_gpu else "cpu",
+        "instruction_set": instruction_set,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "driver": _driver() if on_gpu else None,
+        "tf32": torch.backends.cudnn.allow_tf32 if on_gpu else None,
+        "commit": _commit(),
+    }
+
+
+def _normalized_ast(source: str) -> str:
+    """Return the syntax tree without comments, docstrings and formatting."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -42,15 +80,30 @@ def _meaning(source: str) -> str:
     return ast.dump(tree)
 
 
-def environment(device: str = "cpu") -> dict[str, str | int | None]:
-    """Versions, device, threads and commit, with a word where files differ from it; None without git or a clone."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty= with changes"]
-    commit = ""
+def _commit() -> str | None:
+    """Return the commit of the clone that mmlib is in; a repository that merely surrounds an installation has none."""
+    if not tracked_files(PACKAGE):
+        return None
+    return _git(PACKAGE, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty= with changes").strip() or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
     with suppress(FileNotFoundError):
-        commit = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True).stdout
-    # What decides how sums are rounded: the family of processors, and the instructions that torch uses on it.
-    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    device = torch.cuda.get_device_name() if device.startswith("cuda") else processor
-    versions = {"python": platform.python_version(), "torch": torch.__version__}  # with what it was built for
-    versions |= {name: version(name) for name in ("numpy", "numba")}
-    return versions | {"device": device, "threads": torch.get_num_threads(), "commit": commit.strip() or None}
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8").stdout
+    return ""
+
+
+def _driver() -> str | None:
+    with suppress(FileNotFoundError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        lines = subprocess.run(command, capture_output=True, text=True, encoding="utf-8").stdout.splitlines()
+        return lines[0].strip() if lines else None
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,7 +1,6 @@
 """Mini-batches, drawn and augmented on the device."""
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,65 +11,79 @@ from mmlib._typing import Int
 from mmlib.experiments.data.split import Pixels, Split
 
 
-@dataclass(eq=False, repr=False)
 class Batches:
-    """Mini-batches of a split that lives on its device as bytes; every iteration is one shuffled epoch.
+    """Shuffled mini-batches of a split that lives on its device as bytes; each iteration is one epoch.
 
-    An image is shifted and mirrored by its own draws, all images of a mini-batch at once and on the device.
-    The last, incomplete mini-batch is dropped, so that m is constant. Models normalise; this does not.
+    Every image is shifted and mirrored by its own draws, all images of a mini-batch at once and on the device.
+    The last, incomplete mini-batch is dropped, so that m is constant. Models normalise; this class does not.
 
     Args:
-        batch_size: m, reduced to the split's size where that is smaller.
+        batch_size: m, reduced to the size of the shard where that is smaller.
         padding: black pixels added to each side before a crop of the original size at a random place.
         flip: mirror an image left to right with probability 1/2.
-        generator: the only source of randomness; on the split's device. None uses torch's global one. An epoch
-            takes all its draws when it starts, so the state of that moment gives the same epoch again.
+        generator: source of the order, on the split's device. None takes torch's global generator. An epoch takes
+            all its draws when it starts, so the generators' states at that moment give the same epoch again.
+        augmentation_generator: source of the shifts and the mirroring. None takes them from `generator`.
         dtype: of the images.
-        share: (k, of): the k-th of so many equal parts of every epoch, one for each process of a distributed run.
+        shard: (rank, world_size) of a distributed run. Every process takes an equal share of each epoch; the
+            generators of all processes must be in the same state.
 
     Yields:
         Images in [0, 1], (m, channels, h, w), channels-last in memory, and labels, (m,).
+
+    Raises:
+        ValueError: a split with fewer images than processes, or a number that cannot be.
 
     >>> split = Split(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
     >>> [images.shape for images, labels in Batches(split, 4, padding=1, flip=True)]
     [torch.Size([4, 3, 8, 8]), torch.Size([4, 3, 8, 8])]
     """
 
-    split: Split
-    batch_size: int
-    _: KW_ONLY
-    padding: int = 0
-    flip: bool = False
-    generator: torch.Generator | None = None
-    dtype: torch.dtype = torch.float32
-    share: tuple[int, int] = (0, 1)
-
-    def __post_init__(self) -> None:
-        check_int(1, batch_size=self.batch_size)
-        check_int(padding=self.padding)
-        if not len(self.split):
-            raise ValueError("split has no images; batches take at least one")
-        self.part, self.parts = self.share
-        self.batch_size = min(self.batch_size, len(self.split) // self.parts)
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        padding: int = 0,
+        flip: bool = False,
+        generator: torch.Generator | None = None,
+        augmentation_generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        check_int(1, batch_size=batch_size)
+        check_int(padding=padding)
+        self.rank, self.world_size = shard
+        self.shard_size = len(split) // self.world_size
+        if not self.shard_size:
+            raise ValueError(f"split must have an image for each of {self.world_size} processes, got {len(split)}")
+        self.split, self.padding, self.flip, self.dtype = split, padding, flip, dtype
+        self.batch_size = min(batch_size, self.shard_size)
+        self.generator = generator
+        self.augmentation_generator = generator if augmentation_generator is None else augmentation_generator
 
     def __len__(self) -> int:
-        return len(self.split) // self.parts // self.batch_size
+        """Number of mini-batches in an epoch."""
+        return self.shard_size // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         pixels = self.split.images.permute(0, 2, 3, 1)
-        like = {"generator": self.generator, "device": pixels.device}
-        order = torch.randperm(len(pixels), **like)
-        top, left = torch.randint(2 * self.padding + 1, (2, len(pixels)), **like)
-        mirrored = torch.randint(2, (len(pixels),), **like).bool() & self.flip
-        # Every process draws for all images, alike, and takes its part.
-        order, top, left, mirrored = (draws[self.part :: self.parts] for draws in (order, top, left, mirrored))
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            draws = slice(start, start + self.batch_size)
-            batch = pixels.index_select(0, order[draws])
+        n, device, generator = len(pixels), pixels.device, self.augmentation_generator
+        # Every process draws for all images, alike, and takes its shard.
+        order = self.take_shard(torch.randperm(n, generator=self.generator, device=device))
+        offsets = torch.randint(2 * self.padding + 1, (2, n), generator=generator, device=device)
+        top, left = map(self.take_shard, offsets)
+        mirrored = self.take_shard(torch.randint(2, (n,), generator=generator, device=device).bool() & self.flip)
+        for start in range(0, len(order), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            images = pixels.index_select(0, order[batch])
             if self.padding or self.flip:
-                batch = crop(batch, self.padding, top[draws], left[draws], mirrored[draws])
-            images = batch.permute(0, 3, 1, 2).to(self.dtype).div_(255)
-            yield images, self.split.labels[order[draws]]
+                images = crop(images, self.padding, top[batch], left[batch], mirrored[batch])
+            yield images.permute(0, 3, 1, 2).to(self.dtype).div_(255), self.split.labels[order[batch]]
+
+    def take_shard(self, draws: Int[Tensor, " n"] | Tensor) -> Tensor:
+        """This process's part of what was drawn for all images, cut to whole mini-batches."""
+        return draws[self.rank :: self.world_size][: len(self) * self.batch_size]
 
 
 def crop(pixels: Pixels, padding: int, top: Int[Tensor, " m"], left: Int[Tensor, " m"], mirrored: Tensor) -> Pixels:
@@ -84,5 +97,5 @@ def crop(pixels: Pixels, padding: int, top: Int[Tensor, " m"], left: Int[Tensor,
     columns = left[:, None] + torch.where(mirrored[:, None], w - 1 - columns, columns)
     rows = top[:, None] + torch.arange(h, device=pixels.device)
     rows += torch.arange(m, device=pixels.device)[:, None] * padded.shape[1]
-    places = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
-    return padded.view(-1, channels).index_select(0, places.view(-1)).view(m, h, w, channels)
+    flat_index = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
+    return padded.view(-1, channels).index_select(0, flat_index.view(-1)).view(m, h, w, channels)

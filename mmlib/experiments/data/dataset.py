@@ -86,12 +86,29 @@ class Dataset:
         parts = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
-    def batches(self, device: torch.device | str, batch_size: int | None = None, **options) -> "Batches":
-        """Mini-batches of the train split on `device`, augmented as this data set takes it.
+    def batches(
+        self,
+        device: torch.device | str,
+        batch_size: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        augmentation_generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Mini-batches of the train split on `device`, augmented as this data set asks for.
 
         Args:
             batch_size: m; None takes the data set's.
-            options: `generator`, `dtype` and `share` of `Batches`.
+            generator, augmentation_generator, dtype, shard: as in `Batches`.
         """
-        split, batch_size = self.train.to(device), batch_size or self.batch_size
-        return Batches(split, batch_size, padding=self.padding, flip=self.flip, **options)
+        return Batches(
+            self.train.to(device),
+            self.batch_size if batch_size is None else batch_size,
+            padding=self.padding,
+            flip=self.flip,
+            generator=generator,
+            augmentation_generator=augmentation_generator,
+            dtype=dtype,
+            shard=shard,
+        )

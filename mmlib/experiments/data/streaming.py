@@ -144,14 +144,14 @@ class StreamedBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         from torchvision.transforms import v2
 
-        pictures, labels = self.split.images, self.split.labels
-        view = v2.Compose([v2.RandomResizedCrop(pictures.size), v2.RandomHorizontalFlip(0.5 * self.flip)])
-        like = {"generator": self.generator, "device": labels.device}
-        draws = torch.randperm(len(labels), **like), torch.randint(SEEDS, (len(labels),), **like)
-        order, seeds = (x[self.part :: self.parts][: len(self) * self.batch_size] for x in draws)
-        numbers = zip(*(x.cpu().numpy().reshape(-1, self.batch_size) for x in (order, seeds)))
-        for pixels, chosen in zip(pictures.read(numbers, view), order.split(self.batch_size)):
-            yield pixels.to(self.dtype).div_(255), labels[chosen]
+        images, labels = self.split.images, self.split.labels
+        n, device, generator = len(labels), labels.device, self.augmentation_generator
+        transform = v2.Compose([v2.RandomResizedCrop(images.size), v2.RandomHorizontalFlip(0.5 * self.flip)])
+        order = self.take_shard(torch.randperm(n, generator=self.generator, device=device))
+        seeds = self.take_shard(torch.randint(SEEDS, (n,), generator=generator, device=device))
+        requests = zip(*(x.cpu().numpy().reshape(-1, self.batch_size) for x in (order, seeds)))
+        for pixels, index in zip(images.read(requests, transform), order.split(self.batch_size)):
+            yield pixels.to(self.dtype).div_(255), labels[index]
 
 
 class StreamedDataset(Dataset):
@@ -163,9 +163,26 @@ class StreamedDataset(Dataset):
 
     moments = IMAGENET_MOMENTS
 
-    def batches(self, device: torch.device | str, batch_size: int | None = None, **options) -> StreamedBatches:
+    def batches(
+        self,
+        device: torch.device | str,
+        batch_size: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        augmentation_generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        shard: tuple[int, int] = (0, 1),
+    ) -> StreamedBatches:
         """Mini-batches of the train split on `device`; arguments as those of `Dataset.batches`."""
-        return StreamedBatches(self.train.to(device), batch_size or self.batch_size, flip=self.flip, **options)
+        return StreamedBatches(
+            self.train.to(device),
+            self.batch_size if batch_size is None else batch_size,
+            flip=self.flip,
+            generator=generator,
+            augmentation_generator=augmentation_generator,
+            dtype=dtype,
+            shard=shard,
+        )
 
 
 def build_streamed_dataset(

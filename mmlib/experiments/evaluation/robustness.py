@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mmlib._checks import check_int, check_range
 from mmlib._typing import Float, Int
@@ -42,59 +42,87 @@ def pgd(
 ) -> Float[Tensor, "m channels h w"]:
     """Projected gradient descent: steps along the gradient's sign, each clipped to the ℓ∞ ball and to [0, 1].
 
-    The classifier is attacked in evaluation mode and left in its own; its parameters' gradients are not touched.
+    The classifier is attacked in evaluation mode and left in its own mode. The gradients of its parameters are
+    neither computed nor touched.
 
     Args:
         classifier: images in [0, 1] to logits, its normalisation inside; its parameters may be of lower precision
             than the images.
+        images: pixels in [0, 1].
+        labels: the true classes.
         epsilon: radius of the ball, in units of the pixels' range.
         step: how far a pixel moves at a time.
-        generator: of a start drawn uniformly from the ball; on the images' device. By default the attack starts
-            at the images and draws nothing (our choice).
+        steps: how often.
+        generator: source of a start drawn uniformly from the ball, on the images' device. By default the attack
+            starts at the images and draws nothing (our choice).
 
     Returns:
         The attacked images.
 
     Raises:
-        ValueError: a negative epsilon or step, or fewer than one step.
+        ValueError: images outside [0, 1], a negative epsilon or step, or fewer than one step.
 
     Source: Madry et al. (ICLR 2018); epsilon 4/255 and step 2/255 are the published setting, 10 steps our choice.
     """
     check_range(epsilon=epsilon, step=step)
     check_int(1, steps=steps)
-    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
-    attacked = images.detach()
-    if generator is not None:
-        start = torch.empty_like(images).uniform_(-epsilon, epsilon, generator=generator)
-        attacked = start.add_(images).clamp(low, high)
-    with eval_mode(classifier):
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
+    # Tensors made in inference mode take part in no gradient: the attack works on copies, outside that mode.
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier):
+        images, labels = images.detach().clone(), labels.clone()
+        low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+        attacked = images
+        if generator is not None:
+            start = torch.empty_like(images).uniform_(-epsilon, epsilon, generator=generator)
+            attacked = start.add_(images).clamp(low, high)
         for _ in range(steps):
             gradient = _loss_gradient(classifier, attacked, labels)
             attacked = gradient.sign().mul_(step).add_(attacked).clamp_(low, high)
     return attacked
 
 
-@torch.enable_grad()
 def _loss_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the cross-entropy of each image, up to a positive factor for every image."""
     images = images.detach().requires_grad_()
-    # In double precision: p - y of a confident classifier rounds to zero in less, and the attack loses its way.
-    logits = classifier(images.to(next(classifier.parameters()).dtype)).double()
-    return torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), images)[0]
+    # Nothing is kept for gradients of parameters that ask for none.
+    parameters = {name: parameter.detach() for name, parameter in classifier.named_parameters()}
+    dtype = next(iter(parameters.values()), images).dtype
+    logits = functional_call(classifier, parameters, (images.to(dtype),))
+    return torch.autograd.grad(_log_odds_against(logits, labels).sum(), images)[0].contiguous()
+
+
+def _log_odds_against(logits: Float[Tensor, "m c"], labels: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """Logarithm of the odds against the true class y, log Σ_{j≠y} exp(z_j) - z_y, in double precision.
+
+    The cross-entropy is the softplus of it, so the two gradients in the logits have one direction: that of the
+    cross-entropy is (1 - p_y) times this one. The factor is what rounds to zero where the classifier is sure of
+    itself, and the attack's direction is lost with it. This gradient has entries that sum to 1 and to -1.
+
+    >>> _log_odds_against(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    tensor([-2.], dtype=torch.float64)
+    """
+    logits, true = logits.double(), labels.long().unsqueeze(1)
+    others = logits.scatter(1, true, -torch.inf)
+    return others.logsumexp(dim=1) - logits.gather(1, true).squeeze(1)
 
 
 def adversarial_error(
-    classifier: nn.Module, split: Split, attack: Callable[[nn.Module, Tensor, Tensor], Tensor], batch_size: int = 500
+    classifier: nn.Module, split: Split, attack: Callable[[nn.Module, Tensor, Tensor], Tensor], batch_size: int = 128
 ) -> float:
     """Top-1 error on the attacked images of a split, in percent; in batches, on the classifier's device.
 
     Args:
         attack: of the classifier, images and labels, such as `fgsm` or `functools.partial(pgd, epsilon=8 / 255)`.
+        batch_size: images attacked at a time; an attack holds less than a step of training with as many.
 
-    >>> from mmlib import data, models
+    >>> from mmlib.experiments import data, models
     >>> digits = data.load("digits")
     >>> 0 <= adversarial_error(models.build("preactresnet-small", digits), digits.test[:100], fgsm) <= 100
     True
     """
+    check_int(1, batch_size=batch_size)
     parameter, wrong = next(classifier.parameters()), 0
     dtype = accumulation_dtype(parameter.dtype)
     with eval_mode(classifier):

@@ -7,9 +7,12 @@ It is made, called and moved on in every training loop alike::
     objective.after_step()
 """
 
+import torch
+from torch import nn
+
 from mmlib.experiments.methods import signal_variants, variants
 from mmlib.experiments.methods.alignmixup import AlignMixup
-from mmlib.experiments.methods.base import Method
+from mmlib.experiments.methods.base import Method, option_names
 from mmlib.experiments.methods.comixup import CoMixup
 from mmlib.experiments.methods.cutmix import CutMix
 from mmlib.experiments.methods.distillation import DenseMultiMixDistill, MultiMixDistill
@@ -41,3 +44,15 @@ METHODS: dict[str, type[Method]] = {
     "multimix_annealed": signal_variants.AnnealedMultiMix,
     "multimix_around": signal_variants.AnchoredMultiMix,
 }
+
+
+def check_options(name: str, options: dict) -> None:
+    """Check that a method takes the options, and their values, before anything is made.
+
+    Raises:
+        TypeError, ValueError: an unknown option, or a value that the method refuses.
+    """
+    names = option_names(METHODS[name])
+    for option in options.keys() - names:
+        raise ValueError(f"options must be among {', '.join(sorted(names)) or 'none'} for {name}, got {option!r}")
+    METHODS[name](nn.ParameterList([torch.zeros(1)]), **options)

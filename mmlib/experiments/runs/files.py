@@ -1,22 +1,74 @@
-"""Files of a run folder, written whole."""
+"""The files of a run folder: their names, and how they are written as a whole."""
 
 import hashlib
+import io
 import json
+import math
 from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmlib.experiments.training.checkpoints import CLASSIFIER_PREFIX, classifier_weights
+
+CONFIG = "config.json"
+HISTORY = "history.csv"
+ENVIRONMENT = "environment.json"
+EMBEDDINGS = "embeddings.npz"
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.json"  # written last: a folder with it holds a finished run
 
 
 def checksum(content: dict) -> str:
-    """Sixteen hexadecimal digits that change with any of the content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    """Return sixteen hexadecimal digits that change with any part of the content.
+
+    >>> checksum({"lr": 0.1}) == checksum({"lr": 0.2})
+    False
+    """
+    return hashlib.sha256(_dump(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, content: dict) -> None:
-    """One line of JSON, written whole."""
-    write_atomic(path, (json.dumps(content) + "\n").encode())
+    """Write one line of JSON as a whole; numbers that are not finite, which JSON lacks, become null."""
+    write_atomic(path, (_dump(content) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    """Read a file that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """A file that is there as a whole or not at all."""
+    """Write a file that is there as a whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write the parameters and buffers of a network alone; `load_weights` reads them as it does a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save({"method": {CLASSIFIER_PREFIX + name: value for name, value in weights.items()}}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Load the parameters and buffers of the network from a checkpoint or from a file of `write_weights`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    return classifier_weights(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _dump(content: dict, *, sort_keys: bool = False) -> str:
+    return json.dumps(_finite(content), sort_keys=sort_keys, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    """Replace numbers that are not finite by None, also inside lists and dictionaries."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

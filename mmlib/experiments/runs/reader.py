@@ -1,7 +1,6 @@
-"""Finished runs as tables and pictures see them: their folders, which `mmlib.experiments.runs` writes, are read here."""
+"""Reading a finished run from the folder that `mmlib.experiments.runs.writer` wrote."""
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,30 @@ import torch
 from mmlib.experiments.data.dataset import Dataset
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.registry import build
-
-CLASSIFIER = "classifier."  # what the names of its part of an objective's state begin with
+from mmlib.experiments.runs.files import (
+    CHECKPOINT,
+    CONFIG,
+    EMBEDDINGS,
+    ENVIRONMENT,
+    HISTORY,
+    METRICS,
+    load_weights,
+    read_json,
+)
 
 
 @dataclass(frozen=True)
-class Record:
-    """A finished run as tables and pictures see it: where it stands in its grid, and what it left behind."""
+class RunRecord:
+    """A finished run, as tables and figures see it.
+
+    Args:
+        dataset, model, variant, seed: the run's place in its grid.
+        config: what determined the result, as `result_config` returns it, with its `digest`.
+        metrics: of the network of the last epoch, as `evaluate` returns them.
+        history: a row for each epoch.
+        environment: of the machine and the software, and the cost of the training.
+        embeddings_path, weights_path: files that are read when asked for.
+    """
 
     dataset: str
     model: str
@@ -31,25 +47,25 @@ class Record:
     weights_path: Path
 
     @property
-    def place(self) -> Path:
-        """Where it stands below its grid's folder."""
+    def path(self) -> Path:
+        """The run's path below the folder of its grid."""
         return Path(self.dataset, self.model, self.variant, f"seed{self.seed}")
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """Test embeddings of up to ten classes, their labels, and the indices of their images in the test set."""
+        """Load embeddings of test images of up to ten classes, their labels and their indices in the test set."""
         with np.load(self.embeddings_path) as arrays:
             return dict(arrays)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The classifier's state of the last epoch.
+        """Load the network's parameters and buffers after the last epoch.
 
         Raises:
-            FileNotFoundError: the ledger keeps none of this grid.
+            FileNotFoundError: the ledger keeps no weights of this grid.
         """
-        return weights(self.weights_path)
+        return load_weights(self.weights_path)
 
     def classifier(self, dataset: Dataset) -> Classifier:
-        """The trained network of the last epoch, in evaluation mode.
+        """Load the trained network of the last epoch, in evaluation mode.
 
         Args:
             dataset: the one that it was trained on, or another part of it.
@@ -59,41 +75,57 @@ class Record:
             FileNotFoundError: the ledger keeps no weights of this grid.
         """
         if dataset.name != self.config["dataset"]:
-            raise ValueError(f"dataset is {dataset.name}; {self.place} takes {self.config['dataset']}")
+            raise ValueError(f"dataset must be {self.config['dataset']} for {self.path}, got {dataset.name}")
         classifier, weights = build(self.config["model"], dataset), self.weights()
         try:
             classifier.load_state_dict(weights)
         except RuntimeError as error:
-            takes = f"{self.config['model']} for the images and {dataset.classes} classes of {dataset.name}"
+            wanted = f"{self.config['model']} for the images and {dataset.classes} classes of {dataset.name}"
             found = f"{len(weights.get('head.bias', ()))} classes; {str(error).splitlines()[1].strip()[:160]}"
-            raise ValueError(f"{self.weights_path} is of another network than {takes}: {found}") from None
+            raise ValueError(f"{self.weights_path} must hold the weights of {wanted}, got {found}") from None
         return classifier.eval()
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    """The classifier's state in a checkpoint, or in what a ledger keeps of one.
+def load_run(folder: Path) -> RunRecord:
+    """Load the record of a finished run.
+
+    Args:
+        folder: of the run, `<dataset>/<model>/<variant>/seed<k>` below the folder of its grid.
 
     Raises:
-        FileNotFoundError: the file is not there.
+        FileNotFoundError: the folder holds no run, or an unfinished one.
+        ValueError: the folder's path is not of this form.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)["objective"]
-    return {name.removeprefix(CLASSIFIER): value for name, value in state.items() if name.startswith(CLASSIFIER)}
+    config, metrics, environment = (read_json(folder / name) for name in (CONFIG, METRICS, ENVIRONMENT))
+    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
+        history = [
+            {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
+        ]
+    return RunRecord(
+        **parse_run_path(folder),
+        config=config,
+        metrics=metrics,
+        history=history,
+        environment=environment,
+        embeddings_path=folder / EMBEDDINGS,
+        weights_path=folder / CHECKPOINT,
+    )
 
 
-def read(folder: Path) -> Record:
-    """The record of a finished run's folder.
+def parse_run_path(path: Path) -> dict[str, str | int]:
+    """Return what the path of a run says of its place in a grid.
+
+    Args:
+        path: `<dataset>/<model>/<variant>/seed<k>`, with or without a suffix and with folders before it or not.
 
     Raises:
-        FileNotFoundError: it holds no run, or one that is not finished.
+        ValueError: the path is not of this form.
+
+    >>> parse_run_path(Path("runs/small/digits/vit-tiny/erm/seed3"))
+    {'dataset': 'digits', 'model': 'vit-tiny', 'variant': 'erm', 'seed': 3}
     """
-    parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "metrics", "environment")}
-    with (folder / "history.csv").open() as file:
-        history = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    beside = {"embeddings_path": folder / "embeddings.npz", "weights_path": folder / "checkpoint.pt"}
-    return Record(**place_of(folder), **parts, history=history, **beside)
-
-
-def place_of(path: Path) -> dict[str, str | int]:
-    """Where `<dataset>/<model>/<variant>/seed<k>` stands in its grid."""
-    dataset, model, variant, seed = path.absolute().with_suffix("").parts[-4:]
-    return {"dataset": dataset, "model": model, "variant": variant, "seed": int(seed.removeprefix("seed"))}
+    parts = path.absolute().parts[-4:]
+    seed = parts[-1].removesuffix(path.suffix).removeprefix("seed")
+    if len(parts) < 4 or not parts[-1].startswith("seed") or not seed.isdecimal():
+        raise ValueError(f"path must end in <dataset>/<model>/<variant>/seed<k>, got {str(path)!r}")
+    return {"dataset": parts[0], "model": parts[1], "variant": parts[2], "seed": int(seed)}

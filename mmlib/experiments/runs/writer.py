@@ -1,13 +1,11 @@
-"""The run folder's contract: what a finished run leaves behind, and how a run is taken up again.
+"""Writing a finished run into its folder, and taking a run up again.
 
 `<grid>/<dataset>/<model>/<variant>/seed<k>/` holds `config.json`, `history.csv`, `checkpoint.pt`, `environment.json`,
 `embeddings.npz` and `metrics.json`. The last is written last: a folder without it is not a finished run, and nothing
-reads it. Files are written whole, under a temporary name first.
+reads it. Each file is written under a temporary name and then renamed.
 """
 
 import io
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,67 +14,106 @@ import torch
 from mmlib.experiments.data.dataset import Dataset
 from mmlib.experiments.evaluation.predictions import Predictions
 from mmlib.experiments.provenance import environment
-from mmlib.experiments.runs.files import checksum, write_atomic, write_json
-from mmlib.experiments.training import distributed
+from mmlib.experiments.runs.files import (
+    CONFIG,
+    EMBEDDINGS,
+    ENVIRONMENT,
+    HISTORY,
+    METRICS,
+    checksum,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from mmlib.experiments.training.checkpoints import Checkpoints
-from mmlib.experiments.training.config import Config, describe, difference, differs
+from mmlib.experiments.training.config import Config, first_mismatch, mismatch_reason, result_config
 from mmlib.experiments.training.trainer import Trainer, train
 
-EMBEDDED_CLASSES, EMBEDDED_IMAGES = 10, 100  # what a run keeps of its test embeddings, for pictures
+SAVED_CLASSES, SAVED_PER_CLASS = 10, 100  # of the test set, whose embeddings a run keeps for figures
 
 
-def load_or_train(config: Config, dataset: Dataset, folder: Path, *, device: str = "cpu", **running) -> Trainer:
-    """The run of this configuration: read if the folder holds it finished, else trained on from its last checkpoint.
+def load_or_train(
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    compile: bool = False,
+    checkpoint_minutes: float = 5,
+    checkpoint_epochs: int | None = None,
+    max_minutes: float | None = None,
+) -> Trainer:
+    """Load the run if its folder holds it finished, from whatever device; train it, or resume it, otherwise.
 
-    A checkpoint that is not whole, or of other code or another configuration, is passed over with a warning.
+    A checkpoint that is not whole, or that is of other code or another configuration, is skipped with a warning.
 
     Args:
-        running: `compile`, `checkpoint_minutes`, `checkpoint_epochs` and `max_minutes` of `train`.
+        folder: of the run.
+        device, compile, checkpoint_minutes, checkpoint_epochs, max_minutes: as in `train`.
 
     Raises:
-        ValueError: the folder holds the finished run of another configuration.
-        FileNotFoundError: it holds a finished run without a checkpoint that can be read.
+        ValueError: the folder holds a finished run of another configuration, or `train` refuses an argument.
+        FileNotFoundError: the folder holds a finished run without a checkpoint that can be read.
     """
-    if not (folder / "metrics.json").exists():
-        return train(config, dataset, device=device, folder=folder, **running)
-    held = json.loads((folder / "config.json").read_text())
-    described = describe(config, dataset)
-    if found := difference(held, described):
-        raise ValueError("folder {} holds a finished run whose {} is {!r}, not {!r}".format(folder, *found))
-    state = Checkpoints(folder).load(lambda state: differs(state, described))
+    if not (folder / METRICS).exists():
+        return train(
+            config,
+            dataset,
+            device=device,
+            compile=compile,
+            folder=folder,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_epochs=checkpoint_epochs,
+            max_minutes=max_minutes,
+        )
+    expected = result_config(config, dataset)
+    if mismatch := first_mismatch(read_json(folder / CONFIG), expected):
+        name, stored, value = mismatch
+        raise ValueError(f"folder {folder} holds a finished run whose {name} is {stored!r}, not {value!r}")
+    state = Checkpoints(folder).load(lambda state: mismatch_reason(state, expected))
     if state is None:
-        raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; it takes another folder")
-    run = Trainer(config, dataset, device)
-    run.restore(state)
-    run.classifier.eval()
-    return run
+        raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; choose another folder")
+    trainer = Trainer(config, dataset, device)
+    trainer.restore_result(state)
+    return trainer
 
 
-def write(folder: Path, run: Trainer, metrics: dict, predictions: Predictions) -> None:
-    """Write a finished run; one that is there already, marked by its `metrics.json`, is left as it is."""
-    if (folder / "metrics.json").exists():
+def save_run(folder: Path, trainer: Trainer, metrics: dict, predictions: Predictions) -> None:
+    """Write a finished run; a finished run that is there already is left as it is.
+
+    Args:
+        folder: of the run.
+        trainer: after the training.
+        metrics, predictions: as `evaluate` returns them.
+    """
+    if (folder / METRICS).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    described = describe(run.config, run.dataset)
-    write_json(folder / "config.json", described | {"digest": checksum(described)})
-    _write_history(folder / "history.csv", run.history)
-    seconds = sum(row["seconds"] for row in run.history)
-    images = len(run.history) * len(run.batches) * run.batches.batch_size * distributed.processes()
-    cost = {"train_seconds": seconds, "images_per_second": images / seconds, "peak_memory_mib": _peak(run.device)}
-    write_json(folder / "environment.json", environment(run.device) | {"processes": distributed.processes()} | cost)
-    _write_embeddings(folder / "embeddings.npz", run.dataset, predictions)
-    write_json(folder / "metrics.json", metrics)
+    config = result_config(trainer.config, trainer.dataset)
+    write_json(folder / CONFIG, config | {"digest": checksum(config)})
+    _write_history(folder / HISTORY, trainer.history)
+    write_json(folder / ENVIRONMENT, environment(trainer.device) | _execution(trainer) | _cost(trainer))
+    _write_embeddings(folder / EMBEDDINGS, trainer.dataset, predictions)
+    write_json(folder / METRICS, metrics)
 
 
-def _peak(device: str) -> float | None:
-    """The most memory that this process has held, in MiB: on a GPU the tensors there, else all of it."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows has no such count
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
+def _execution(trainer: Trainer) -> dict:
+    """Return how the run was executed: what does not determine its result, but how long it takes and how it rounds."""
+    return {
+        "processes": trainer.world_size,
+        "workers": getattr(trainer.dataset.train.images, "workers", 0),  # of a streamed data set
+        "compile": trainer.compile,
+    }
+
+
+def _cost(trainer: Trainer) -> dict[str, float | None]:
+    seconds = sum(row["seconds"] for row in trainer.history)
+    images_per_epoch = len(trainer.batches) * trainer.batches.batch_size * trainer.world_size
+    return {
+        "train_seconds": seconds,
+        "images_per_second": len(trainer.history) * images_per_epoch / seconds,
+        "peak_memory_mib": trainer.peak_memory_mib,
+    }
 
 
 def _write_history(path: Path, history: list[dict]) -> None:
@@ -86,10 +123,14 @@ def _write_history(path: Path, history: list[dict]) -> None:
 
 
 def _write_embeddings(path: Path, dataset: Dataset, predictions: Predictions) -> None:
-    labels = dataset.test.labels
-    classes = range(min(EMBEDDED_CLASSES, dataset.classes))
-    kept = torch.cat([(labels == k).nonzero().flatten()[:EMBEDDED_IMAGES] for k in classes])
-    arrays = {"embeddings": predictions.embeddings[kept].half(), "labels": labels[kept], "indices": kept}
+    labels = dataset.test.labels.cpu()
+    classes = range(min(SAVED_CLASSES, dataset.classes))
+    saved = torch.cat([(labels == k).nonzero().flatten()[:SAVED_PER_CLASS] for k in classes])
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(
+        buffer,
+        embeddings=predictions.embeddings[saved].half().numpy(),
+        labels=labels[saved].numpy(),
+        indices=saved.numpy(),
+    )
     write_atomic(path, buffer.getvalue())

@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,22 +15,23 @@ try:
 except ImportError:  # Windows: nothing keeps two runs apart there
     fcntl = None
 
-# What torch.load raises of a file that is cut short or no checkpoint at all, and `fits` of one that holds no state.
-BROKEN = (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, pickle.UnpicklingError)
+# The errors that torch.load raises for a file that is cut short or is not a checkpoint.
+LOAD_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, pickle.UnpicklingError)
+CLASSIFIER_PREFIX = "classifier."  # of the network's parameters and buffers in a method's state
 
 
 class Checkpoints:
-    """`checkpoint.pt` and, one before it, `checkpoint-before.pt` in a run's folder.
+    """The files `checkpoint.pt` and, from the time before, `checkpoint-previous.pt` in the folder of a run.
 
     A file is written under another name first and then renamed, so a run that is killed meanwhile leaves the two
-    before it. Writing takes place in a thread of its own: training waits for the copy of its state alone. As a
-    context it keeps other processes out of the folder, until it ends or its process does.
+    earlier files. A thread writes; training waits only while its state is copied. As a context manager it keeps other
+    processes out of the folder, until the context or the process ends.
 
     Args:
-        folder: made where it is not there; None keeps no checkpoints.
+        folder: made where it is missing; None keeps no checkpoints.
 
     Raises:
-        OSError: entering it, another process trains in the folder; leaving it, a checkpoint could not be written.
+        OSError: on entering, another process trains in the folder; on leaving, a checkpoint could not be written.
 
     >>> import tempfile
     >>> with Checkpoints(Path(tempfile.mkdtemp())) as checkpoints:
@@ -39,7 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.paths = [folder / name for name in ("checkpoint.pt", "checkpoint-before.pt")] if folder else []
+        self.paths = [folder / name for name in ("checkpoint.pt", "checkpoint-previous.pt")] if folder else []
         self.lock: int | None = None
         self.writer, self.pending = ThreadPoolExecutor(1), Future()
         self.pending.set_result(None)
@@ -54,7 +56,7 @@ class Checkpoints:
                     fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     os.close(self.lock)
-                    raise OSError(f"folder {folder} is trained in by another process; it takes one at a time") from None
+                    raise OSError(f"folder {folder} is in use: another process trains there") from None
         return self
 
     def __exit__(self, *raised) -> None:
@@ -65,45 +67,49 @@ class Checkpoints:
                 os.close(self.lock)
 
     def save(self, state: dict) -> None:
-        """Write a copy of the state as it is now.
+        """Copy the state now, and write the copy in the background.
 
         Raises:
-            OSError: the checkpoint before this one could not be written.
+            OSError: the previous checkpoint could not be written.
         """
         self.wait()
         if self.paths:
             self.pending = self.writer.submit(self._write, _copy(state))
 
     def wait(self) -> None:
-        """Until the last checkpoint is written.
+        """Block until pending writes finish.
 
         Raises:
-            OSError: it could not be.
+            OSError: the last checkpoint could not be written.
         """
         self.pending.result()
 
-    def load(self, fits=lambda state: None) -> dict | None:
-        """The last checkpoint that is whole and fits; None if there is none. What is passed over is warned of.
+    def load(self, validate: Callable[[dict], str | None] = lambda state: None) -> dict | None:
+        """Load the last checkpoint that is whole and valid; others are skipped with a warning.
 
         Args:
-            fits: says in words why a run cannot go on from a state, or None where it can.
+            validate: returns the reason why a run cannot use a state, or None where it can.
+
+        Returns:
+            The state, or None if there is no such checkpoint.
         """
         self.wait()
         for path in self.paths:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
-                reason = fits(state)
             except FileNotFoundError:
                 continue
-            except BROKEN as error:
+            except LOAD_ERRORS as error:
                 reason = f"is not whole ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            else:
+                reason = validate(state) if isinstance(state, dict) else "is not a checkpoint of a run"
             if reason is None:
                 return state
-            warnings.warn(f"{path} {reason}: passed over", stacklevel=2)
+            warnings.warn(f"{path} {reason}: skipped", stacklevel=2)
         return None
 
     def _write(self, state: dict) -> None:
-        last, before = self.paths
+        last, previous = self.paths
         last.parent.mkdir(parents=True, exist_ok=True)
         partial = last.with_name("checkpoint.pt.partial")
         try:
@@ -112,14 +118,23 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
             raise OSError(f"{last} could not be written: {str(error).splitlines()[0]}") from error
         if last.exists():
-            last.replace(before)
+            last.replace(previous)
         partial.replace(last)
 
 
 def _copy(value: object) -> object:
-    """The state on the CPU, apart from the tensors that training goes on to change."""
+    """Copy a state to the CPU, so that later steps do not change it."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     return type(value)(_copy(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def classifier_weights(state: dict) -> dict[str, Tensor]:
+    """Return the network's parameters and buffers from the state of a checkpoint."""
+    return {
+        name.removeprefix(CLASSIFIER_PREFIX): value
+        for name, value in state["method"].items()
+        if name.startswith(CLASSIFIER_PREFIX)
+    }

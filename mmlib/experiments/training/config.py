@@ -2,46 +2,51 @@
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from mmlib._checks import check_int, check_range, check_type
+from mmlib._checks import as_number, check_choice, check_int, check_range, check_type
 from mmlib.experiments import data, models
-from mmlib.experiments.methods import METHODS
-from mmlib.experiments.methods.base import option_names
+from mmlib.experiments.methods import METHODS, check_options
 from mmlib.experiments.provenance import code_digest
 from mmlib.experiments.training import distributed
 
-QUARTERS = [0.25, 0.5, 0.75]
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "steps")
+PRECISIONS = ("float32", "float64", "bfloat16")
+DEFAULT_MILESTONES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the result of a run; where and how fast it runs is said elsewhere.
+    """The settings that determine the result of a run.
+
+    The device, the number of threads and the folder are arguments of `train` and of the command line.
 
     Args:
         dataset: a name or a path that `data.load` takes.
         model: a name in `models.MODELS`.
         method: a name in `methods.METHODS`.
-        options: of the method, such as {"num_mixtures": 100}.
-        seed: of the split, the initial weights, the order of the data and all that the method draws.
-        labelled_per_class: training images a class; None takes the data set's default.
-        holdout_per_class: images a class taken from train as the validation split, where a data set has none.
-        size: pixels on a side that a folder's images are brought to; None takes images of one size as they are.
-        epochs: whole passes over the training images; the last one is evaluated.
-        batch_size: m; None takes the data set's default.
-        optimizer: `sgd`, or `adamw`, which decays no biases, norms and position embeddings (DeiT's published recipe).
-        lr, momentum, weight_decay: of either; AdamW's β₁ is the momentum, its β₂ 0.999.
-        schedule: `cosine` to zero, or `steps` (the papers'): a tenth at each of the milestones.
-        milestones: of `steps`, as shares of the epochs.
-        warmup_epochs: at first, in which the schedule is multiplied by a line from 0 to 1 (our choice).
+        options: the method's keyword arguments, such as {"num_mixtures": 100}.
+        seed: the seed of the split and, by `spawn_seeds`, of every random stream of the run.
+        labelled_per_class: training images in each class; None takes the data set's default.
+        holdout_per_class: images of each class moved from train to validation, where there is no validation split.
+        size: pixels on a side to which a folder's images are resized; None takes images of one size as they are.
+        epochs: passes over the training images; the network of the last one is evaluated.
+        batch_size: images in a mini-batch, m; None takes the data set's default.
+        optimizer: `sgd`, or `adamw`, which spares biases, norms and position embeddings from weight decay.
+        lr: the learning rate before the schedule and the warm-up.
+        momentum: of SGD, or AdamW's β₁ (its β₂ is 0.999).
+        weight_decay: the factor of the weight decay.
+        schedule: `cosine` to zero, or `steps`, a tenth at each of the milestones (the papers' schedule).
+        milestones: increasing fractions of the epochs, for `steps` alone.
+        warmup_epochs: initial epochs in which the schedule is multiplied by a line from 0 to 1.
         precision: `float32`, `float64`, or `bfloat16` for autocast with float32 weights.
 
     Raises:
-        ValueError: a value that cannot be, with the name of the parameter and what it takes.
+        TypeError: a value of the wrong type.
+        ValueError: a value out of range.
 
     >>> Config(dataset="digits", method="multimix", options={"num_mixtures": 100}).options
     {'num_mixtures': 100}
@@ -62,77 +67,104 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "cosine"
-    milestones: list = field(default_factory=QUARTERS.copy)
+    milestones: list = field(default_factory=lambda: list(DEFAULT_MILESTONES))
     warmup_epochs: int = 0
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            check_type(f.name, getattr(self, f.name), f.type)
-        choices = {"model": models.MODELS, "method": METHODS, "optimizer": ("sgd", "adamw")}
-        choices |= {"schedule": ("cosine", "steps"), "precision": ("float32", "float64", "bfloat16")}
-        for name, takes in choices.items():
-            if getattr(self, name) not in takes:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(takes)}")
-        counts = {name: getattr(self, name) for name in ("epochs", "labelled_per_class", "size", "batch_size")}
-        check_int(1, **{name: value for name, value in counts.items() if value is not None})
+        # Values are kept as Python's own numbers: equal configurations are then equal in a file, too.
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            value = _plain(check_type(name, getattr(self, name), annotation))
+            object.__setattr__(self, name, float(value) if annotation is float else value)
+        check_choice("model", self.model, models.MODELS)
+        check_choice("method", self.method, METHODS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_int(1, epochs=self.epochs)
+        for name in ("labelled_per_class", "size", "batch_size"):
+            if getattr(self, name) is not None:
+                check_int(1, **{name: getattr(self, name)})
         check_int(seed=self.seed, holdout_per_class=self.holdout_per_class, warmup_epochs=self.warmup_epochs)
         check_range(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         if self.optimizer == "adamw" and self.momentum >= 1:
-            raise ValueError(f"momentum is {self.momentum}; adamw takes a number below 1")
+            raise ValueError(f"momentum must be a number below 1 for adamw, got {self.momentum}")
         self._check_schedule()
-        takes = option_names(METHODS[self.method])
-        for name in self.options.keys() - takes:
-            raise ValueError(f"options has {name!r}; {self.method} takes {', '.join(sorted(takes)) or 'none'}")
-        # The method checks its options' values itself: on an empty network, before anything is made.
-        METHODS[self.method](nn.ParameterList([torch.zeros(1)]), **self.options)
+        check_options(self.method, self.options)
 
     def _check_schedule(self) -> None:
-        given = self.milestones
-        if self.schedule != "steps" and given != QUARTERS:
-            raise ValueError(f"milestones is {given!r}; only the schedule 'steps' takes any, not {self.schedule!r}")
-        if not all(isinstance(x, float) and 0 < x < 1 for x in given) or given != sorted(set(given)):
-            raise ValueError(f"milestones is {given!r}; it takes growing shares of the epochs between 0 and 1")
+        milestones, default = self.milestones, list(DEFAULT_MILESTONES)
+        if self.schedule != "steps" and milestones != default:
+            raise ValueError(f"milestones must be {default} unless schedule is 'steps', got {milestones!r}")
+        inside = all(isinstance(milestone, float) and 0 < milestone < 1 for milestone in milestones)
+        if not inside or milestones != sorted(set(milestones)):
+            raise ValueError(f"milestones must be increasing fractions between 0 and 1, got {milestones!r}")
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; it takes fewer than the {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}")
+
+
+def _plain(value: object) -> object:
+    """Convert numbers of NumPy and torch, also inside lists, tuples and dictionaries, to Python's."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    number = as_number(value)
+    return value if number is None else number
 
 
 def load_data(config: Config, *, root: str | Path = "data", workers: int = 0) -> data.Dataset:
-    """The data set of a run; arguments and errors as those of `data.load`."""
-    names = ("labelled_per_class", "holdout_per_class", "seed", "size")
-    return data.load(config.dataset, root=root, workers=workers, **{name: getattr(config, name) for name in names})
+    """Load the data set of a run; `root`, `workers` and errors are those of `data.load`."""
+    return data.load(
+        config.dataset,
+        root=root,
+        workers=workers,
+        labelled_per_class=config.labelled_per_class,
+        holdout_per_class=config.holdout_per_class,
+        seed=config.seed,
+        size=config.size,
+    )
 
 
-def describe(config: Config, dataset: data.Dataset) -> dict:
-    """What decides a result: the configuration, the data set by its name and fingerprint instead of by a path."""
-    described = {**dataclasses.asdict(config), "dataset": dataset.name, "data": dataset.fingerprint}
-    return json.loads(json.dumps(described))  # as files have it: a pair among the options is a list there
+def result_config(config: Config, dataset: data.Dataset) -> dict:
+    """Return all that determines a result: the configuration, and the data set by its name and its fingerprint."""
+    content = dataclasses.asdict(config) | {"dataset": dataset.name, "data": dataset.fingerprint}
+    return json.loads(json.dumps(content))  # as a file has it: a tuple among the options is a list there
 
 
 def resume_identity(config: Config, dataset: data.Dataset) -> dict:
-    """What a run must find unchanged to go on from a checkpoint."""
-    return describe(config, dataset) | {"code": code_digest(), "processes": distributed.processes()}
+    """Return all that must be unchanged for a run to resume from a checkpoint, its kind of device excepted."""
+    return result_config(config, dataset) | {"code": code_digest(), "processes": distributed.world_size()}
 
 
-def difference(held: dict, expected: dict) -> tuple[str, object, object] | None:
-    """The first parameter in which a run is not what is expected, and both its values; None if there is none.
+def first_mismatch(stored: dict, expected: dict) -> tuple[str, object, object] | None:
+    """Find the first parameter in which a stored run differs from what is expected.
 
-    A parameter that `held` lacks has `Config`'s default: the run was made before there was one.
+    A parameter that `stored` lacks has `Config`'s default: the run was made before that parameter existed.
 
-    >>> difference({"lr": 0.1}, {"lr": 0.1, "optimizer": "adamw"})
+    Returns:
+        The parameter's name, its stored value and its expected value, or None if nothing differs.
+
+    >>> first_mismatch({"lr": 0.1}, {"lr": 0.1, "optimizer": "adamw"})
     ('optimizer', 'sgd', 'adamw')
     """
-    held = dataclasses.asdict(Config()) | held
-    return next(((name, held.get(name), value) for name, value in expected.items() if held.get(name) != value), None)
+    stored = dataclasses.asdict(Config()) | stored
+    for name, value in expected.items():
+        if stored.get(name) != value:
+            return name, stored.get(name), value
+    return None
 
 
-def differs(state: dict, expected: dict) -> str | None:
-    """Why a run cannot go on from a checkpoint's state, in words; None if it can.
+def mismatch_reason(state: dict, expected: dict) -> str | None:
+    """Say why a run cannot use the state of a checkpoint; None if it can.
 
     Args:
-        expected: as `resume_identity` or `describe` give it.
+        expected: what `resume_identity` or `result_config` returns.
     """
     if not isinstance(state.get("resume_identity"), dict):
-        return "is no checkpoint of a run"
-    found = difference(state["resume_identity"], expected)
-    return found and "was made with {} {!r}, not {!r}".format(*found)
+        return "is not a checkpoint of a run"
+    mismatch = first_mismatch(state["resume_identity"], expected)
+    if mismatch is None:
+        return None
+    name, stored, value = mismatch
+    return f"was made with {name} {stored!r}, not {value!r}"

@@ -1,0 +1,69 @@
+"""Run a command on GPUs that no other command started in this way occupies.
+
+python -m tools.gpus COUNT command arguments...
+
+The command sees only these GPUs. It holds a lock on each until it ends, however it ends; where too few are free it
+waits. With a count of 0, or where there is no GPU, the command runs at once and sees what there is.
+"""
+
+import argparse
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+
+LOCKS = Path("build/locks")
+
+
+def visible() -> list[str]:
+    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    if (names := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in names.split(",") if name]
+    import torch
+
+    return [str(k) for k in range(torch.cuda.device_count())]
+
+
+def occupy(names: list[str], count: int) -> list[str]:
+    """Lock as many of the GPUs as asked for, and return their names; None are locked where too few are free.
+
+    The locks belong to files that stay open, in this process and in the command that replaces it.
+    """
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    held = {}
+    for name in names:
+        if len(held) == count:
+            break
+        file = os.open(LOCKS / f"gpu{name}", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+        else:
+            os.set_inheritable(file, True)
+            held[name] = file
+    if len(held) < count:
+        for file in held.values():
+            os.close(file)
+        return []
+    return list(held)
+
+
+def main(arguments: list[str]) -> None:
+    """Wait for the GPUs, then become the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args(arguments)
+    names = visible() if given.count else []
+    count = min(given.count, len(names))  # a command that needs more says so itself
+    while count and not (occupied := occupy(names, count)):
+        time.sleep(1)
+    if count:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(occupied)
+    os.execvp(given.command[0], given.command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
