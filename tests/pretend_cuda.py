@@ -272,10 +272,11 @@ class Card(TorchFunctionMode):
     def _free(self, size: int) -> None:
         self.allocated -= size
 
-    def functions(self) -> dict[str, Callable]:
-        """What stands in for functions of `torch.cuda`."""
+    def names(self) -> dict[str, object]:
+        """What stands in for names of `torch.cuda`."""
         seed, state = self.generator.manual_seed, self.generator.get_state
         return {
+            "default_generators": (self.generator,),
             "is_available": lambda: True,
             "is_bf16_supported": lambda including_emulation=True: True,
             "device_count": lambda: 1,
@@ -341,7 +342,7 @@ def pretend() -> Iterator[Card]:
     no_graphs = mock.patch.object(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", create=True)
     files = [(0, location, restore), *torch.serialization._package_registry]
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.multiple(torch.cuda, **card.functions()))
+        stack.enter_context(mock.patch.multiple(torch.cuda, **card.names()))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(torch.autocast, "__init__", autocast))
         stack.enter_context(mock.patch.object(torch.accelerator, "is_available", return_value=True))
