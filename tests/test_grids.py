@@ -26,24 +26,36 @@ TINY = {
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
-    """What the commands need of the repository, with a grid that takes seconds."""
-    for name in ("mmbook", "mmlib", "tools"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "_config.yml", "_toc.yml", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    for name in ("book", "examples"):
-        (tmp_path / name).mkdir()
-    embedded = yaml.safe_load((ROOT / "experiments.yml").read_text())["embedded"]
-    (tmp_path / "experiments.yml").write_text(yaml.safe_dump({"tiny": TINY, "embedded": embedded}, sort_keys=False))
+def grid_file(tmp_path, monkeypatch):
+    """A folder that passes for a clone, with a grid that takes seconds; grids and ledgers are read there."""
+    (tmp_path / "mmlib").mkdir()
+    (tmp_path / "mmlib" / "__init__.py").touch()
+    write_grids(tmp_path, tiny=TINY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_cells_come_seed_by_seed_in_the_order_of_the_file(clone):
+def write_grids(root, **grids):
+    (root / "experiments.yml").write_text(yaml.safe_dump(grids, sort_keys=False))
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The part of the repository that the commands need: sources, and the one notebook that runs cells."""
+    for name in ("mmbook", "mmlib", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "notebooks").mkdir()
+    for name in ("Snakefile", "notebooks/04-one-run.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    embedded = yaml.safe_load((ROOT / "experiments.yml").read_text())["embedded"]
+    write_grids(tmp_path, tiny=TINY, embedded=embedded)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_cells_come_seed_by_seed_in_the_order_of_the_file(grid_file):
     cells = grids.cells("tiny")
-    assert [str(cell.place) for cell in cells[:3]] == [
+    assert [str(cell.path) for cell in cells[:3]] == [
         "digits/preactresnet-small/erm/seed0",
         "digits/preactresnet-small/multimix-n10/seed0",
         "shapes/preactresnet-small/erm/seed0",
@@ -61,96 +73,129 @@ def test_cells_come_seed_by_seed_in_the_order_of_the_file(clone):
         "seed": 0,
     }
     assert (cells[1].config.options, cells[1].config.epochs) == ({"num_mixtures": 10}, 2)
-    with pytest.raises(ValueError, match=r"grid is 'tinny'; experiments.yml has tiny, embedded"):
+    with pytest.raises(ValueError, match=r"grid must be one of tiny \(experiments.yml\), got 'tinny'"):
         grids.cells("tinny")
 
 
 @pytest.mark.parametrize("grid", list(yaml.safe_load((ROOT / "experiments.yml").read_text())))
 def test_every_cell_of_every_grid_is_a_configuration(grid):
     cells = grids.cells(grid)
-    assert len({cell.place for cell in cells}) == len(cells)
+    assert len({cell.path for cell in cells}) == len(cells)
     for cell in cells:
         assert cell.config.seed == cell.seed
 
 
-def enter(cell, root, **changes):
-    """Train the cell for real, with `changes` to its configuration, and put it into the ledger at its place."""
+def record_cell(cell, root, **changes):
+    """Train the cell for real, with `changes` to its configuration, and add it to the ledger at its path."""
     dataset = data.load(cell.dataset, seed=cell.seed)
-    folder = root / "runs" / cell.place
+    folder = root / "runs" / cell.path
     run = runs.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
-    runs.write(folder, run, *evaluate(run.classifier, dataset))
-    ledger.enter(runs.read(folder), root / "book" / "results" / "tiny")
+    runs.save_run(folder, run, *evaluate(run.classifier, dataset))
+    ledger.add(runs.load_run(folder), root / "book" / "results" / "tiny")
 
 
-def test_a_cell_of_several_processes_takes_a_run_of_as_many(clone):
-    content = yaml.safe_load((clone / "experiments.yml").read_text())
+def test_a_cell_of_several_processes_takes_a_run_of_as_many(grid_file):
+    content = yaml.safe_load((grid_file / "experiments.yml").read_text())
     (erm, *_), tiny = grids.cells("tiny"), content["tiny"]
-    enter(erm, clone)
+    record_cell(erm, grid_file)
     tiny["settings"] |= {"processes": 4}
-    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (grid_file / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
     (four, *_) = grids.cells("tiny")
     assert (four.processes, four.parameters, four.config) == (4, erm.parameters, erm.config)
-    assert grids.recorded("tiny").refused == [f"{erm.place} is left out: processes is 1, the grid has 4"]
+    assert grids.grid_records("tiny").rejected == [f"{erm.path} is left out: processes is 1, the grid has 4"]
 
 
-def test_what_does_not_fit_its_cell_is_listed_and_left_out(clone):
+def test_a_record_that_does_not_match_its_cell_is_listed_and_left_out(grid_file):
     erm, multimix, *others = grids.cells("tiny")
-    assert grids.recorded("tiny") == ([], [erm, multimix, *others], [])
-    enter(erm, clone)
-    enter(multimix, clone, options={"num_mixtures": 11})
-    found, missing, refused = grids.recorded("tiny")
-    assert [record.place for record in found] == [erm.place]
+    assert grids.grid_records("tiny") == ([], [erm, multimix, *others], [])
+    record_cell(erm, grid_file)
+    record_cell(multimix, grid_file, options={"num_mixtures": 11})
+    found, missing, rejected = grids.grid_records("tiny")
+    assert [record.path for record in found] == [erm.path]
     assert missing == [multimix, *others]
-    assert refused == [
-        f"{multimix.place} is left out: options is {{'num_mixtures': 11}}, the grid has {{'num_mixtures': 10}}"
+    assert rejected == [
+        f"{multimix.path} is left out: options is {{'num_mixtures': 11}}, the grid has {{'num_mixtures': 10}}"
     ]
-    path = clone / "book" / "results" / "tiny" / erm.place.with_suffix(".json")
+    path = grid_file / "book" / "results" / "tiny" / erm.path.with_suffix(".json")
     path.write_text(path.read_text().replace('"nll"', '"nul"'))
     stranger = path.parents[1] / "stranger" / "seed0.json"
     stranger.parent.mkdir()
     content = json.loads((path.parents[1] / "multimix-n10" / "seed0.json").read_text())
     stranger.write_text(json.dumps(content))
-    found, _, refused = grids.recorded("tiny")
+    found, _, rejected = grids.grid_records("tiny")
     assert not found
-    assert len(refused) == 3
-    assert any("erm/seed0.json does not fit its checksum: it was edited by hand: left out" in line for line in refused)
-    assert any("stranger/seed0 is left out: the grid has no such cell" in line for line in refused)
+    assert len(rejected) == 3
+    assert any(
+        "erm/seed0.json does not match its checksum: it was edited by hand: left out" in line for line in rejected
+    )
+    assert any("stranger/seed0 is left out: the grid has no such cell" in line for line in rejected)
 
 
-def test_data_sets_that_are_not_there_are_named_before_anything_starts(clone, monkeypatch):
+def test_data_sets_that_are_not_there_are_named_before_anything_starts(grid_file, monkeypatch):
+    from torchvision import datasets
+
     def absent(root, **options):
         raise OSError("no network")
 
-    from torchvision import datasets
-
     monkeypatch.setattr(datasets, "CIFAR100", absent)
-    of = {"cifar100": {"epochs": 1}, "digits": {"epochs": 1, "out_sets": ["uniform", "shapes"]}}
-    of["holed"] = {"dataset": "digits", "out_sets": ["uniform", "missing/LSUN"]}
-    content = {"tiny": TINY | {"datasets": of}}
-    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
-    lacking = grids.lacking(grids.cells("tiny"))
-    assert lacking.keys() == {"cifar100", "holed"}
-    assert lacking["cifar100"] == (
-        "cifar100 is not in root 'data'; it takes data/cifar100.npz or torchvision's download: no network"
-    )
-    assert lacking["holed"].startswith("test set is 'missing/LSUN', which is not there")
-    content["tiny"]["settings"] = TINY["settings"] | {"labelled_per_class": 1000}
-    (clone / "experiments.yml").write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(ValueError, match="labelled_per_class is 1000; class '0' has"):
-        grids.lacking([cell for cell in grids.cells("tiny") if cell.dataset == "digits"])
+    planned = {
+        "cifar100": {"epochs": 1},
+        "digits": {"epochs": 1, "out_sets": ["uniform", "shapes"]},
+        "holed": {"dataset": "digits", "out_sets": ["uniform", "missing/LSUN"]},
+    }
+    write_grids(grid_file, tiny=TINY | {"datasets": planned})
+    missing = grids.missing_datasets(grids.cells("tiny"))
+    assert missing.keys() == {"cifar100", "holed"}
+    assert "cifar100" in missing["cifar100"]
+    assert "no network" in missing["cifar100"]
+    assert "missing/LSUN" in missing["holed"]
+    settings = TINY["settings"] | {"labelled_per_class": 1000}
+    write_grids(grid_file, tiny=TINY | {"datasets": planned, "settings": settings})
+    with pytest.raises(ValueError, match=r"labelled_per_class .*1000"):
+        grids.missing_datasets([cell for cell in grids.cells("tiny") if cell.dataset == "digits"])
 
 
+def environment(**more):
+    """Snakemake, papermill and torchrun of this interpreter come first; `more` replaces other variables."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path} | more
+
+
+@pytest.mark.slow
+def test_a_gpu_runs_one_cell_at_a_time(clone):
+    """Real Snakemake with cores to spare; what stands for papermill says when it runs and what it sees."""
+    variants = {name: {"method": "erm", "device": "cuda"} for name in ("erm", "erm again")}
+    write_grids(clone, tiny=TINY | {"variants": variants}, embedded=TINY)
+    (clone / "bin").mkdir()
+    stub = clone / "bin" / "papermill"
+    begin, end = 'echo "begins on $CUDA_VISIBLE_DEVICES" >> story', 'touch "$(dirname "$5")/metrics.json"'
+    stub.write_text(f"#!/bin/sh\n{begin}; sleep 1; echo ends >> story; {end}\n")
+    stub.chmod(0o755)
+    targets = [f"runs/tiny/{cell.path}/metrics.json" for cell in grids.cells("tiny")[:3]]
+    env = environment(CUDA_VISIBLE_DEVICES="")
+    env["PATH"] = os.pathsep.join([str(stub.parent), env["PATH"]])
+    done = subprocess.run(["snakemake", "--cores", "4", *targets], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (clone / "story").read_text().splitlines() == ["begins on ", "ends"] * 3
+
+
+def test_every_cell_on_gpus_says_how_many():
+    assert {cell.gpus for cell in grids.cells("embedded")} == {0}
+    assert {cell.gpus for cell in grids.cells("cifar100-resnet18")} == {1}
+    assert {cell.gpus for cell in grids.cells("imagenet-resnet50")} == {8}
+
+
+@pytest.mark.slow
 def test_recording_goes_on_where_it_stopped(clone):
-    """Real Snakemake, real papermill: no time, then a cell that cannot run, then the rest."""
+    """Real Snakemake, papermill and torchrun: no time, then a cell that cannot run, then the rest."""
 
     def record(minutes):
         command = [sys.executable, "-m", "tools.record", "tiny", str(minutes), "--cores", "2"]
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path}, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
 
     def experiments(lr, **others):
         content = yaml.safe_load((clone / "experiments.yml").read_text())
-        variants = {"erm": {"method": "erm", "processes": 2}, "mixup": {"method": "mixup", "lr": lr}}
+        variants = {"erm": {"method": "erm", "processes": 2}, "mixup, wide": {"method": "mixup", "lr": lr}}
         content["tiny"] |= {
             "seeds": [0],
             "datasets": {"digits": {"epochs": 2, "lr": 0.1}} | others,
@@ -164,22 +209,24 @@ def test_recording_goes_on_where_it_stopped(clone):
     assert "tiny: 0 of 2 cells are recorded" in stopped.stdout
     first = record(10)
     assert first.returncode == 1, first.stdout + first.stderr
-    assert "entered digits/preactresnet-small/erm/seed0\ntiny: 1 of 2 cells are recorded" in first.stdout
-    (record_of_two,) = grids.recorded("tiny").found
+    assert "added digits/preactresnet-small/erm/seed0\ntiny: 1 of 2 cells are recorded" in first.stdout
+    (record_of_two,) = grids.grid_records("tiny").records
     assert record_of_two.environment["processes"] == 2
-    assert "digits/preactresnet-small/mixup/seed0: 0 of 2 epochs; FAILED: FloatingPointError: the loss" in first.stdout
+    assert (
+        "digits/preactresnet-small/mixup, wide/seed0: 0 of 2 epochs; FAILED: FloatingPointError: the loss"
+        in first.stdout
+    )
     experiments(lr=0.1, absent={"dataset": "data/absent", "epochs": 2, "lr": 0.1})
     second = record(10)
     assert second.returncode == 0, second.stdout + second.stderr
-    skipped, entered, recorded, *_ = second.stdout.splitlines()
-    assert skipped.startswith(
-        "skipped 2 cells of absent: dataset is 'data/absent', which is not there; it takes digits"
-    )
+    skipped, added, recorded, *_ = second.stdout.splitlines()
+    assert skipped.startswith("skipped 2 cells of absent: ")
+    assert "data/absent" in skipped
     assert skipped.endswith("; book/run.md, Data sets, says how to get it")
-    assert entered == "entered digits/preactresnet-small/mixup/seed0"
+    assert added == "added digits/preactresnet-small/mixup, wide/seed0"
     assert recorded.startswith("tiny: 2 of 4 cells are recorded")
-    found, missing, refused = grids.recorded("tiny")
-    assert ([cell.dataset for cell in missing], refused) == (["absent"] * 2, [])
+    found, missing, rejected = grids.grid_records("tiny")
+    assert ([cell.dataset for cell in missing], rejected) == (["absent"] * 2, [])
     nothing = record(10)
     assert nothing.returncode == 0
     assert nothing.stdout.splitlines()[1].startswith("tiny: 2 of 4 cells are recorded")

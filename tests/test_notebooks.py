@@ -1,41 +1,78 @@
 """Notebooks as papermill and people meet them."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+from mmbook.notebook import check_parameters, project_root
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 
-def cells(path, tag):
-    return [cell for cell in json.loads(path.read_text())["cells"] if tag in cell["metadata"].get("tags", [])]
+def code_cells(name):
+    cells = json.loads(NOTEBOOKS[name].read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_parameter_is_typed_and_explained(path):
-    (cell,) = cells(path, "parameters")
-    for line in cell["source"]:
-        name, rest = line.split(":", 1)
-        assert name.isidentifier(), line
+def parameters_cell(name):
+    (cell,) = (cell for cell in code_cells(name) if "parameters" in cell["metadata"].get("tags", []))
+    return cell["source"]
+
+
+def run_papermill(notebook, out, *arguments, **environment):
+    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar"]
+    return subprocess.run(
+        [*command, str(notebook), str(out), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_parameter_is_typed_and_explained(name):
+    for line in parameters_cell(name):
+        parameter, rest = line.split(":", 1)
+        assert parameter.isidentifier(), line
         assert " = " in rest, line
         assert "  # " in rest, line
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_parameters_are_checked_right_after_their_cell(path):
-    code = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-    assert "find_spec" in code[0]
-    assert '"mmbook", "mmlib"' in code[0]
-    assert "check_parameters(globals())" in code[2]
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_papermill_lists_every_parameter_with_its_type(name):
+    """Its pattern for annotations knows no `|`; a line that it cannot read is left out of its help."""
+    from papermill.inspection import inspect_notebook
+
+    listed = inspect_notebook(NOTEBOOKS[name])
+    declared = ast.parse("".join(parameters_cell(name))).body
+    assert list(listed) == [node.target.id for node in declared]
+    for node in declared:
+        parameter = listed[node.target.id]
+        assert parameter["inferred_type_name"].strip() == ast.unparse(node.annotation)
+        assert ast.literal_eval(parameter["default"]) == ast.literal_eval(node.value)
+        assert parameter["help"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_carries_no_widgets_errors_or_paths_of_a_machine(path):
-    notebook = json.loads(path.read_text())
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_are_checked_right_after_their_cell(name):
+    install, parameters, setup = ("".join(cell["source"]) for cell in code_cells(name)[:3])
+    assert "find_spec" in install
+    assert '"mmbook", "mmlib"' in install
+    assert parameters == "".join(parameters_cell(name))
+    assert "notebook.setup(globals())" in setup
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_carries_no_widgets_errors_or_paths_of_a_machine(name):
+    notebook = json.loads(NOTEBOOKS[name].read_text())
     assert "widgets" not in notebook["metadata"]
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     assert outputs
@@ -45,25 +82,123 @@ def test_notebook_carries_no_widgets_errors_or_paths_of_a_machine(path):
     assert "/tmp" not in texts
 
 
+def imports():
+    """Every name that a notebook imports of mmlib and mmbook: notebook, module, name (None: the module itself)."""
+    for name in NOTEBOOKS:
+        source = "\n".join("".join(cell["source"]) for cell in code_cells(name)).replace("%pip", "# %pip")
+        source = source.replace("# %pip install", "pass  # %pip install")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("mmlib", "mmbook"):
+                yield from (pytest.param(node.module, a.name, id=f"{name}-{a.name}") for a in node.names)
+
+
+@pytest.mark.parametrize(("module", "name"), list(imports()))
+def test_names_that_notebooks_import_exist(module, name):
+    namespace = {}
+    exec(f"from {module} import {name}", namespace)
+    assert name in namespace
+
+
+class Kernel:
+    """A notebook's namespace as a kernel keeps it: `In` has the source of every cell that ran."""
+
+    def __init__(self):
+        self.module = types.ModuleType("notebook_under_test")
+        self.namespace = self.module.__dict__
+        self.namespace |= {"In": [""], "Out": {}, "_": 3}
+
+    def run(self, *cells):
+        for cell in cells:
+            self.namespace["In"].append(cell)
+            exec(cell, self.namespace)
+
+
+IMPORTS = "import math\nfrom typing import Optional"
+PARAMETERS = "n: int = 10\nlr: float = 0.1\nname: Optional[str] = None"
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    kernel = Kernel()
+    monkeypatch.setitem(sys.modules, kernel.module.__name__, kernel.module)
+    kernel.run(IMPORTS, PARAMETERS)
+    return kernel
+
+
+def test_defaults_and_good_values_pass(kernel):
+    check_parameters(kernel.namespace)
+    kernel.run("# Parameters\nn = 20\nlr = 1\nname = 'x'\n")
+    check_parameters(kernel.namespace)
+
+
+@pytest.mark.parametrize(
+    ("injected", "error", "message"),
+    [
+        ("epoch = 3", ValueError, "epoch is not a parameter of this notebook; it takes n, lr, name"),
+        ("n = 'ten'", TypeError, "n must be int, got 'ten'"),
+        ("n = 1.0", TypeError, "n must be int, got 1.0"),
+        ("n = True", TypeError, "n must be int, got True"),
+        ("lr = '0.1'", TypeError, "lr must be float, got '0.1'"),
+        ("name = 3", TypeError, "name must be str or None, got 3"),
+    ],
+)
+def test_unknown_parameters_and_wrong_types_are_named(kernel, injected, error, message):
+    kernel.run(f"# Parameters\n{injected}\n")
+    with pytest.raises(error, match=message):
+        check_parameters(kernel.namespace)
+
+
+def test_a_notebook_runs_again_in_the_same_kernel(kernel):
+    """With another value, with its own variables about, and after a wrong parameter was mended."""
+    own = "row = {'a': 1}\nn_used = n\ntotal = 0.5"
+    for n in (10, 20):
+        kernel.run(IMPORTS, PARAMETERS.replace("10", str(n)))
+        check_parameters(kernel.namespace)
+        kernel.run(own)
+        assert kernel.namespace["n_used"] == n
+    kernel.run(PARAMETERS, "# Parameters\nepoch = 3\n")
+    with pytest.raises(ValueError, match="epoch is not a parameter"):
+        check_parameters(kernel.namespace)
+    kernel.run(PARAMETERS, "# Parameters\nn = 30\n")
+    check_parameters(kernel.namespace)
+
+
+@pytest.mark.slow
 def test_wrong_parameter_stops_papermill_before_training(tmp_path):
     folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "-k",
-        "python3",
-        "--no-progress-bar",
-        NOTEBOOKS[3],
-        tmp_path / "out.ipynb",
-    ]
-    done = subprocess.run(
-        [*map(str, command), "-p", "methd", "erm", "-p", "folder", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    arguments = ["-p", "methd", "erm", "-p", "folder", str(folder)]
+    done = run_papermill(NOTEBOOKS["04-one-run"], tmp_path / "out.ipynb", *arguments)
     assert done.returncode == 1
-    assert "ValueError: methd is no parameter of this notebook; it takes dataset, model, method" in done.stderr
+    assert "ValueError: methd is not a parameter of this notebook; it takes dataset, model, method" in done.stderr
     assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["agg", "inline"])
+def test_pictures_reach_the_notebook_whatever_the_backend(tmp_path, backend):
+    """Also where a cell imported pyplot before."""
+    code = ["n: int = 3  # points", "import matplotlib.pyplot as plt\nfrom mmbook import notebook"]
+    code += ["notebook.setup(globals())", "plt.plot(range(n))\nplt.show()"]
+    cells = [
+        {"cell_type": "code", "execution_count": None, "id": f"c{k}", "metadata": {}, "outputs": [], "source": source}
+        for k, source in enumerate(code)
+    ]
+    cells[0]["metadata"]["tags"] = ["parameters"]
+    kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    content = {"cells": cells, "metadata": {"kernelspec": kernelspec}, "nbformat": 4, "nbformat_minor": 5}
+    notebook, out = tmp_path / "picture.ipynb", tmp_path / "out.ipynb"
+    notebook.write_text(json.dumps(content))
+    name = "agg" if backend == "agg" else "module://matplotlib_inline.backend_inline"
+    done = run_papermill(notebook, out, "-p", "n", "4", MPLBACKEND=name, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    outputs = json.loads(out.read_text())["cells"][-1]["outputs"]
+    assert [list(output["data"]) for output in outputs if "data" in output] == [["image/png", "text/plain"]]
+
+
+def test_project_root_is_found_from_below(monkeypatch, tmp_path):
+    (tmp_path / "mmlib").mkdir()
+    (tmp_path / "mmlib" / "__init__.py").touch()
+    inner = tmp_path / "notebooks" / "deeper"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert project_root() == tmp_path

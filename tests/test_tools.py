@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,9 @@ import pytest
 import mmlib.experiments.__main__
 from mmbook import ledger
 from mmlib.experiments import runs
-from mmlib.experiments.runs.reader import Record
-from tools import links, rerun
-from tools.chapters import source_digest
+from mmlib.experiments.runs import RunRecord
+from tools import digests, gpus, links, rerun
+from tools.digests import source_digest
 from tools.results import results_table
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def record(variant, seed, accuracy):
     numbers = {"accuracy": accuracy, "calibration_error": 4.0 - accuracy / 50, "alignment": 0.5, "uniformity": -2.0}
-    return Record("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path(), Path())
+    return RunRecord("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path(), Path())
 
 
 def test_results_table_is_mean_and_spread_with_the_best_in_bold():
@@ -50,12 +53,67 @@ def test_digest_of_a_notebook_ignores_outputs_and_touching(tmp_path):
     assert source_digest(str(path)) != before
 
 
+def git(folder, *arguments):
+    identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("tracked", [True, False], ids=["clone", "copy"])
+def test_digest_of_sources_ignores_caches(tmp_path, monkeypatch, tracked):
+    """What Python and numba leave beside the sources, in a clone and in a copy without git."""
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "mmlib"
+    (package / "__pycache__").mkdir(parents=True)
+    (package / "losses.py").write_text("n = 1\n")
+    if tracked:
+        git(tmp_path, "init")
+        git(tmp_path, "add", ".")
+    before = source_digest("mmlib")
+    for name in ("_kernels.sampler-8.py311.nbi", "_kernels.sampler-8.py311.1.nbc", "losses.cpython-311.pyc"):
+        (package / "__pycache__" / name).write_bytes(b"cache")
+    (package / "stray.nbi").write_bytes(b"cache")
+    assert source_digest("mmlib") == before
+    assert digests.source_files("mmlib") == [Path("mmlib/losses.py")]
+    (package / "losses.py").write_text("n = 2\n")
+    assert source_digest("mmlib") != before
+
+
+def test_files_that_git_does_not_track_are_no_sources_but_records_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    (tmp_path / "book" / "intro.md").touch()
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    before = source_digest("book"), digests.records_digest("book/results")
+    (tmp_path / "book" / "results" / "seed0.json").write_text("{}")
+    assert source_digest("book") == before[0]
+    assert digests.records_digest("book/results") != before[1]
+
+
+def test_every_source_of_this_repository_counts(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {path.as_posix() for path in digests.source_files("mmlib", "mmbook")}
+    assert {"mmlib/losses.py", "mmlib/experiments/__init__.py", "mmbook/ledger.py"} <= names
+    assert not any("__pycache__" in name for name in names)
+
+
+PYPROJECT = """[project]
+name = "mmlib"
+
+[project.urls]
+"""
+ADDRESS = 'Repository = "https://github.com/somebody/multimix"\n'
+
+
 @pytest.fixture
 def clone(tmp_path):
-    for name in ("pyproject.toml", "README.md", "_config.yml"):
+    """The files that show the address, freed from the one that this repository may have; without an address."""
+    for name in ("README.md", "_config.yml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", tmp_path / "notebooks")
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    links.link(tmp_path)
     return tmp_path
 
 
@@ -63,21 +121,16 @@ def contents(clone):
     return {path.name: path.read_text() for path in clone.rglob("*.*") if path.is_file() and path.suffix != ".toml"}
 
 
-def set_address(clone, address):
-    path = clone / "pyproject.toml"
-    path.write_text(path.read_text().replace("[project.urls]", f'[project.urls]\nRepository = "{address}"'))
-
-
 def test_without_an_address_no_link_is_shown(clone):
     before = contents(clone)
+    assert not any(word in text for text in before.values() for word in ("colab.research", "launch_buttons", "git+"))
     links.link(clone)
     assert contents(clone) == before
-    assert not any("colab.research" in text for text in before.values())
 
 
 def test_an_address_reaches_every_place_and_leaves_again(clone):
-    before, original = contents(clone), (clone / "pyproject.toml").read_text()
-    set_address(clone, "https://github.com/somebody/multimix")
+    before = contents(clone)
+    (clone / "pyproject.toml").write_text(PYPROJECT + ADDRESS)
     for _ in range(2):  # the second time changes nothing
         links.link(clone)
         linked = contents(clone)
@@ -85,15 +138,46 @@ def test_an_address_reaches_every_place_and_leaves_again(clone):
         assert linked["04-one-run.ipynb"].count("somebody/multimix/blob/main/notebooks/04-one-run.ipynb") == 1
         assert "mmlib[notebooks] @ git+https://github.com/somebody/multimix" in linked["04-one-run.ipynb"]
         assert linked["_config.yml"].count("url: https://github.com/somebody/multimix") == 1
-    (clone / "pyproject.toml").write_text(original)
+    (clone / "pyproject.toml").write_text(PYPROJECT)
     links.link(clone)
     assert contents(clone) == before
 
 
+def test_this_repository_shows_the_address_that_it_has(clone):
+    """`make links` was run after the address was set or removed; true with and without one."""
+    shutil.copy(ROOT / "pyproject.toml", clone)
+    links.link(clone)
+    for name, text in contents(clone).items():
+        path = ROOT / "notebooks" / name if name.endswith(".ipynb") else ROOT / name
+        assert path.read_text() == text
+
+
 def test_an_address_of_another_form_is_refused(clone):
-    set_address(clone, "github.com/somebody")
-    with pytest.raises(ValueError, match=r"project.urls.Repository is 'github.com/somebody'; it takes https"):
+    (clone / "pyproject.toml").write_text(PYPROJECT + 'Repository = "github.com/somebody"\n')
+    with pytest.raises(ValueError, match=r"project.urls.Repository must be https://.*, got 'github.com/somebody'"):
         links.link(clone)
+
+
+def test_commands_on_gpus_never_share_one(tmp_path):
+    """Three commands, two cards: the third waits for a card, and one that fails gives its card back."""
+    script = """
+    if [ -e on$CUDA_VISIBLE_DEVICES ]; then echo shared >> seen; fi
+    echo "$CUDA_VISIBLE_DEVICES" >> seen; touch on$CUDA_VISIBLE_DEVICES; sleep 1; rm on$CUDA_VISIBLE_DEVICES; exit 1
+    """
+    command = [sys.executable, "-m", "tools.gpus", "1", "sh", "-c", script]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "PYTHONPATH": str(ROOT)}
+    running = [subprocess.Popen(command, cwd=tmp_path, env=env) for _ in range(3)]
+    assert [process.wait() for process in running] == [1, 1, 1]
+    seen = (tmp_path / "seen").read_text().split()
+    assert len(seen) == 3
+    assert set(seen) == {"3", "5"}
+
+
+def test_gpus_are_occupied_all_or_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert gpus.occupy(["0", "1", "2"], 2) == ["0", "1"]
+    assert gpus.occupy(["0", "1", "2"], 2) == []
+    assert gpus.occupy(["0", "1", "2"], 1) == ["2"]
 
 
 def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
@@ -107,7 +191,7 @@ def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
         "threads=1",
     ]
     mmlib.experiments.__main__.main([f"folder={run}", "dataset=digits", "method=multimix", *options])
-    ledger.enter(runs.read(run), held)
+    ledger.add(runs.load_run(run), held)
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
     path = held / "digits" / "preactresnet-small" / "few" / "seed3.json"
     rerun.main([str(path)])
@@ -115,13 +199,13 @@ def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
     assert "all metrics are the same to the last digit" in printed
     accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
     assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
-    other = runs.read(run)
+    other = runs.load_run(run)
     other.config["data"] = "0" * 16
     other.config["digest"] = runs.checksum(rerun.decided(other) | {"data": "0" * 16})
-    ledger.enter(other, tmp_path / "other")
+    ledger.add(other, tmp_path / "other")
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "nothing")
     with pytest.raises(ValueError, match="data: the record's fingerprint is 0000000000000000, here it is"):
-        rerun.main([str(tmp_path / "other" / other.place) + ".json"])
+        rerun.main([str(tmp_path / "other" / other.path) + ".json"])
     assert not (tmp_path / "nothing").exists()
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
     with pytest.raises(ValueError, match="edited by hand"):

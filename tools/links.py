@@ -6,6 +6,7 @@ The address stands in one place, `[project.urls] Repository = "https://github.co
 badge and no button is shown, and a notebook installs from the clone that it lies in.
 """
 
+import argparse
 import json
 import re
 import tomllib
@@ -19,26 +20,26 @@ CONFIG_BLOCK = re.compile(r"\n# Written by `make links`.*?# End of links\.\n", r
 
 
 def repository(root: Path) -> str | None:
-    """The repository's address, or None where it is not set.
+    """Return the repository's address, or None where it is not set.
 
     Raises:
-        ValueError: an address that is not of the form https://github.com/OWNER/NAME.
+        ValueError: the address is not of the form https://github.com/OWNER/NAME.
     """
     urls = tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls", {})
     address = urls.get("Repository")
     if address is not None and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
-        raise ValueError(f"project.urls.Repository is {address!r}; it takes https://github.com/OWNER/NAME")
+        raise ValueError(f"project.urls.Repository must be https://github.com/OWNER/NAME, got {address!r}")
     return address
 
 
 def colab(address: str, notebook: str) -> str:
-    """The badge that opens a notebook of the repository in Colab."""
+    """Return the badge that opens a notebook of the repository in Colab."""
     owner_and_name = address.removeprefix("https://github.com/")
     return f"{BADGE}(https://colab.research.google.com/github/{owner_and_name}/blob/main/{notebook})"
 
 
 def link_notebook(path: Path, address: str | None) -> None:
-    """Badge over the title, and the source that the install cell installs from."""
+    """Write the badge over a notebook's title, and the source that its install cell installs from."""
     notebook = json.loads(path.read_text())
     for i, cell in enumerate(notebook["cells"]):
         source = BADGE_LINE.sub("", "".join(cell["source"]))
@@ -51,7 +52,7 @@ def link_notebook(path: Path, address: str | None) -> None:
 
 
 def link_readme(path: Path, address: str | None) -> None:
-    """Badge under README's title."""
+    """Write the badge under README's title."""
     text = BADGE_LINE.sub("", path.read_text())
     if address:
         title, rest = text.split("\n\n", 1)
@@ -60,7 +61,7 @@ def link_readme(path: Path, address: str | None) -> None:
 
 
 def link_config(path: Path, address: str | None) -> None:
-    """The site's repository and launch buttons."""
+    """Write the site's repository and launch buttons."""
     text = CONFIG_BLOCK.sub("", path.read_text())
     if address:
         text += (
@@ -73,7 +74,7 @@ def link_config(path: Path, address: str | None) -> None:
 
 
 def link(root: Path) -> None:
-    """Everything in the repository that shows its address."""
+    """Write the address into everything in the repository that shows it."""
     address = repository(root)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         link_notebook(notebook, address)
@@ -82,4 +83,5 @@ def link(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     link(Path())
