@@ -67,7 +67,7 @@ class Batches:
         return self.shard_size // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        pixels = self.split.images.permute(0, 2, 3, 1)
+        pixels = self.split.pixels
         n, device, generator = len(pixels), pixels.device, self.augmentation_generator
         # Every process draws for all images, alike, and takes its shard.
         order = self.take_shard(torch.randperm(n, generator=self.generator, device=device))

@@ -34,22 +34,21 @@ class Dataset:
     flip: bool
 
     def __post_init__(self) -> None:
-        channels, height, width = self.train.images.shape[1:]
+        _, height, width = shape = tuple(self.train.images.shape[1:])
         if height != width:
-            raise ValueError(f"{self.name}: images are {height} x {width} pixels; they must be square")
-        for split_name, split in self.splits().items():
+            raise ValueError(f"{self.name}: images must be square, got {height} x {width} pixels")
+        for name, split in self.splits().items():
             if not len(split):
-                raise ValueError(f"{self.name}: the {split_name} split has no images")
-            if split.images.shape[1:] != (channels, height, width):
-                got, takes = tuple(split.images.shape[1:]), (channels, height, width)
-                raise ValueError(f"{self.name}: {split_name} images have shape {got}; those of train have {takes}")
+                raise ValueError(f"{self.name}: the {name} split must have images, got none")
+            if (got := tuple(split.images.shape[1:])) != shape:
+                raise ValueError(f"{self.name}: {name} images must have the shape of train's, {shape}, got {got}")
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= self.classes:
-                takes = f"{self.classes} class names take 0 to {self.classes - 1}"
-                raise ValueError(f"{self.name}: {split_name} labels hold classes {low} to {high}; {takes}")
+                wanted = f"from 0 to {self.classes - 1} for {self.classes} class names"
+                raise ValueError(f"{self.name}: {name} labels must be {wanted}, got {low} to {high}")
 
     def splits(self) -> dict[str, Split]:
-        """The splits that there are, by name."""
+        """The splits of this data set by name, without a validation split where there is none."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
@@ -70,21 +69,25 @@ class Dataset:
 
     @cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the train images' pixels in [0, 1], per channel."""
+        """Mean and standard deviation of the train images' pixels in [0, 1], per channel.
+
+        A channel with one value has the standard deviation 1, so that normalising divides by no zero.
+        """
         # From counts of the 256 values: exact, so every machine gets the same digits.
-        planes = self.train.images.unbind(dim=1)
+        planes = self.train.pixels.unbind(dim=3)
         counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in planes]).double().cpu()
         values = torch.arange(256, dtype=torch.double) / 255
-        shares = counts / counts.sum(dim=1, keepdim=True)
-        mean = shares @ values
-        std = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
+        fractions = counts / counts.sum(dim=1, keepdim=True)
+        mean = fractions @ values
+        std = (fractions @ values.square() - mean.square()).clamp(min=0).sqrt()
+        std = std.where((fractions < 1).all(dim=1), 1.0)
         return tuple(mean.tolist()), tuple(std.tolist())
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of all splits' arrays; two runs with the same ones saw the same data."""
-        parts = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        lines = [f"{name} {split.fingerprint()}" for name, split in self.splits().items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def batches(
         self,

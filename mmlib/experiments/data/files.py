@@ -1,109 +1,105 @@
-"""Data sets from files: .npz archives and folders of images."""
+"""Arrays from .npz archives and images from folders."""
 
 import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mmlib.experiments.data.dataset import Dataset
-from mmlib.experiments.data.names import TAKES
+from mmlib.experiments.data.names import ACCEPTED_NAMES
 from mmlib.experiments.data.split import Split
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-
-def _npz(path: Path) -> Dataset:
-    arrays = _arrays(path)
-    parts = [part for part in ("train", "val", "test") if part != "val" or f"{part}_images" in arrays]
-    splits = {part: _part(path, arrays, part) for part in parts}
-    classes = 1 + max((int(split.labels.max()) for split in splits.values() if len(split)), default=0)
-    names = tuple(str(name) for name in arrays.get("class_names", range(classes)))
-    return _from_path(path.stem, splits, names)
+# An .npz file that is damaged or something else ends in one of these, by the place of the damage.
+ARCHIVE_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def _arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """What an archive holds: all of it, or the class names and what begins with `prefix`."""
+def read_arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an archive: all of them, or the class names and those whose names begin with `prefix`."""
     if not path.is_file():
-        raise FileNotFoundError(f"dataset is {str(path)!r}, which is not there; it takes {TAKES}")
+        raise FileNotFoundError(f"dataset must be {ACCEPTED_NAMES}, got {str(path)!r}, which is not there")
     try:
         with zipfile.ZipFile(path), np.load(path) as archive:
             return {key: archive[key] for key in archive.files if key.startswith((prefix, "class_names"))}
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz archive of arrays: {error}") from None
+    except ARCHIVE_ERRORS as error:
+        raise ValueError(f"{path} must be an .npz archive of arrays, and cannot be read: {error}") from None
 
 
-def _part(path: Path, arrays: dict[str, np.ndarray], part: str) -> Split:
-    for key in (f"{part}_images", f"{part}_labels"):
+def split_from_arrays(path: Path, arrays: dict[str, np.ndarray], name: str) -> Split:
+    """The split of that name in an archive's arrays."""
+    for key in (f"{name}_images", f"{name}_labels"):
         if key not in arrays:
-            raise ValueError(f"{path} has no {key}; it holds {', '.join(arrays) or 'nothing'}")
+            raise ValueError(f"{path} must have {key}, got {', '.join(arrays) or 'nothing'}")
     try:
-        return _split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        return make_split(arrays[f"{name}_images"], arrays[f"{name}_labels"])
     except ValueError as error:
-        raise ValueError(f"{path}: {part}_{error}") from None
+        raise ValueError(f"{path}: {name}_{error}") from None
 
 
-def _folder(path: Path, size: int | None, workers: int) -> Dataset:
-    names, files = (), {}
-    for part in ("train", "val", "test") if (path / "val").is_dir() else ("train", "test"):
-        if not (path / part).is_dir():
-            raise FileNotFoundError(f"{path} has no folder {part!r}; it takes train/<class> and test/<class>")
-        found = _class_names(path / part)
-        names = names or found
-        if found != names:
-            differ = ", ".join(sorted(set(found) ^ set(names)))
-            raise ValueError(f"{path / part} and {path / 'train'} differ in their classes: {differ}")
-        files[part] = _files(path / part, names)
-    if size is not None:
-        from mmlib.experiments.data.streaming import build_streamed_dataset
-
-        return build_streamed_dataset(path, files, names, size, workers)
-    return _from_path(path.resolve().name, {part: load_images(*of_part) for part, of_part in files.items()}, names)
+def class_names_from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
+    """The names of classes in an archive's arrays, text or bytes, (c,) or (c, 1); None where there are none."""
+    if "class_names" not in arrays:
+        return None
+    names = arrays["class_names"]
+    if not names.ndim or names.size != len(names):
+        raise ValueError(f"{path}: class_names must be of shape (c,) or (c, 1), got {names.shape}")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist())
 
 
-def _listed(folder: Path) -> list[Path]:
-    """What is in a folder, in alphabetical order, without what editors and file systems hide there."""
+def list_visible(folder: Path) -> list[Path]:
+    """The files and folders in a folder, in alphabetical order, without what editors and file systems hide there."""
     return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(item.name for item in _listed(folder) if item.is_dir())
+def list_classes(folder: Path) -> tuple[str, ...]:
+    """The names of the class folders in a folder."""
+    names = tuple(item.name for item in list_visible(folder) if item.is_dir())
     if not names:
-        raise FileNotFoundError(f"{folder} has no class folders")
+        raise FileNotFoundError(f"{folder} must have a folder for each class, got none")
     return names
 
 
-def _files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[Path], list[int]]:
     """The image files of one folder of class folders, and their labels; in alphabetical order, class by class."""
     paths, labels = [], []
-    for label, name in enumerate(names):
-        found = [file for file in _listed(folder / name) if file.suffix.lower() in IMAGE_SUFFIXES]
+    for label, name in enumerate(class_names):
+        found = [file for file in list_visible(folder / name) if file.suffix.lower() in IMAGE_SUFFIXES]
         if not found:
-            raise FileNotFoundError(f"{folder / name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise FileNotFoundError(f"{folder / name} must have images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none")
         paths += found
         labels += [label] * len(found)
     return paths, labels
 
 
-def load_rgb(file: Path):
-    """The picture in an image file, in colour; a PIL image of any size.
+def load_rgb(file: Path) -> "Image.Image":
+    """The picture in an image file, in colour and turned as its EXIF orientation says; a PIL image of any size.
 
     Raises:
         ValueError: it cannot be read, or has more than 8 bits a channel.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"it has mode {image.mode}, more than 8 bits a channel")
+            # Pillow gives colour of 16 bits as 8, and only the layout of the file's pixels tells.
+            if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
+                raise ValueError(f"its pixels, of mode {image.mode}, have more than 8 bits a channel")
+            ImageOps.exif_transpose(image, in_place=True)
             return image.convert("RGB")
     except Exception as error:  # a broken file raises OSError, SyntaxError, ValueError and others, by its format
         raise ValueError(f"{file} cannot be read as an image: {error}") from None
 
 
-def load_images(files: list[Path], labels: list[int]) -> Split:
+def load_images(files: Sequence[Path], labels: Sequence[int]) -> Split:
     """The images of files that have one size, in colour, as a split.
 
     Raises:
@@ -115,27 +111,34 @@ def load_images(files: list[Path], labels: list[int]) -> Split:
                 images = np.empty((len(files), *pixels.shape), np.uint8)
             elif pixels.shape != images.shape[1:]:
                 got, first = (f"{shape[1]} x {shape[0]}" for shape in (pixels.shape, images.shape[1:]))
-                takes = f"{files[0]} has {first}, and all images take one size; `size` brings them to one"
-                raise ValueError(f"{files[number]} has {got} pixels; {takes}")
+                wanted = f"{first} pixels as {files[0]} (`size` brings images to one size)"
+                raise ValueError(f"{files[number]} must have {wanted}, got {got}")
             images[number] = pixels
-    return _split(images, labels)
+    return make_split(images, np.array(labels))
 
 
-def _from_path(name: str, splits: dict[str, Split], class_names: tuple[str, ...]) -> Dataset:
-    train, validation, test = splits["train"], splits.get("val"), splits["test"]
-    padding = train.images.shape[2] // 8  # CIFAR's 4 of 32
-    return Dataset(name, train, validation, test, class_names, batch_size=128, padding=padding, flip=True)
-
-
-def _split(images: np.ndarray, labels: np.ndarray | list) -> Split:
+def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
     """Arrays (n, h, w) or (n, h, w, 1 or 3) and (n,) or (n, 1), checked, as a split."""
-    pixels, labels = images if images.ndim == 4 else images[..., None], np.asarray(labels)
+    pixels = images if images.ndim == 4 else images[..., None]
     if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
-        takes = "they must be uint8, (n, h, w) or (n, h, w, 3)"
-        raise ValueError(f"images are {images.dtype} of shape {images.shape}; {takes}")
+        got = f"{images.dtype} of shape {images.shape}"
+        raise ValueError(f"images must be uint8 of shape (n, h, w) or (n, h, w, 3), got {got}")
     if labels.ndim and len(labels) != len(images):
-        raise ValueError(f"labels hold {len(labels)} rows; {len(images)} images take as many")
+        raise ValueError(f"labels must have a row for each of {len(images)} images, got {len(labels)}")
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
-        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; they must be integers, (n,) or (n, 1)")
+        got = f"{labels.dtype} of shape {labels.shape}"
+        raise ValueError(f"labels must be integers of shape (n,) or (n, 1), got {got}")
     pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
     return Split(pixels, torch.from_numpy(labels.astype(np.int64).reshape(-1)))
+
+
+@contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove the folder and its parents after the block where the block made them and left them empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it was not made, or holds something
+                path.rmdir()

@@ -1,4 +1,4 @@
 """Names of data sets, and what a data set can be."""
 
-STORED = ("cifar10", "cifar100", "tinyimagenet")  # in `root`
-TAKES = f"digits, shapes, {', '.join(STORED)}, a .npz file or a folder of class folders"
+ARCHIVED_DATASETS = ("cifar10", "cifar100", "tinyimagenet")  # kept in `root`
+ACCEPTED_NAMES = f"digits, shapes, {', '.join(ARCHIVED_DATASETS)}, a .npz file or a folder of class folders"

@@ -15,7 +15,7 @@ RADIUS = (5.5, 11.5)  # of the circle around a shape, in pixels
 STROKES = 5  # behind the shape
 DARK, LIGHT, STROKE = (0.05, 0.5), (0.5, 1.0), (0.0, 0.9)  # limits of a channel in the ground, the shape, a stroke
 GROUND, FILL, NOISE = 0.1, 0.06, 0.04  # how far waves in the ground and in the shape, and noise, move a channel
-BLOCK = 64  # images drawn at once, whose planes stay in a processor's cache
+IMAGES_PER_BLOCK = 64  # images drawn at once, whose planes stay in a processor's cache
 
 # A signed distance: negative inside the shape, in units of the radius of the circle around it. x and y are the points'
 # coordinates, y down. float64 throughout, so that machines whose sines differ in the last bit round to the same bytes.
@@ -99,8 +99,8 @@ def draw_shapes(
     check_int(1, count=count)
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(SHAPES))
-    blocks = [_draw(labels[start : start + BLOCK], rng) for start in range(0, count, BLOCK)]
-    images, boxes = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*blocks))
+    blocks = [_draw(labels[start : start + IMAGES_PER_BLOCK], rng) for start in range(0, count, IMAGES_PER_BLOCK)]
+    images, boxes = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*blocks))
     return images.permute(0, 3, 1, 2), torch.from_numpy(labels), boxes
 
 

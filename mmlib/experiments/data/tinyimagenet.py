@@ -1,8 +1,9 @@
-"""Make `tinyimagenet.npz`, which `mmlib.experiments.data` reads, of TinyImageNet's folder, its archive or its download.
+"""Make `tinyimagenet.npz` from TinyImageNet's folder, its archive or its download.
 
-python -m mmlib.experiments.data.tinyimagenet data
+    python -m mmlib.experiments.data.tinyimagenet data
 
-It stands in the folder that is named; what is downloaded and unpacked is gone afterwards, also where that fails.
+The file, which `mmlib.experiments.data.load` reads, is put into the folder that is named. What is downloaded and
+unpacked on the way is removed afterwards, also after a failure.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmlib.experiments.data.files import load_images
+from mmlib.experiments.data.files import load_images, no_empty_folder
 
 NAME = "tiny-imagenet-200"
 # As the loaders of several public repositories have them; for this book neither could be tried.
@@ -24,37 +25,42 @@ def make(root: Path) -> Path:
     """Write `root/tinyimagenet.npz`, 1.35 GB, from the folder or the archive beside it, or else from the download.
 
     Returns:
-        The file; one that is there already is left as it is.
+        Path of the file; one that is there already is left as it is.
 
     Raises:
         ValueError: an archive or a folder that is not the whole TinyImageNet.
         FileNotFoundError: it cannot be downloaded.
         ImportError: torchvision is not installed.
     """
-    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
-
-    path, archive = root / "tinyimagenet.npz", root / f"{NAME}.zip"
-    if path.exists():
-        return path
-    root.mkdir(parents=True, exist_ok=True)
-    if archive.exists() and not check_integrity(archive, MD5):
-        raise ValueError(f"{archive} is not the real archive: its MD5 checksum is not {MD5}")
-    with tempfile.TemporaryDirectory(prefix="tinyimagenet-", dir=root) as scratch:
-        if not (folder := root / NAME).is_dir():
-            folder, place = Path(scratch, NAME), root if archive.exists() else scratch
-            try:
-                download_and_extract_archive(URL, place, scratch, archive.name, MD5)
-            except (OSError, RuntimeError) as error:  # no network, or another checksum
-                takes = f"{archive} or the download of {URL}, MD5 checksum {MD5}: {error}"
-                raise FileNotFoundError(f"tinyimagenet is not in root {str(root)!r}; it takes {takes}") from error
-        whole = Path(scratch, "whole.npz")
-        np.savez(whole, **_arrays(folder))
-        whole.replace(path)
+    path = root / "tinyimagenet.npz"
+    if not path.exists():
+        with no_empty_folder(root):
+            _make(root, path)
     return path
 
 
+def _make(root: Path, path: Path) -> None:
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+    root.mkdir(parents=True, exist_ok=True)
+    archive, folder = root / f"{NAME}.zip", root / NAME
+    if archive.exists() and not check_integrity(archive, MD5):
+        raise ValueError(f"{archive} must be the real archive, of MD5 checksum {MD5}, got another")
+    with tempfile.TemporaryDirectory(prefix="tinyimagenet-", dir=root) as scratch:
+        if not folder.is_dir():
+            folder, download_to = Path(scratch, NAME), root if archive.exists() else scratch
+            try:
+                download_and_extract_archive(URL, download_to, scratch, archive.name, MD5)
+            except (OSError, RuntimeError) as error:  # no network, or another checksum
+                wanted = f"{archive} or the download of {URL}, MD5 checksum {MD5}: {error}"
+                raise FileNotFoundError(f"tinyimagenet is not in root {str(root)!r}; it takes {wanted}") from error
+        partial = Path(scratch, "partial.npz")
+        np.savez(partial, **_arrays(folder))
+        partial.replace(path)
+
+
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    """What is in the archive's folder, in the layout of a .npz file: its validation images as the test split.
+    """The images of an unpacked archive as the arrays of an .npz file, its validation images as the test split.
 
     Raises:
         ValueError: it has not as many images or classes as TinyImageNet.
@@ -65,14 +71,15 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
     files = {"train": train, "test": [folder / "val" / "images" / name for name, _ in annotated]}
     labels = {"train": [file.parts[-3] for file in train], "test": [wnid for _, wnid in annotated]}
     wnids = sorted(set(labels["train"]))
-    made = {"class_names": np.array(_class_words(folder / "words.txt", wnids))}
-    for part, count in COUNTS.items():
-        if len(files[part]) != count or set(labels[part]) != set(wnids):
-            got = f"{len(files[part])} images of {len(set(labels[part]))} classes to {part} on"
-            raise ValueError(f"{folder} is not the whole TinyImageNet: it has {got}; it takes {count}")
-        split = load_images(files[part], [wnids.index(wnid) for wnid in labels[part]])
-        made |= {f"{part}_images": split.images.permute(0, 2, 3, 1).numpy(), f"{part}_labels": split.labels.numpy()}
-    return made
+    arrays = {"class_names": np.array(_class_words(folder / "words.txt", wnids))}
+    for name, count in COUNTS.items():
+        if len(files[name]) != count or set(labels[name]) != set(wnids):
+            got = f"{len(files[name])} of {len(set(labels[name]))} classes"
+            wanted = f"{count} {name} images of {len(wnids)} classes"
+            raise ValueError(f"{folder} must be the whole TinyImageNet with {wanted}, got {got}")
+        split = load_images(files[name], [wnids.index(wnid) for wnid in labels[name]])
+        arrays |= {f"{name}_images": split.pixels.numpy(), f"{name}_labels": split.labels.numpy()}
+    return arrays
 
 
 def _class_words(path: Path, wnids: list[str]) -> list[str]:
@@ -83,9 +90,9 @@ def _class_words(path: Path, wnids: list[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Make the file, then say where it is."""
+    """Make the file, then print its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path)
+    parser.add_argument("root", type=Path, help="folder of data sets that the file is put into")
     print(make(parser.parse_args(arguments).root))
 
 
