@@ -10,10 +10,12 @@ r     spatial positions of a feature map (h * w), or tokens
 λ     one point of the (m-1)-simplex per mixture; Λ is all n of them, (n, m), one mixture a row
 ====  =====================================================================================
 
-What stands in this folder is the library: criteria and tensors in, tensors out. Below it, `mmlib.experiments` holds
-what the book runs: data sets, networks, training methods, the training loop, evaluation and run folders. The library
-never imports from it.
+The modules of this folder are the library: criteria and functions that take tensors and return tensors. The folder
+`mmlib.experiments` below it holds what the book runs: data sets, networks, training methods, the training loop,
+evaluation and run folders. The library never imports from it.
 """
+
+from importlib import metadata
 
 from mmlib.attention import attention_map
 from mmlib.functional import dense_mixed_cross_entropy, mixed_cross_entropy
@@ -21,6 +23,11 @@ from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
 from mmlib.metrics import alignment, uniformity
 from mmlib.mixing import mix
 from mmlib.sampling import sample_mixing_weights
+
+try:
+    __version__ = metadata.version("mmlib")
+except metadata.PackageNotFoundError:  # a copy of the folder that is on the path but not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "DenseMultiMixLoss",

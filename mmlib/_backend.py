@@ -1,12 +1,22 @@
-"""The optional compiled kernels for the CPU."""
+"""The choice between compiled code and torch's own operations on the CPU."""
 
+import functools
 from types import ModuleType
+
+USE_NUMBA = True  # tests set it to False and run on torch's operations alone, as a GPU does
 
 
 def cpu_kernels() -> ModuleType | None:
-    """Import the kernels that numba compiles; None where numba is not installed."""
+    """Return the compiled kernels, `mmlib._cpu_kernels`, or None where numba is missing or switched off."""
+    return _load() if USE_NUMBA else None
+
+
+@functools.cache
+def _load() -> ModuleType | None:
     try:
+        import numba
+
         from mmlib import _cpu_kernels
     except ImportError:
         return None
-    return _cpu_kernels
+    return None if numba.config.DISABLE_JIT else _cpu_kernels

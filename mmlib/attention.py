@@ -3,36 +3,78 @@
 import torch
 from torch import Tensor
 
-from mmlib._typing import Float
+from mmlib._typing import Bool, Float
+from mmlib.mixing import accumulation_dtype
 
-Query = Float[Tensor, "m d"] | Float[Tensor, " d"]  # of every example, or one of all
+# One query for each example, or one for all.
+Query = Float[Tensor, "m d"] | Float[Tensor, " d"]
 
 
-def attention_map(features: Float[Tensor, "m d r"], query: Query) -> Float[Tensor, "m r"]:
-    """How much every position of every example resembles the query: ReLU of the inner product, summing to 1.
+def attention_map(
+    features: Float[Tensor, "m d r"], query: Query, mask: Bool[Tensor, "m r"] | None = None
+) -> Float[Tensor, "m r"]:
+    """Compute how much every position resembles the query: ReLU of the inner product, summing to 1 over positions.
 
-    The query is the mean of the features over positions (global average pooling, GAP), or the classifier's
-    weights of the example's class (the class activation map, CAM). An example whose attention is zero
-    everywhere attends to every position alike (our choice).
+    An example whose attention would be zero everywhere attends to all its real positions alike.
+
+    Args:
+        features: z, shape (m, d, r).
+        query: u, shape (m, d) or (d,): the mean of the features over positions (global average pooling, GAP), or the
+            classifier's weights for the example's class (class activation map, CAM).
+        mask: True at real positions, False at padding, shape (m, r).
+
+    Returns:
+        Attention, shape (m, r), computed in float32 or wider, also under autocast. Padding gets 0, and an example
+        that is all padding gets 0 everywhere.
+
+    Raises:
+        TypeError: the mask is not boolean.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation: a = h(zᵀu).
 
     >>> attention_map(torch.tensor([[[1.0, 3.0, -2.0]]]), torch.tensor([1.0]))
     tensor([[0.2500, 0.7500, 0.0000]])
     """
-    scores = torch.einsum("mdr,md->mr", features, query.expand(len(features), -1)).relu()
+    scores = _scores(features, query, mask).relu()
     total = scores.sum(dim=1, keepdim=True)
-    uniform = torch.full_like(scores, 1 / scores.shape[1])
-    # No division by zero, not even where it is discarded: its gradient would be NaN.
-    return torch.where(total > 0, scores / total.where(total > 0, torch.ones_like(total)), uniform)
+    real = torch.ones_like(scores) if mask is None else mask.to(scores.dtype)
+    uniform = real / real.sum(dim=1, keepdim=True).clamp(min=1)
+    # The division itself is guarded: torch.where does not stop NaN gradients from the branch that it discards.
+    return torch.where(total > 0, scores / total.where(total > 0, 1), uniform)
 
 
-def softmax_attention_map(features: Float[Tensor, "m d r"], query: Query) -> Float[Tensor, "m r"]:
-    """How much every position of every example resembles the query: softmax of the inner product over positions.
+def softmax_attention_map(
+    features: Float[Tensor, "m d r"], query: Query, mask: Bool[Tensor, "m r"] | None = None
+) -> Float[Tensor, "m r"]:
+    """Compute how much every position resembles the query: softmax of the inner product over positions.
 
-    Source: MultiMix (NeurIPS 2023), section 3, dense interpolation; at temperature 1 (our choice).
+    Args:
+        features, query, mask: as in `attention_map`.
+
+    Returns:
+        Attention, as `attention_map` returns it.
+
+    Raises:
+        TypeError: the mask is not boolean.
+
+    Source: MultiMix (NeurIPS 2023), section 3, dense interpolation; at temperature 1.
 
     >>> softmax_attention_map(torch.tensor([[[1.0, 1.0]]]), torch.tensor([3.0]))
     tensor([[0.5000, 0.5000]])
     """
-    return torch.einsum("mdr,md->mr", features, query.expand(len(features), -1)).softmax(dim=1)
+    scores = _scores(features, query, mask)
+    if mask is None:
+        return scores.softmax(dim=1)
+    # The lowest finite number, not -inf: an example that is all padding would become NaN.
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=1).masked_fill(~mask, 0)
+
+
+def _scores(features: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
+    """Return inner products of features and queries, (m, r), in float32 or wider; 0 at padding."""
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be a boolean tensor, True at real positions, got {mask.dtype}")
+        features = features.masked_fill(~mask.unsqueeze(1), 0)  # padding may hold NaN
+    dtype = accumulation_dtype(features.dtype)
+    with torch.autocast(features.device.type, enabled=False):  # a sum over d overflows float16
+        return torch.einsum("mdr,md->mr", features.to(dtype), query.to(dtype).expand(len(features), -1))

@@ -1,149 +1,284 @@
-"""Metrics of embeddings and of predictions: pure functions of tensors."""
+"""Metrics of embeddings and of predictions: pure functions of tensors.
+
+Each returns tensors on the device of its input, computed in float32 or wider whatever the input's type is, also under
+autocast. Labels are class indices of any integer type, shape (n,), on any device.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._typing import Float, Int
+from mmlib._checks import check_int, check_range
+from mmlib._typing import Float, Int, Integer
+from mmlib.mixing import accumulation_dtype
+
+# Similarities computed together: 1024 x 8192 of them take 32 MiB in float32.
+BLOCK_ROWS, BLOCK_COLUMNS = 1024, 8192
 
 
-def alignment(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> float:
-    """Mean squared distance over all distinct pairs of the same class, embeddings normalised first; lower is better.
+def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Compute the mean squared distance between normalised embeddings of the same class; lower is better.
 
-    Needs no loop over pairs: a class of k embeddings has Σ_{i<j} ‖u_i - u_j‖² = k Σ_i ‖u_i - ū‖².
-    NaN where no class has two embeddings.
+    The mean is over all distinct pairs of the same class, without a loop over pairs: a class with k embeddings has
+    Σ_{i<j} ‖u_i - u_j‖² = k Σ_i ‖u_i - ū‖². Differentiable.
+
+    Args:
+        embeddings: shape (n, d).
+        labels: class indices, shape (n,).
+
+    Returns:
+        A tensor without dimensions; NaN where no class has two embeddings.
 
     Source: Wang & Isola (ICML 2020), with pairs of the same class as positives.
 
-    >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))
+    >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])).item()
     2.0
     """
-    u = F.normalize(embeddings.double(), dim=1)
+    labels = _class_indices(labels, embeddings)
+    u = F.normalize(_double(embeddings), dim=1)
     means, sizes = class_means(u, labels)
     scatter = u.new_zeros(len(sizes)).index_add_(0, labels, (u - means[labels]).square().sum(1))
-    return float((sizes * scatter).sum() / (sizes * (sizes - 1) / 2).sum())
+    return (sizes * scatter).sum() / (sizes * (sizes - 1) / 2).sum()
 
 
-def class_means(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """The mean of every class 0..c-1, (c, d), zero where it has no embedding, and how many it has, (c,).
+def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> Float[Tensor, ""]:
+    """Compute the logarithm of the mean Gaussian potential of pairs of normalised embeddings; lower is better.
+
+    The potential of a pair is exp(-t ‖u - v‖²), the mean is over all distinct pairs. Collapsed embeddings, all equal
+    or all zero, have the highest uniformity, 0. Differentiable. Pairs are visited in blocks of 1024 rows: memory
+    grows with n, but with n² where a gradient is asked for.
+
+    Args:
+        embeddings: shape (n, d).
+        t: the potential's inverse width, above 0.
+
+    Returns:
+        A tensor without dimensions; NaN for fewer than two embeddings.
+
+    Source: Wang & Isola (ICML 2020), equation 5.
+
+    >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).item(), 4)
+    -4.0
+    """
+    check_range(t=t)
+    u = _normalise(embeddings)
+    squares = u.square().sum(dim=1)  # 1, or 0 for an embedding that is zero
+    total = _double(u.new_zeros(()))
+    with torch.autocast(u.device.type, enabled=False):
+        for start in range(0, len(u), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            distances = squares[rows, None] + squares[start:] - 2 * (u[rows] @ u[start:].T)
+            potentials = distances.clamp(min=0).mul(-t).exp()
+            total = total + potentials.triu(diagonal=1).sum(dtype=total.dtype)  # pairs with i < j
+    return (total / (len(u) * (len(u) - 1) / 2)).log()
+
+
+def accuracy(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"], k: int = 1) -> Float[Tensor, ""]:
+    """Compute the percentage of examples whose class is among the k most probable.
+
+    Args:
+        logits: shape (n, c).
+        labels: class indices, shape (n,).
+        k: the number of classes that count; all c where there are fewer.
+
+    >>> accuracy(torch.eye(3), torch.tensor([0, 1, 1])).item()
+    66.66666666666667
+    """
+    check_int(1, k=k)
+    labels = _class_indices(labels, logits)
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return 100 * _double((top == labels.unsqueeze(1)).any(dim=1)).mean()
+
+
+def reliability_bins(
+    logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"], bins: int = 15
+) -> Float[Tensor, "3 bins"]:
+    """Sort predictions by their confidence into bins of equal width: the numbers behind a reliability diagram.
+
+    A bin includes its upper end, and the first also 0. The bins of several parts of a data set can be added.
+
+    Args:
+        logits: shape (n, c).
+        labels: class indices, shape (n,).
+        bins: the number of bins.
+
+    Returns:
+        Three rows: each bin's number of predictions, the sum of their confidences, how many of them are correct.
+
+    >>> reliability_bins(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]), bins=2).round(decimals=2)
+    tensor([[1.0000, 1.0000],
+            [0.5000, 1.0000],
+            [0.0000, 1.0000]], dtype=torch.float64)
+    """
+    check_int(1, bins=bins)
+    labels = _class_indices(labels, logits)
+    confidence, prediction = _double(logits).softmax(dim=1).max(dim=1)
+    values = torch.stack([torch.ones_like(confidence), confidence, (prediction == labels).to(confidence.dtype)])
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    return values.new_zeros(3, bins).index_add_(1, bin_of, values)
+
+
+def calibration_error(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"], bins: int = 15) -> Float[Tensor, ""]:
+    """Compute the expected calibration error in percent: the mean gap between confidence and accuracy of bins.
+
+    Args:
+        logits, labels, bins: as in `reliability_bins`.
+
+    Source: Guo et al. (ICML 2017), equation 3.
+
+    >>> calibration_error(torch.tensor([[100.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])).item()
+    25.0
+    """
+    count, confidence, correct = reliability_bins(logits, labels, bins)
+    return 100 * (confidence - correct).abs().sum() / count.sum()
+
+
+def confusion_matrix(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"]) -> Int[Tensor, "c c"]:
+    """Count predictions: entry [i, j] is the number of examples of class i that are taken for class j.
+
+    Raises:
+        ValueError: a label is not below the number of classes.
+
+    >>> confusion_matrix(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
+    tensor([[1, 0, 0],
+            [0, 1, 0],
+            [0, 1, 0]])
+    """
+    labels, c = _class_indices(labels, logits), logits.shape[1]
+    counts = torch.bincount(labels * c + logits.argmax(dim=1), minlength=c * c)
+    if len(counts) > c * c:
+        raise ValueError(f"labels must be below {c}, the number of classes, got {labels.max().item()}")
+    return counts.view(c, c)
+
+
+def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Compute the mean of every class 0..c-1, where c - 1 is the highest label.
+
+    Returns:
+        The means, shape (c, d), zero for a class without embeddings, and the classes' sizes, shape (c,).
 
     >>> class_means(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1]))
     (tensor([[0.0000, 0.0000],
             [0.5000, 0.5000]]), tensor([0., 2.]))
     """
+    labels = _class_indices(labels, embeddings)
+    embeddings = embeddings.to(accumulation_dtype(embeddings.dtype))
     sizes = torch.bincount(labels).to(embeddings.dtype)
     sums = embeddings.new_zeros(len(sizes), embeddings.shape[1]).index_add_(0, labels, embeddings)
     return sums / sizes.clamp(min=1).unsqueeze(1), sizes
 
 
-def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> float:
-    """Logarithm of the mean Gaussian potential exp(-t ‖u - v‖²) over all distinct pairs; lower is better.
+def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Compute the variance within classes and the variance between their means; their sum is the total variance.
 
-    Embeddings are normalised first. Pairs are visited in blocks of rows, so memory grows with n, not n².
+    Embeddings are normalised first; a class counts by its size.
 
-    Source: Wang & Isola (ICML 2020), equation 5.
+    Returns:
+        Two tensors without dimensions: within, between.
 
-    >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 2.0]])), 4)
-    -4.0
+    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> [x.item() for x in class_variances(embeddings, torch.tensor([0, 0, 1, 1]))]
+    [0.0, 0.5]
     """
-    u = F.normalize(embeddings, dim=1)
-    n, rows = len(u), 512
-    total = u.new_zeros((), dtype=torch.double)
-    for start in range(0, n, rows):
-        block = u[start : start + rows]
-        # ‖u - v‖² = 2 - 2 u·v on the sphere; of the pairs, those with the first index below the second.
-        potential = (block @ u[start:].T).mul_(2 * t).sub_(2 * t).exp_().triu_(diagonal=1)
-        total += potential.sum(dtype=torch.double)
-    return float((total / (n * (n - 1) / 2)).log())
-
-
-def accuracy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 1) -> float:
-    """Share of examples whose class is among the k most probable, in percent."""
-    return float((logits.topk(k, dim=1).indices == labels.unsqueeze(1)).any(dim=1).double().mean() * 100)
-
-
-def reliability(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int = 15) -> Float[Tensor, "3 bins"]:
-    """Predictions by equal bins of their confidence: how many, the sum of their confidences, how many are right.
-
-    Sums of several runs add up. A bin holds its upper end, the first also zero.
-
-    >>> reliability(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]), bins=2).round(decimals=2)
-    tensor([[1.0000, 1.0000],
-            [0.5000, 1.0000],
-            [0.0000, 1.0000]], dtype=torch.float64)
-    """
-    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
-    values = torch.stack([torch.ones_like(confidence), confidence, (prediction == labels).double()])
-    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    return values.new_zeros(3, bins).index_add_(1, bin_of, values)
-
-
-def calibration_error(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int = 15) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy over equal bins of confidence, in percent.
-
-    Source: Guo et al. (ICML 2017), equation 3.
-    """
-    count, confidence, right = reliability(logits, labels, bins)
-    return float((confidence - right).abs().sum() / count.sum() * 100)
-
-
-def confusion(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Int[Tensor, "c c"]:
-    """Entry [i, j] counts the images of class i that are taken for class j."""
-    c = logits.shape[1]
-    return torch.bincount(labels * c + logits.argmax(dim=1), minlength=c * c).view(c, c)
-
-
-def class_variances(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> tuple[float, float]:
-    """Variance within classes and between their means, embeddings normalised first; together their total variance.
-
-    >>> class_variances(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
-    (0.0, 0.5)
-    """
-    u = F.normalize(embeddings.double(), dim=1)
+    labels = _class_indices(labels, embeddings)
+    u = F.normalize(_double(embeddings), dim=1)
     means, _ = class_means(u, labels)
     within = (u - means[labels]).square().sum(1).mean()
     between = (means[labels] - u.mean(0)).square().sum(1).mean()
-    return float(within), float(between)
+    return within, between
 
 
+@torch.no_grad()
 def knn_accuracy(
     train_embeddings: Float[Tensor, "k d"],
-    train_labels: Int[Tensor, " k"],
+    train_labels: Integer[Tensor, " k"],
     embeddings: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     k: int = 20,
-) -> float:
-    """Share of embeddings whose class is that of most of their k nearest training embeddings, in percent.
+) -> Float[Tensor, ""]:
+    """Compute the percentage of embeddings whose class is that of most of their k nearest training embeddings.
 
-    Nearest by cosine; of classes with equally many the one with the nearest embedding wins; k is 20, or all where
-    there are fewer (our choices). Similarities are computed in blocks of rows.
+    The nearest are those of the highest cosine. Of classes with equally many, the one with the nearest embedding wins.
+
+    Beside the arguments, memory holds 1024 x 8192 similarities, the embeddings that they compare, and k neighbours
+    for each of the n embeddings. All is computed on the device of `embeddings`, where training embeddings on another
+    device come block by block.
+
+    Args:
+        train_embeddings: the neighbours to choose from.
+        train_labels: their class indices.
+        embeddings: the embeddings to classify, shape (n, d).
+        labels: their class indices, shape (n,).
+        k: the number of neighbours; all training embeddings where there are fewer.
 
     >>> train = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> knn_accuracy(train, torch.tensor([0, 1]), torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 0]), k=1)
+    >>> query = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    >>> knn_accuracy(train, torch.tensor([0, 1]), query, torch.tensor([0, 0]), k=1).item()
     50.0
     """
-    dtype = torch.promote_types(embeddings.dtype, torch.float32)
-    known, asked = (F.normalize(u.to(dtype), dim=1) for u in (train_embeddings, embeddings))
-    right = 0
-    for block, truth in zip(asked.split(512), labels.split(512)):
-        nearest = train_labels[(block @ known.T).topk(min(k, len(known)), dim=1).indices]
+    check_int(1, k=k)
+    labels = _class_indices(labels, embeddings)
+    neighbours = _nearest_labels(train_embeddings, train_labels, embeddings, k)
+    correct = []
+    for nearest, target in zip(neighbours.split(BLOCK_ROWS), labels.split(BLOCK_ROWS)):
         votes = (nearest.unsqueeze(2) == nearest.unsqueeze(1)).sum(dim=2)
         # argmax takes the first of equal ones, and neighbours come by distance.
-        right += (nearest.gather(1, votes.argmax(dim=1, keepdim=True)).squeeze(1) == truth).sum()
-    return 100 * int(right) / len(labels)
+        prediction = nearest.gather(1, votes.argmax(dim=1, keepdim=True)).squeeze(1)
+        correct.append(prediction == target)
+    return 100 * _double(torch.cat(correct)).mean()
 
 
-def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> float:
-    """Mean cosine over all pairs of class means, seen from the mean of all embeddings.
+def _nearest_labels(train_embeddings: Tensor, train_labels: Tensor, embeddings: Tensor, k: int) -> Tensor:
+    """Return the labels of the k most similar training embeddings, the most similar first, (n, k)."""
+    train_labels = _class_indices(train_labels, train_embeddings).to(embeddings.device)
+    n, k = len(embeddings), min(k, len(train_embeddings))
+    similarity = embeddings.new_full((n, k), -torch.inf, dtype=accumulation_dtype(embeddings.dtype))
+    nearest = train_labels.new_zeros(n, k)
+    for train, classes in zip(train_embeddings.split(BLOCK_COLUMNS), train_labels.split(BLOCK_COLUMNS)):
+        train = _normalise(train.to(embeddings.device, similarity.dtype))
+        for start in range(0, n, BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            with torch.autocast(embeddings.device.type, enabled=False):
+                found, index = (_normalise(embeddings[rows]) @ train.T).topk(min(k, len(train)), dim=1)
+            # The best of those found before and now.
+            similarity[rows], order = torch.cat([similarity[rows], found], dim=1).topk(k, dim=1)
+            nearest[rows] = torch.cat([nearest[rows], classes[index]], dim=1).gather(1, order)
+    return nearest
 
-    Means as far apart as c vectors can be, a regular simplex (neural collapse), give -1 / (c - 1). NaN for one class.
+
+def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Compute the mean cosine over all pairs of class means, seen from the mean of all embeddings.
+
+    Means as far apart as c vectors can be, a regular simplex (neural collapse), give -1 / (c - 1).
+
+    Returns:
+        A tensor without dimensions; NaN for a single class.
 
     Source: Papyan, Han & Donoho (PNAS 2020), equiangularity of the class means.
 
-    >>> round(class_mean_cosine(torch.eye(5), torch.arange(5)), 4)
+    >>> round(class_mean_cosine(torch.eye(5), torch.arange(5)).item(), 4)
     -0.25
     """
-    u = embeddings.double()
-    means, sizes = class_means(u, labels)
-    u, c = F.normalize(means[sizes > 0] - u.mean(0), dim=1), int((sizes > 0).sum())
-    return float((u.sum(0).square().sum() - u.square().sum()) / (c * c - c))
+    embeddings = _double(embeddings)
+    means, sizes = class_means(embeddings, labels)
+    u = F.normalize(means[sizes > 0] - embeddings.mean(0), dim=1)
+    return (u.sum(0).square().sum() - u.square().sum()) / (len(u) * (len(u) - 1))
+
+
+def _class_indices(labels: Tensor, values: Tensor) -> Tensor:
+    """Return the labels as int64 on the device of `values`, one for each of its rows."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != values.shape[:1]:
+        raise ValueError(f"labels must have shape {tuple(values.shape[:1])}, got {tuple(labels.shape)}")
+    return labels.to(values.device, torch.long)
+
+
+def _double(values: Tensor) -> Tensor:
+    """Convert to double precision, or single precision on Apple's GPUs, which have no double."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
+def _normalise(embeddings: Tensor) -> Tensor:
+    """Divide embeddings by their norm, in float32 or wider; an embedding that is zero stays zero."""
+    return F.normalize(embeddings.to(accumulation_dtype(embeddings.dtype)), dim=1)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from mmlib._typing import Float
+from mmlib._typing import Bool, Float
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What weights and sums are computed in: single precision where a dtype has less.
+    """Return the type that weights and sums are computed in: at least single precision.
 
     >>> accumulation_dtype(torch.bfloat16), accumulation_dtype(torch.float64)
     (torch.float32, torch.float64)
@@ -15,38 +15,71 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def mix(weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Float[Tensor, "n *axes"]:
-    """Interpolate: row k is sum_i weights[k, i] * values[i], a point of the convex hull of `values`.
+def mix(mixing_weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) -> Float[Tensor, "n *axes"]:
+    """Interpolate: row k is sum_i mixing_weights[k, i] * values[i], a point of the convex hull of `values`.
+
+    Args:
+        mixing_weights: Λ, shape (n, m), each row summing to 1.
+        values: one row for each example: embeddings, logits or targets, shape (m, ...).
+
+    Returns:
+        The mixtures, shape (n, ...), in the wider of the two types and at least in float32, under autocast too:
+        in half precision the targets' rows would no longer sum to 1.
 
     Source: MultiMix (NeurIPS 2023), section 3: z̃ = Λ z, ỹ = Λ y.
 
     >>> mix(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 2.0], [4.0, 0.0]]))
     tensor([[2., 1.]])
     """
-    # Under autocast a product would be rounded to half precision, and rows of targets no longer sum to 1.
+    dtype = accumulation_dtype(torch.promote_types(mixing_weights.dtype, values.dtype))
     with torch.autocast(values.device.type, enabled=False):
-        return torch.einsum("nm,m...->n...", weights, values)
+        return torch.einsum("nm,m...->n...", mixing_weights.to(dtype), values.to(dtype))
 
 
 def mix_dense(
-    weights: Float[Tensor, "n m"], attention: Float[Tensor, "m r"], values: Float[Tensor, "m r *axes"]
+    mixing_weights: Float[Tensor, "n m"],
+    attention: Float[Tensor, "m r"],
+    values: Float[Tensor, "m r *axes"],
+    mask: Bool[Tensor, "m r"] | None = None,
 ) -> Float[Tensor, "n r *axes"]:
-    """Interpolate at every position j with M̂^j = Λ diag(a^j), each row divided by its sum.
+    """Interpolate at every position, where each example's weight is multiplied by its attention there.
 
-    Λ is shared by all positions. Where a row's sum is zero the mixture keeps its own weights λ (our choice);
-    where the attention is zero no gradient reaches it.
+    At position j the weights are M̂^j = Λ diag(a^j), each row divided by its sum; Λ is shared by all positions.
+    Where a mixture's examples have no attention at a position, the mixture keeps its own weights there.
+
+    Args:
+        mixing_weights: Λ, shape (n, m), each row summing to 1.
+        attention: a, shape (m, r), not negative. No gradient reaches it where it is zero.
+        values: embeddings, logits or targets of every position, shape (m, r, ...).
+        mask: True at real positions, False at padding, shape (m, r). Padding is in no mixture; where all examples of
+            a mixture are padding, the result is zero.
+
+    Returns:
+        The mixtures, shape (n, r, ...), at least in float32.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation.
 
     >>> mix_dense(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.eye(2))
     tensor([[0.2500, 0.5000]])
     """
-    attention = clamp_attention(attention)
-    total = mix(weights, attention)
-    attention, total = (x.view(*x.shape, *[1] * (values.ndim - 2)) for x in (attention, total))
-    return mix(weights, attention * values) / total
+    trailing = [1] * (values.ndim - 2)
+    attention = clamp_attention(attention, mask)
+    total = mix(mixing_weights, attention)
+    if mask is not None:
+        values = values.masked_fill(~mask.view(*mask.shape, *trailing), 0)  # zero times NaN would be NaN
+        total = total.where(total > 0, 1)
+    products = attention.view(*attention.shape, *trailing) * values
+    return mix(mixing_weights, products) / total.view(*total.shape, *trailing)
 
 
-def clamp_attention(attention: Tensor) -> Tensor:
-    """Attention without zeros: a sum of products with weights that is zero becomes the limit, the weights alone."""
-    return attention.to(accumulation_dtype(attention.dtype)).clamp(min=1e-20)
+def clamp_attention(attention: Float[Tensor, "m r"], mask: Bool[Tensor, "m r"] | None = None) -> Float[Tensor, "m r"]:
+    """Clamp attention to at least 1e-20, in float32 or wider; masked positions get 0.
+
+    Dense interpolation divides by sums of attention. Where they would be zero, the clamped ones give the limit: the
+    mixing weights alone.
+
+    >>> clamp_attention(torch.tensor([[0.0, 0.5]]), torch.tensor([[False, True]]))
+    tensor([[0.0000, 0.5000]])
+    """
+    clamped = attention.to(accumulation_dtype(attention.dtype)).clamp(min=1e-20)
+    return clamped if mask is None else clamped.masked_fill(~mask, 0)

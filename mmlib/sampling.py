@@ -1,126 +1,215 @@
 """Mixing weights: points of the simplex, drawn from Dirichlet distributions."""
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
+from types import ModuleType
 
 import torch
 from torch import Generator, Tensor
 
-from mmlib._checks import check_int
+from mmlib import _backend
+from mmlib._checks import as_number, check_int
 from mmlib._typing import Alpha, Device, Float
 from mmlib.mixing import accumulation_dtype
 
-# Weights drawn together: on the CPU as many as stay in cache, elsewhere as many as keep the device busy.
-BLOCK_ON_CPU, BLOCK = 2**17, 2**23
+# Weights drawn together: on the CPU few enough to stay in cache, elsewhere enough to keep the device busy.
+CPU_BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS = 2**17, 2**23
 
-
-SMALL = 0.5  # below this concentration torch's gamma draws are made in logarithms
+BOOST_BELOW = 0.5  # below this concentration most gamma draws would underflow: they are made in logarithms
+# Beyond these concentrations a mixture is one example, or the mean of all, to the last digit of a double.
+MIN_CONCENTRATION, MAX_CONCENTRATION = 1e-30, 1e30
 
 
 def sample_mixing_weights(
-    n: int,
-    m: int,
+    num_mixtures: int,
+    num_examples: int,
     alpha: Alpha = (0.5, 2.0),
     *,
     generator: Generator | None = None,
     device: Device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "n m"]:
-    """Draw n points of the (m-1)-simplex, each from a symmetric Dirichlet distribution.
+    """Draw points of the simplex, each from a symmetric Dirichlet distribution.
+
+    On the CPU float32 weights are drawn by compiled code where numba is installed, else by torch: two streams of
+    random numbers, each decided by the generator. PyTorch cannot draw gamma variates on Apple's GPUs; their weights
+    are drawn on the CPU, with a CPU generator, and moved.
 
     Args:
-        n: mixtures to draw.
-        m: examples interpolated.
-        alpha: the Dirichlet's concentration; 1 is uniform on the simplex. A pair draws every point's own
-            concentration from U(low, high).
-        generator: the only source of randomness; its device must be `device`. None uses torch's global one.
-        device: where to draw; by default the generator's device, else torch's default.
-        dtype: by default torch's default; weights in half precision are drawn in single precision and rounded.
+        num_mixtures: n, the number of mixtures to draw.
+        num_examples: m, the number of examples to interpolate.
+        alpha: the Dirichlet's concentration; 1 is uniform on the simplex. A pair (low, high) draws the
+            concentration of each mixture from U(low, high).
+        generator: the only source of randomness; None means torch's global generator.
+        device: the weights' device; by default the generator's, else torch's default device.
+        dtype: the weights' type; by default torch's default. Half precision is drawn in float32 and rounded.
 
     Returns:
-        Λ, one mixture a row, every row summing to 1.
+        Λ, shape (n, m), one mixture a row. Each row sums to 1.
 
     Raises:
-        ValueError: n or m below 1, or a concentration that is not positive and finite.
+        TypeError: a count is not an integer, or alpha is neither a number nor a pair of numbers.
+        ValueError: a count is below 1, a concentration is not positive and finite, or the generator is on another
+            device.
 
     Source: MultiMix (NeurIPS 2023), section 3: λ_k ~ Dirichlet(α), k = 1..n.
 
-    >>> Λ = sample_mixing_weights(1000, 128, generator=torch.Generator().manual_seed(0))
-    >>> Λ.shape
+    >>> weights = sample_mixing_weights(1000, 128, generator=torch.Generator().manual_seed(0))
+    >>> weights.shape
     torch.Size([1000, 128])
     """
-    blocks = list(iter_mixing_weights(n, m, alpha, generator, device, dtype))
+    blocks = list(
+        iter_mixing_weights(num_mixtures, num_examples, alpha, generator=generator, device=device, dtype=dtype)
+    )
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def iter_mixing_weights(
-    n: int, m: int, alpha: Alpha, generator: Generator | None, device: Device | None, dtype: torch.dtype | None
+    num_mixtures: int,
+    num_examples: int,
+    alpha: Alpha = (0.5, 2.0),
+    *,
+    generator: Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Tensor]:
-    """The same weights as `sample_mixing_weights`, drawn from the same generator, a block of rows at a time."""
-    low, high = check_alpha(n, m, alpha)
-    device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
+    """Draw the weights of `sample_mixing_weights` block by block of rows, so that they are never all in memory.
+
+    Args and errors are those of `sample_mixing_weights`; the same generator gives the same weights.
+
+    Returns:
+        An iterator over blocks, each of shape (rows, m).
+
+    >>> blocks = iter_mixing_weights(3000, 128, generator=torch.Generator().manual_seed(0))
+    >>> [len(block) for block in blocks]
+    [1024, 1024, 952]
+    """
+    check_int(1, num_mixtures=num_mixtures, num_examples=num_examples)
+    num_mixtures, num_examples = int(num_mixtures), int(num_examples)
+    low, high = check_alpha(alpha)
+    source, target = _resolve_devices(generator, device)
     dtype = dtype or torch.get_default_dtype()
-    rows = max(1, (BLOCK_ON_CPU if device.type == "cpu" else BLOCK) // m)
-    sizes = [min(rows, n - start) for start in range(0, n, rows)]
-    empty = functools.partial(torch.empty, device=device, dtype=accumulation_dtype(dtype))
-    blocks = _iter_numba if device.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else _iter_torch
-    return (block.to(dtype) for block in blocks(sizes, m, low, high, generator, empty))
+    rows = max(1, (CPU_BLOCK_ELEMENTS if source.type == "cpu" else GPU_BLOCK_ELEMENTS) // num_examples)
+    sizes = [min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows)]
+    kernels = _backend.cpu_kernels() if source.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else None
+    if kernels is not None:
+        blocks = _iter_numba(kernels, sizes, num_examples, low, high, generator)
+    else:
+        blocks = _iter_torch(sizes, num_examples, low, high, generator, source, accumulation_dtype(dtype))
+    return (block.to(target, dtype) for block in blocks)
+
+
+def sample_sparse_weights(
+    num_mixtures: int,
+    num_examples: int,
+    examples_per_mixture: int,
+    alpha: Alpha = (0.5, 2.0),
+    *,
+    generator: Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "n m"]:
+    """Draw points of the simplex, each a mixture of a few random examples; all other weights are zero.
+
+    Args:
+        num_mixtures: n, the number of mixtures to draw.
+        num_examples: m, the number of examples to choose from.
+        examples_per_mixture: the number of examples in each mixture, at most m.
+        alpha, generator, device, dtype: as in `sample_mixing_weights`.
+
+    Returns:
+        Λ, shape (n, m), one mixture a row. Each row sums to 1.
+
+    Raises:
+        TypeError, ValueError: as `sample_mixing_weights`; `examples_per_mixture` is above m.
+
+    >>> weights = sample_sparse_weights(1000, 128, 2, generator=torch.Generator().manual_seed(0))
+    >>> weights.count_nonzero(dim=1).unique()
+    tensor([2])
+    """
+    check_int(1, num_examples=num_examples, examples_per_mixture=examples_per_mixture)
+    if examples_per_mixture > num_examples:
+        raise ValueError(
+            f"examples_per_mixture must be at most num_examples={num_examples}, got {examples_per_mixture}"
+        )
+    weights = sample_mixing_weights(
+        num_mixtures, examples_per_mixture, alpha, generator=generator, device=device, dtype=dtype
+    )
+    source, target = _resolve_devices(generator, device)
+    shape = len(weights), int(num_examples)
+    keys = torch.rand(shape, generator=generator, device=source, dtype=torch.float32)
+    chosen = keys.topk(weights.shape[1], dim=1).indices.to(target)
+    return weights.new_zeros(shape).scatter_(1, chosen, weights)
+
+
+def check_alpha(alpha: Alpha) -> tuple[float, float]:
+    """Return the interval (low, high) of concentrations that `alpha` means; a number is an interval of one point.
+
+    Raises:
+        TypeError: alpha is neither a number nor a pair of numbers.
+        ValueError: a concentration is not positive and finite, or low is above high.
+
+    >>> check_alpha(1), check_alpha((0.5, 2.0))
+    ((1.0, 1.0), (0.5, 2.0))
+    """
+    message = f"alpha must be a positive number or a pair (low, high) with 0 < low <= high, got {alpha!r}"
+    numbers = [as_number(x) for x in (alpha if isinstance(alpha, tuple | list) else (alpha, alpha))]
+    if len(numbers) != 2:
+        raise ValueError(message)
+    low, high = numbers
+    if low is None or high is None:
+        raise TypeError(message)
+    if not 0 < low <= high < math.inf:
+        raise ValueError(message)
+    return float(low), float(high)
+
+
+def _resolve_devices(generator: Generator | None, device: Device | None) -> tuple[torch.device, torch.device]:
+    """Return the device to draw on, which must be the generator's, and the device of the result."""
+    if device is not None:
+        target = torch.device(device)
+    else:
+        target = generator.device if generator is not None else torch.get_default_device()
+    source = torch.device("cpu") if target.type == "mps" else target
+    if generator is not None:
+        if generator.device.type != source.type or source.index not in (None, generator.device.index):
+            raise ValueError(f"generator must be on {source} to draw weights for {target}, got {generator.device}")
+        source = generator.device
+    return source, target
 
 
 def _iter_numba(
-    sizes: list[int], m: int, low: float, high: float, generator: Generator | None, empty: Callable[..., Tensor]
+    kernels: ModuleType, sizes: list[int], num_examples: int, low: float, high: float, generator: Generator | None
 ) -> Iterator[Tensor]:
-    """Blocks of so many rows, all of one seed."""
-    from mmlib import _cpu_kernels
-
-    seed = empty((), dtype=torch.long).random_(-(2**63), None, generator=generator).item()
+    """Yield float32 blocks of the given numbers of rows, all drawn by numba from one seed."""
+    seed = torch.empty((), dtype=torch.long, device="cpu").random_(-(2**63), None, generator=generator).item()
     for first, size in zip(accumulate(sizes, initial=0), sizes):
-        block = empty(size, m)
-        _cpu_kernels.draw_dirichlet(block.numpy(), seed, first, low, high)
+        block = torch.empty(size, num_examples, dtype=torch.float32, device="cpu")
+        kernels.draw_dirichlet(block.numpy(), seed, first, low, high)
         yield block
 
 
 def _iter_torch(
-    sizes: list[int], m: int, low: float, high: float, generator: Generator | None, empty: Callable[..., Tensor]
+    sizes: list[int],
+    num_examples: int,
+    low: float,
+    high: float,
+    generator: Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """Blocks of so many rows, each made of torch's own gamma draws; in logarithms where concentrations may be small."""
+    """Yield blocks of the given numbers of rows, made of torch's gamma variates; for small α in logarithms."""
+    boost = low < BOOST_BELOW
     for size in sizes:
-        concentration = empty(size, 1).uniform_(generator=generator).mul_(high - low).add_(low)
-        small = int(low < SMALL)
-        gamma = torch._standard_gamma((concentration + small).expand(size, m).contiguous(), generator=generator)
-        if small:  # Gamma(α) = Gamma(α + 1) · U^(1/α): most draws would underflow
+        # In float32 a concentration could be rounded to 0 or infinity.
+        concentration = torch.empty(size, 1, dtype=torch.double, device=device).uniform_(generator=generator)
+        concentration = concentration.mul_(high - low).add_(low).clamp_(MIN_CONCENTRATION, MAX_CONCENTRATION)
+        shape = (concentration + 1 if boost else concentration).to(dtype)
+        gamma = torch._standard_gamma(shape.expand(size, num_examples).contiguous(), generator=generator)
+        if boost:  # Gamma(α) = Gamma(α + 1) · U^(1/α)
             uniform = torch.empty_like(gamma).uniform_(generator=generator)
-            yield gamma.log_().add_(uniform.neg_().log1p_().div_(concentration)).softmax(dim=1)
+            power = concentration.reciprocal().to(dtype)
+            yield gamma.log_().addcmul_(uniform.neg_().log1p_(), power).softmax(dim=1)
         else:
             yield gamma.div_(gamma.sum(dim=1, keepdim=True))
-
-
-def check_alpha(n: int, m: int, alpha: float | Sequence[float]) -> tuple[float, float]:
-    """The interval of concentrations that `alpha` means.
-
-    Raises:
-        ValueError: n or m below 1, or a concentration that is not positive and finite.
-    """
-    check_int(1, num_mixtures=n, m=m)
-    low, high = alpha if isinstance(alpha, tuple | list) and len(alpha) == 2 else (alpha, alpha)
-    if not all(isinstance(x, int | float) for x in (low, high)) or not 0 < low <= high or not math.isfinite(high):
-        raise ValueError(f"alpha is {alpha!r}; it takes a positive number or a pair (low, high) with 0 < low <= high")
-    return float(low), float(high)
-
-
-def sample_sparse_weights(n: int, m: int, length: int, alpha: Alpha = (0.5, 2.0), **drawn) -> Float[Tensor, "n m"]:
-    """Draw n points of the (m-1)-simplex, each on a random face of `length` examples, all others' weights zero.
-
-    Args:
-        length: examples of a mixture, at most m.
-        drawn: all else that `sample_mixing_weights` takes.
-
-    >>> Λ = sample_sparse_weights(1000, 128, 2, generator=torch.Generator().manual_seed(0))
-    >>> Λ.count_nonzero(dim=1).unique()
-    tensor([2])
-    """
-    weights = sample_mixing_weights(n, length, alpha, **drawn)
-    keys = torch.rand(n, m, generator=drawn.get("generator"), device=weights.device)
-    return weights.new_zeros(n, m).scatter_(1, keys.topk(length, dim=1).indices, weights)

@@ -1,14 +1,20 @@
 """Every call of mmlib and mmbook has its tensors' shapes checked (jaxtyping with beartype) while the tests run."""
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401  the hook looks the name up and imports only its first part
 
-install_import_hook(["mmlib", "mmbook"], "tests.typechecker.typechecker")
+jaxtyping.install_import_hook(["mmlib", "mmbook"], "tests.typechecker.typechecker")
 
 M, C = 6, 3  # examples and classes of the methods' tests
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Switch the checks off for a test: wrong arguments arrive as a user's do, and the code's own errors are raised."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -5,20 +5,30 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference import metrics as reference
+import torch.nn.functional as F
 from sklearn.calibration import calibration_curve
 from sklearn.neighbors import KNeighborsClassifier
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
+import mmlib.metrics
 from mmlib.metrics import (
     accuracy,
     alignment,
     calibration_error,
     class_mean_cosine,
+    class_means,
+    class_variances,
+    confusion_matrix,
     knn_accuracy,
-    reliability,
+    reliability_bins,
     uniformity,
 )
+from tests.reference import metrics as reference
+
+INTEGER_TYPES = [torch.uint8, torch.int8, torch.int16, torch.int32]
+HALVES = [torch.bfloat16, torch.float16]
 
 
 def embeddings_and_labels(n: int, classes: int, dtype: torch.dtype = torch.float64):
@@ -61,8 +71,70 @@ def test_uniformity_visits_every_pair_once_across_blocks(n):
     assert uniformity(embeddings) == pytest.approx(math.log(float((-2 * squares).exp().mean())), rel=1e-9)
 
 
-def test_collapse_is_the_worst_uniformity():
-    assert uniformity(torch.ones(600, 3, dtype=torch.float64)) == pytest.approx(0.0, abs=1e-9)
+@pytest.mark.parametrize("n", [2, 600, 1100])
+@pytest.mark.parametrize("value", [0.0, 1.0, 3e4])
+def test_collapse_is_the_worst_uniformity(n, value):
+    collapsed = torch.full((n, 3), value)
+    assert uniformity(collapsed.double()).item() == pytest.approx(0.0, abs=1e-14)
+    assert uniformity(collapsed).item() == pytest.approx(0.0, abs=1e-6)
+    assert uniformity(collapsed.half()).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_uniformity_of_some_embeddings_that_are_zero():
+    embeddings, _ = embeddings_and_labels(20, 3)
+    embeddings[[2, 5, 19]] = 0
+    assert uniformity(embeddings).item() == pytest.approx(reference.uniformity(embeddings, 2.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("scale", [1.0, 2000.0])
+def test_half_precision_embeddings_have_the_metrics_of_the_same_in_single_precision(dtype, scale):
+    embeddings, labels = embeddings_and_labels(80, 3, torch.float32)
+    embeddings = (scale * embeddings).to(dtype)
+    if dtype == torch.float16 and scale > 1:
+        assert not bool(embeddings.norm(dim=1).square().isfinite().all())
+    query, query_labels = embeddings_and_labels(50, 3, torch.float32)
+    for metric in (alignment, lambda u, y: uniformity(u), class_mean_cosine, lambda u, y: class_variances(u, y)[0]):
+        assert metric(embeddings, labels).item() == pytest.approx(metric(embeddings.float(), labels).item(), rel=1e-6)
+    found = knn_accuracy(embeddings, labels, query.to(dtype), query_labels)
+    assert found == knn_accuracy(embeddings.float(), labels, query.to(dtype).float(), query_labels)
+
+
+def test_autocast_changes_no_metric():
+    embeddings, labels = embeddings_and_labels(60, 3, torch.float32)
+    for metric in (
+        lambda: uniformity(embeddings),
+        lambda: alignment(embeddings, labels),
+        lambda: knn_accuracy(embeddings, labels, embeddings.flip(1), labels),
+        lambda: class_mean_cosine(embeddings, labels),
+        lambda: calibration_error(embeddings, labels),
+    ):
+        expected = metric()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(metric(), expected)
+
+
+def test_alignment_is_differentiable():
+    embeddings, labels = embeddings_and_labels(12, 3)
+    assert torch.autograd.gradcheck(lambda u: alignment(u, labels), embeddings.requires_grad_())
+
+
+@pytest.mark.parametrize("block", [5, 1024])
+def test_uniformity_is_differentiable(block, monkeypatch):
+    monkeypatch.setattr(mmlib.metrics, "BLOCK_ROWS", block)
+    embeddings, _ = embeddings_and_labels(12, 3)
+    assert torch.autograd.gradcheck(lambda u: uniformity(u, 0.7), embeddings.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
+def test_gradients_arrive_in_the_type_of_the_embeddings(dtype):
+    embeddings, labels = embeddings_and_labels(12, 3, torch.float32)
+    embeddings = embeddings.to(dtype)
+    exact = embeddings.double().requires_grad_()
+    for u in (embeddings.requires_grad_(), exact):
+        (alignment(u, labels) + uniformity(u)).backward()
+    assert embeddings.grad.dtype == dtype
+    torch.testing.assert_close(embeddings.grad, exact.grad.to(dtype), rtol=1e-2 if dtype in HALVES else 1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -88,11 +160,11 @@ def test_reliability_is_that_of_scikit_learn(bins):
     logits = torch.randn(400, 4, generator=generator, dtype=torch.float64) * 3
     labels = torch.randint(4, (400,), generator=generator)
     labels[:200] = logits[:200].argmax(1)
-    count, confidence, right = reliability(logits, labels, bins)
+    count, confidence, correct = reliability_bins(logits, labels, bins)
     top, prediction = logits.softmax(1).max(1)
     accuracies, confidences = calibration_curve(prediction == labels, top, n_bins=bins)
     held = count > 0
-    np.testing.assert_allclose(right[held] / count[held], accuracies)
+    np.testing.assert_allclose(correct[held] / count[held], accuracies)
     np.testing.assert_allclose(confidence[held] / count[held], confidences)
     assert count.sum() == 400
 
@@ -105,16 +177,115 @@ def test_calibration_of_a_certain_prediction():
 @pytest.mark.parametrize(("k", "dtype"), [(1, torch.float64), (15, torch.float64), (15, torch.float32)])
 def test_knn_accuracy_is_that_of_scikit_learn(k, dtype):
     """Of two classes and an odd k: no ties. More rows than a block."""
-    known, asked = embeddings_and_labels(300, 2, dtype), embeddings_and_labels(700, 2, dtype)
-    expected = KNeighborsClassifier(k, metric="cosine").fit(*known).score(*asked)
-    assert knn_accuracy(*known, *asked, k=k) == pytest.approx(100 * expected, abs=1e-4)
+    train, query = embeddings_and_labels(300, 2, dtype), embeddings_and_labels(1100, 2, dtype)
+    expected = KNeighborsClassifier(k, metric="cosine").fit(*train).score(*query)
+    assert knn_accuracy(*train, *query, k=k).item() == pytest.approx(100 * expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("k", "known"), [(20, 300), (4, 300), (20, 12)])
-def test_knn_ties_go_to_the_nearest(k, known):
-    known, asked = embeddings_and_labels(known, 9), embeddings_and_labels(301, 9)
-    expected = reference.knn_accuracy(*known, *asked, k)
-    assert knn_accuracy(*known, *asked, k=k) == pytest.approx(100 * expected, abs=1e-4)
+@pytest.mark.parametrize("blocks", [(1024, 8192), (7, 11), (64, 2)])
+@pytest.mark.parametrize(("k", "size"), [(20, 300), (4, 300), (20, 12)])
+def test_knn_ties_go_to_the_nearest(k, size, blocks, monkeypatch):
+    monkeypatch.setattr(mmlib.metrics, "BLOCK_ROWS", blocks[0])
+    monkeypatch.setattr(mmlib.metrics, "BLOCK_COLUMNS", blocks[1])
+    train, query = embeddings_and_labels(size, 9), embeddings_and_labels(150, 9)
+    query[0][3] = 0  # as far from all
+    expected = reference.knn_accuracy(*train, *query, k)
+    assert knn_accuracy(*train, *query, k=k).item() == pytest.approx(100 * expected, abs=1e-4)
+
+
+def test_knn_holds_no_more_similarities_than_a_block(monkeypatch):
+    """No operation has a result above the stated bound: similarities of a block, or k neighbours of all."""
+    monkeypatch.setattr(mmlib.metrics, "BLOCK_ROWS", 32)
+    monkeypatch.setattr(mmlib.metrics, "BLOCK_COLUMNS", 64)
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            views = function.is_view or function.overloadpacket in (torch.ops.aten.split, torch.ops.aten._to_copy)
+            for x in tree_leaves(result):
+                if isinstance(x, torch.Tensor) and not views:
+                    self.elements = max(self.elements, x.numel())
+            return result
+
+    train, query = embeddings_and_labels(1000, 3, torch.bfloat16), embeddings_and_labels(500, 3, torch.bfloat16)
+    with Largest() as largest:
+        knn_accuracy(*train, *query, k=4)
+    assert largest.elements <= max(32 * 64, 500 * 4)
+
+
+def test_knn_takes_an_embedding_that_is_zero_for_nobodys_neighbour():
+    train = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    labels, query = torch.tensor([1, 0, 0]), torch.tensor([[0.0, 3.0], [0.0, -3.0], [0.0, 0.0]])
+    assert knn_accuracy(train, labels, query[:2], torch.tensor([0, 1]), k=1) == 100
+    assert knn_accuracy(train, labels, query, torch.tensor([0, 0, 0]), k=3) == 100
+
+
+@pytest.mark.parametrize("dtype", INTEGER_TYPES)
+def test_labels_are_integers_of_any_type(dtype):
+    embeddings, labels = embeddings_and_labels(300, 17, torch.float64)
+    logits = torch.randn(300, 17, generator=torch.Generator().manual_seed(0)) + 2 * F.one_hot(labels, 17)
+    for metric in (
+        alignment,
+        class_mean_cosine,
+        lambda u, y: class_variances(u, y)[1],
+        lambda u, y: class_means(u, y)[0],
+    ):
+        assert torch.equal(metric(embeddings, labels.to(dtype)), metric(embeddings, labels))
+    for metric in (accuracy, reliability_bins, calibration_error, confusion_matrix):
+        assert torch.equal(metric(logits, labels.to(dtype)), metric(logits, labels))
+    found = knn_accuracy(embeddings, labels.to(dtype), embeddings.flip(1), labels.to(dtype))
+    assert found == knn_accuracy(embeddings, labels, embeddings.flip(1), labels)
+    assert confusion_matrix(logits, labels.to(dtype)).tolist() == reference.confusion_matrix(logits, labels)
+
+
+@pytest.mark.parametrize(
+    "metric", [alignment, accuracy, reliability_bins, confusion_matrix, class_means, class_variances, class_mean_cosine]
+)
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.zeros(4, 1, dtype=torch.long), ValueError, r"labels must have shape \(4,\), got \(4, 1\)"),
+        (torch.zeros(3, dtype=torch.long), ValueError, r"labels must have shape \(4,\), got \(3,\)"),
+        (torch.zeros(4), TypeError, "labels must be integers, got torch.float32"),
+        (torch.zeros(4, dtype=torch.bool), TypeError, "labels must be integers, got torch.bool"),
+    ],
+)
+def test_labels_of_another_kind_are_refused(metric, labels, error, message, unchecked):
+    with pytest.raises(error, match=message):
+        metric(torch.randn(4, 3), labels)
+
+
+def test_confusion_refuses_a_class_that_the_logits_do_not_have():
+    with pytest.raises(ValueError, match="labels must be below 3, the number of classes, got 7"):
+        confusion_matrix(torch.eye(3), torch.tensor([0, 7, 1]))
+
+
+@pytest.mark.parametrize("classes", [1, 4, 30])
+def test_class_variances_are_means_of_squared_distances(classes):
+    embeddings, labels = embeddings_and_labels(40, classes)
+    found = [x.item() for x in class_variances(embeddings, labels)]
+    assert found == pytest.approx(reference.class_variances(embeddings, labels), rel=1e-9, abs=1e-15)
+
+
+def test_accuracy_counts_all_classes_where_there_are_fewer_than_k():
+    assert accuracy(torch.eye(3), torch.tensor([1, 1, 1]), k=5) == 100
+
+
+def test_metrics_are_tensors_without_dimensions():
+    embeddings, labels = embeddings_and_labels(40, 4)
+    for value in (
+        alignment(embeddings, labels),
+        uniformity(embeddings),
+        accuracy(embeddings, labels),
+        calibration_error(embeddings, labels),
+        *class_variances(embeddings, labels),
+        knn_accuracy(embeddings, labels, embeddings, labels),
+        class_mean_cosine(embeddings, labels),
+    ):
+        assert value.shape == ()
+        assert value.dtype == torch.float64
 
 
 def test_class_mean_cosine_is_a_mean_over_pairs_of_classes():

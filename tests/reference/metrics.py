@@ -5,7 +5,7 @@ import math
 
 def pairs(embeddings):
     """All distinct pairs of indices with their squared distance on the sphere."""
-    unit = [[x / math.hypot(*row) for x in row] for row in embeddings.tolist()]
+    unit = [[x / (math.hypot(*row) or 1) for x in row] for row in embeddings.tolist()]
     for i in range(len(unit)):
         for j in range(i + 1, len(unit)):
             yield i, j, sum((a - b) ** 2 for a, b in zip(unit[i], unit[j]))
@@ -24,21 +24,43 @@ def uniformity(embeddings, t):
 
 
 def cosine(u, v):
-    """Inner product of two lists over the product of their lengths."""
-    return sum(a * b for a, b in zip(u, v)) / math.hypot(*u) / math.hypot(*v)
+    """Inner product of two lists over the product of their lengths; 0 if one of them is zero."""
+    return sum(a * b for a, b in zip(u, v)) / (math.hypot(*u) * math.hypot(*v) or 1)
 
 
 def knn_accuracy(train_embeddings, train_labels, embeddings, labels, k):
     """Majority of the k most similar, one vote each; of tied classes the one met first, from the nearest on."""
-    right = 0
+    correct = 0
     for embedding, label in zip(embeddings.tolist(), labels.tolist()):
-        known = zip(train_embeddings.tolist(), train_labels.tolist())
-        nearest = sorted(known, key=lambda pair: -cosine(embedding, pair[0]))[:k]
+        train = zip(train_embeddings.tolist(), train_labels.tolist())
+        nearest = sorted(train, key=lambda pair: -cosine(embedding, pair[0]))[:k]
         votes = {}
         for _, neighbour in nearest:
             votes[neighbour] = votes.get(neighbour, 0) + 1
-        right += max(votes, key=votes.get) == label  # a dictionary keeps the order, max takes the first
-    return right / len(labels)
+        correct += max(votes, key=votes.get) == label  # a dictionary keeps the order, max takes the first
+    return correct / len(labels)
+
+
+def confusion_matrix(logits, labels):
+    """Counts of the true class, by row, and the most probable one, by column."""
+    counts = [[0] * logits.shape[1] for _ in range(logits.shape[1])]
+    for row, label in zip(logits.tolist(), labels.tolist()):
+        counts[label][row.index(max(row))] += 1
+    return counts
+
+
+def class_variances(embeddings, labels):
+    """Mean squared distance of an embedding to its class's mean, and of that to the mean of all; on the sphere."""
+    unit = [[x / (math.hypot(*row) or 1) for x in row] for row in embeddings.tolist()]
+    labels = labels.tolist()
+
+    def mean(rows):
+        return [sum(column) / len(rows) for column in zip(*rows)]
+
+    means = {label: mean([u for u, other in zip(unit, labels) if other == label]) for label in set(labels)}
+    within = [math.dist(u, means[label]) ** 2 for u, label in zip(unit, labels)]
+    between = [math.dist(means[label], mean(unit)) ** 2 for label in labels]
+    return sum(within) / len(unit), sum(between) / len(unit)
 
 
 def class_mean_cosine(embeddings, labels):
