@@ -1,0 +1,138 @@
+"""The whole recipe of MultiMix as one object, for anybody's model and training loop."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from mmlib._checks import check_range
+from mmlib._typing import Bool, Float, Labels, Targets
+from mmlib.functional import Terms, unmixed_cross_entropy
+from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
+from mmlib.mixing import accumulation_dtype
+from mmlib.sampling import check_alpha
+from mmlib.transforms import draw_pairs, mix_pairs
+
+
+class MultiMixRecipe(nn.Module):
+    """The recipe of MultiMix: a training loss of mixed embeddings on some mini-batches, of mixed images on the others.
+
+    A coin decides for each mini-batch. With the given probability its embeddings are mixed, by the criterion;
+    otherwise its images are, by mixup, and the loss is cross-entropy with the criterion's weight, label smoothing,
+    ignored index and reduction. The network never trains on clean examples. In evaluation mode the loss is
+    plain cross-entropy of clean images.
+
+    Coin, λ and pairs come from a generator of the CPU, so that no step waits for a GPU; its state is part of
+    `state_dict`. The criterion draws its mixtures from its own.
+
+    Args:
+        criterion: the loss of a mini-batch whose embeddings are mixed, plain or dense.
+        probability: of mixing embeddings rather than images (published recipe).
+        mixup_alpha: α of mixup's λ ~ Beta(α, α) (our choice).
+        generator: a generator of the CPU; by default a new one, which torch's global generator seeds.
+
+    Source: MultiMix (NeurIPS 2023), section 3: "following Manifold mixup", inputs are mixed on the other mini-batches.
+
+    >>> recipe = MultiMixRecipe(MultiMixLoss(num_mixtures=1000))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> recipe(model, torch.rand(8, 1, 8, 8), torch.randint(10, (8,))).backward()
+
+    The dense criterion needs the features before pooling and the head that classifies them:
+
+    >>> backbone, head = nn.Conv2d(1, 16, 3), nn.Linear(16, 10)
+    >>> model = nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    >>> recipe = MultiMixRecipe(DenseMultiMixLoss(num_mixtures=1000))
+    >>> images, labels = torch.rand(8, 1, 8, 8), torch.randint(10, (8,))
+    >>> recipe(model, images, labels, features=backbone, head=head).backward()
+    """
+
+    def __init__(
+        self,
+        criterion: MultiMixLoss | DenseMultiMixLoss,
+        *,
+        probability: float = 0.5,
+        mixup_alpha: float = 1.0,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(criterion, MultiMixLoss | DenseMultiMixLoss):
+            raise TypeError(f"criterion must be MultiMixLoss or DenseMultiMixLoss, got {type(criterion).__name__}")
+        check_range(0, 1, probability=probability)
+        check_alpha(mixup_alpha)
+        if generator is None:
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        if generator.device.type != "cpu":
+            raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+        self.criterion, self.probability, self.mixup_alpha = criterion, probability, mixup_alpha
+        self.generator = generator
+
+    def forward(
+        self,
+        model: Callable[[Tensor], Tensor],
+        images: Float[Tensor, "m *axes"],
+        targets: Targets | Labels,
+        *,
+        features: Callable[[Tensor], Tensor] | None = None,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Return the loss of one mini-batch.
+
+        Args:
+            model: returns the logits (m, c) of m images.
+            images: the unmixed mini-batch.
+            targets: class indices (m,) or distributions over classes (m, c).
+            features: for the dense criterion, returns the features before pooling of m images.
+            head: for the dense criterion, the model's classifier.
+        """
+        dense = isinstance(self.criterion, DenseMultiMixLoss)
+        if dense != (features is not None) or dense != (head is not None):
+            takes = "both features and head" if dense else "neither features nor head"
+            raise TypeError(f"{type(self.criterion).__name__} takes {takes}")
+        if not self.training:
+            return self._reduce(self._cross_entropy(model(images), targets), self._takes_part(targets))
+        if torch.rand((), generator=self.generator, device="cpu").item() < self.probability:
+            if dense:
+                return self.criterion(features(images), head, targets)
+            return self.criterion(model(images), targets)
+        return self._mixup_loss(model, images, targets)
+
+    def _mixup_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
+        """Return λ H(y, p) + (1 - λ) H(y', p), where p is predicted for λ x + (1 - λ) x'."""
+        partners, lam = draw_pairs(len(images), self.mixup_alpha, generator=self.generator, device=images.device)
+        lam = images.new_full((len(images),), lam, dtype=accumulation_dtype(images.dtype))
+        own = self._takes_part(targets)
+        other = own[partners]
+        lam = torch.where(own, torch.where(other, lam, 1), 0)  # an ignored example leaves the pair to the other
+        logits = model(mix_pairs(images, partners, lam))
+        losses = lam * self._cross_entropy(logits, targets) + (1 - lam) * self._cross_entropy(logits, targets[partners])
+        return self._reduce(losses, own | other)
+
+    def _takes_part(self, targets: Targets | Labels) -> Bool[Tensor, " m"]:
+        """Tell for each example whether its label is not the ignored one."""
+        if targets.ndim == 1:
+            return targets != self.criterion.ignore_index
+        return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+
+    def _cross_entropy(self, logits: Float[Tensor, "m c"], targets: Targets | Labels) -> Float[Tensor, " m"]:
+        """Return the cross-entropy of each example, by the criterion's conventions."""
+        criterion = self.criterion
+        terms = Terms(criterion.weight, criterion.ignore_index, criterion.label_smoothing, "none")
+        return unmixed_cross_entropy(logits, targets, None, terms)
+
+    def _reduce(self, losses: Float[Tensor, " m"], valid: Bool[Tensor, " m"]) -> Tensor:
+        """Reduce as the criterion does; the mean is over what is not ignored, and 0 if there is nothing."""
+        if self.criterion.reduction == "none":
+            return losses
+        total = losses.sum()
+        return total if self.criterion.reduction == "sum" else total / valid.sum().clamp(min=1)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the generator's state, which `state_dict` holds."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Set the generator's state, as `load_state_dict` does."""
+        self.generator.set_state(state.cpu())
+
+    def extra_repr(self) -> str:
+        return f"probability={self.probability}, mixup_alpha={self.mixup_alpha}"

@@ -1,0 +1,343 @@
+"""The recipe against literal loops, and inside the training loops of timm and Lightning."""
+
+import copy
+
+import lightning
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from reference import mixtures
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, NativeScaler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from mmlib import DenseMultiMixLoss, MultiMixLoss, sample_mixing_weights
+from mmlib.recipe import MultiMixRecipe
+from mmlib.transforms import draw_pairs
+
+M, D, R, C, N = 6, 5, 16, 3, 7
+LABELS = torch.tensor([0, 1, 2, 0, 0, 1])
+IGNORED = torch.tensor([0, -100, 2, -100, -100, 1])
+WEIGHT = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images() -> Tensor:
+    return torch.rand(M, 1, 4, 4, dtype=torch.float64, generator=seeded(1))
+
+
+def soft_targets() -> Tensor:
+    return torch.rand(M, C, dtype=torch.float64, generator=seeded(2)).softmax(dim=1)
+
+
+class Network(nn.Module):
+    """Features at 4x4 positions, (m, d, 4, 4), pooled and classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Sequential(nn.Conv2d(1, D, 3, padding=1), nn.GELU()), nn.Linear(D, C)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean(dim=(2, 3)))
+
+
+def recipe_of(criterion: nn.Module, probability: float, seed: int = 3) -> MultiMixRecipe:
+    return MultiMixRecipe(criterion, probability=probability, generator=seeded(seed))
+
+
+def assert_same(model: nn.Module, loss: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-11)
+    parameters = list(model.parameters())
+    given, wanted = (torch.autograd.grad(x.sum(), parameters, allow_unused=True) for x in (loss, expected))
+    for one, other in zip(given, wanted):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_mixed_embeddings_by_loops():
+    model, x = Network(), images()
+    loss = recipe_of(MultiMixLoss(N, generator=seeded(4)), 1.0)(model, x, LABELS)
+    weights = sample_mixing_weights(N, M, generator=seeded(4), dtype=torch.float64)
+    one_hot = F.one_hot(LABELS, C).double()
+    assert_same(model, loss, mixtures.multimix(model.body(x).mean(dim=(2, 3)), model.head, one_hot, weights))
+
+
+def test_mixed_features_by_loops():
+    model, x = Network(), images()
+    recipe = recipe_of(DenseMultiMixLoss(N, generator=seeded(4)), 1.0)
+    loss = recipe(model, x, LABELS, features=model.body, head=model.head)
+    weights = sample_mixing_weights(N, M, generator=seeded(4), dtype=torch.float64)
+    features, inherited = model.body(x).flatten(2), F.one_hot(LABELS, C).double()[:, None].expand(M, R, C)
+    attention = mixtures.gap_attention(features.detach())
+    assert_same(model, loss, mixtures.dense_multimix(features, model.head, inherited, attention, weights))
+
+
+def mixup_by_loops(model: nn.Module, x: Tensor, targets: Tensor, weight: Tensor, smoothing: float) -> list[Tensor]:
+    """The loss of every pair that has a label, its images and targets mixed one pair at a time."""
+    generator, losses = seeded(3), []
+    torch.rand((), generator=generator)  # the coin
+    partners, lam = draw_pairs(M, 1.0, generator=generator)
+    for i, j in enumerate(partners.tolist()):
+        shares = {i: lam, j: 1 - lam} if i != j else {i: 1.0}
+        if targets.ndim == 1:
+            shares = {k: share for k, share in shares.items() if targets[k] != -100}
+        if not shares:
+            continue
+        total = sum(shares.values())
+        image = sum(share / total * x[k] for k, share in shares.items())
+        rows = {k: F.one_hot(targets[k], C).double() if targets.ndim == 1 else targets[k] for k in shares}
+        target = sum(share / total * rows[k] for k, share in shares.items())
+        target = weight * ((1 - smoothing) * target + smoothing / C)
+        losses.append(mixtures.cross_entropy(model(image[None])[0], target))
+    return losses
+
+
+@pytest.mark.parametrize(
+    "targets", [LABELS, LABELS.int(), IGNORED, soft_targets()], ids=["int64", "int32", "ignored", "soft"]
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+@pytest.mark.parametrize("dense", [False, True])
+def test_mixup_by_loops(targets, smoothing, weight, dense):
+    model, x = Network(), images()
+    criterion = (DenseMultiMixLoss if dense else MultiMixLoss)(N, weight=weight, label_smoothing=smoothing)
+    given = {"features": model.body, "head": model.head} if dense else {}
+    losses = mixup_by_loops(
+        model,
+        x,
+        targets.long() if targets.ndim == 1 else targets,
+        torch.ones(C).double() if weight is None else weight,
+        smoothing,
+    )
+    assert_same(model, recipe_of(criterion, 0.0)(model, x, targets, **given), sum(losses) / len(losses))
+
+
+def test_reductions_of_mixup():
+    model, x = Network(), images()
+    losses = {k: recipe_of(MultiMixLoss(N, reduction=k), 0.0)(model, x, LABELS) for k in ("mean", "sum", "none")}
+    expected = torch.stack(mixup_by_loops(model, x, LABELS, torch.ones(C).double(), 0.0))
+    assert_same(model, losses["none"], expected)
+    assert_same(model, losses["sum"], expected.sum())
+    assert_same(model, losses["mean"], expected.mean())
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_ignored_images_are_in_no_mixture(probability):
+    """... so that changing them changes nothing."""
+    model, x = Network(), images()
+    other = torch.where(IGNORED.view(-1, 1, 1, 1) == -100, x + 10, x)
+    losses = [recipe_of(MultiMixLoss(N, generator=seeded(4)), probability)(model, y, IGNORED) for y in (x, other)]
+    assert_same(model, losses[0], losses[1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_all_ignored_is_zero_with_a_gradient(probability, training):
+    model, nobody = Network(), torch.full((M,), -100)
+    loss = recipe_of(MultiMixLoss(N), probability).train(training)(model, images(), nobody)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("criterion", [MultiMixLoss, DenseMultiMixLoss])
+@pytest.mark.parametrize("targets", [LABELS, IGNORED, soft_targets()], ids=["all", "ignored", "soft"])
+def test_evaluation_is_plain_cross_entropy(criterion, targets):
+    model, x = Network(), images()
+    recipe = recipe_of(criterion(N, label_smoothing=0.1), 0.5).eval()
+    given = {"features": model.body, "head": model.head} if criterion is DenseMultiMixLoss else {}
+    state = recipe.generator.get_state()
+    assert_same(model, recipe(model, x, targets, **given), F.cross_entropy(model(x), targets, label_smoothing=0.1))
+    assert torch.equal(recipe.generator.get_state(), state)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_coin(probability):
+    model, seen = Network(), []
+
+    def spy(x: Tensor) -> Tensor:
+        seen.append(torch.equal(x, images()))
+        return model(x)
+
+    recipe = recipe_of(MultiMixLoss(1), probability)
+    for _ in range(400):
+        recipe(spy, images(), LABELS)
+    assert len(seen) == 400
+    assert sum(seen) / 400 == pytest.approx(probability, abs=0.06)
+
+
+def test_draws_are_its_own():
+    """The global generator is not touched, save to seed a recipe that is given none."""
+    torch.manual_seed(5)
+    state, model = torch.get_rng_state(), Network()
+    torch.set_rng_state(state)
+    recipe = recipe_of(MultiMixLoss(N, generator=seeded(4)), 0.5)
+    for _ in range(4):
+        recipe(model, images(), LABELS)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = MultiMixRecipe(MultiMixLoss(N)).generator.get_state()
+    second = MultiMixRecipe(MultiMixLoss(N)).generator.get_state()
+    torch.manual_seed(5)
+    assert torch.equal(MultiMixRecipe(MultiMixLoss(N)).generator.get_state(), first)
+    assert not torch.equal(first, second)
+
+
+def test_state_dict_goes_on_with_the_same_draws(tmp_path):
+    model, criterion = Network(), MultiMixLoss(N)
+    recipe = recipe_of(criterion, 0.5)
+    recipe(model, images(), LABELS)
+    torch.save(recipe.state_dict(), tmp_path / "recipe.pt")
+    copied = copy.deepcopy(recipe)
+    resumed = recipe_of(criterion, 0.5, seed=99)
+    resumed.load_state_dict(torch.load(tmp_path / "recipe.pt", weights_only=True))
+    for _ in range(5):
+        torch.manual_seed(6)
+        expected = recipe(model, images(), LABELS)
+        for other in (resumed, copied):
+            torch.manual_seed(6)
+            assert torch.equal(other(model, images(), LABELS), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+@pytest.mark.parametrize("dense", [False, True])
+def test_autocast(dtype, probability, dense):
+    model, x = Network().float(), images().float()
+    criterion = DenseMultiMixLoss if dense else MultiMixLoss
+    given = {"features": model.body, "head": model.head} if dense else {}
+
+    def loss() -> Tensor:
+        options = {"weight": WEIGHT.float(), "label_smoothing": 0.1, "generator": seeded(4)}
+        return recipe_of(criterion(N, **options), probability)(model, x, LABELS, **given)
+
+    with torch.autocast("cpu", dtype):
+        half = loss()
+    half.backward()
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, loss(), rtol=2e-2, atol=0)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_model_in_half_precision(probability):
+    model, x = Network().bfloat16(), images().bfloat16()
+    loss = recipe_of(MultiMixLoss(N, generator=seeded(4)), probability)(model, x, LABELS)
+    single = recipe_of(MultiMixLoss(N, generator=seeded(4)), probability)(model.float(), x.float(), LABELS)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, single, rtol=2e-2, atol=0)
+
+
+WRONG = [
+    (lambda: MultiMixRecipe(MultiMixLoss(N), probability=1.5), ValueError, "probability"),
+    (lambda: MultiMixRecipe(MultiMixLoss(N), mixup_alpha=0.0), ValueError, "alpha"),
+    (lambda: MultiMixRecipe(nn.CrossEntropyLoss()), TypeError, "criterion must be .* got CrossEntropyLoss"),
+    (
+        lambda: MultiMixRecipe(DenseMultiMixLoss(N))(Network(), images(), LABELS),
+        TypeError,
+        "takes both features and head",
+    ),
+    (
+        lambda: MultiMixRecipe(MultiMixLoss(N))(Network(), images(), LABELS, head=nn.Linear(D, C)),
+        TypeError,
+        "takes neither features nor head",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG)
+def test_errors_name_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """Images of two classes that a linear classifier tells apart, (64, 1, 32, 32)."""
+    labels = torch.arange(64) % 2
+    return torch.rand(64, 1, 32, 32, generator=seeded(7)) * 0.5 + 0.5 * labels.view(-1, 1, 1, 1), labels
+
+
+RESNET = {"model_name": "resnet10t", "channels": (8, 16, 32, 64), "stem_width": 8, "output_stride": 8}
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_timms_loop(dense):
+    """What timm's train.py does in a step: autocast, scaler, clipped gradients, schedule, moving average."""
+    torch.manual_seed(0)
+    model = timm.create_model(**RESNET, in_chans=1, num_classes=2)
+    given = {"features": model.forward_features, "head": model.get_classifier()} if dense else {}
+    recipe = recipe_of((DenseMultiMixLoss if dense else MultiMixLoss)(100, alpha_is_total=True), 0.5)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=3e-3, weight_decay=0.01)
+    scheduler, _ = create_scheduler_v2(optimizer, num_epochs=6, warmup_epochs=1, updates_per_epoch=2)
+    scaler, average = NativeScaler(device="cpu"), ModelEmaV3(model, decay=0.9)
+    x, labels = digits()
+    for epoch in range(6):
+        for batch in range(2):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = recipe(model, x[batch::2], labels[batch::2], **given)
+            optimizer.zero_grad()
+            scaler(loss, optimizer, clip_grad=1.0, parameters=model.parameters())
+            average.update(model, step=2 * epoch + batch)
+        scheduler.step(epoch + 1)
+    assert loss.isfinite()
+    assert (model(x).argmax(1) == labels).double().mean() > 0.9
+
+
+class Classification(lightning.LightningModule):
+    """Trains by the recipe and validates by the same call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(1024, 2))
+        self.recipe = MultiMixRecipe(MultiMixLoss(100))
+        self.validated = []
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        return self.recipe(self.network, *batch)
+
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
+        plain = F.cross_entropy(self.network(batch[0]), batch[1])
+        self.validated.append(torch.equal(self.recipe(self.network, *batch), plain))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+# Lightning's advice on workers and accelerators, and what its calls into torch deprecate.
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+def test_lightnings_loop(tmp_path):
+    """It trains, validates on clean images, and a checkpoint resumes the recipe's draws."""
+    loader = DataLoader(TensorDataset(*digits()), batch_size=16)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+    def trainer(epochs: int) -> lightning.Trainer:
+        return lightning.Trainer(max_epochs=epochs, enable_checkpointing=False, **quiet)
+
+    module = Classification()
+    first = trainer(2)
+    first.fit(module, loader, loader)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    assert module.validated
+    assert all(module.validated)
+    assert module.recipe.training
+    resumed = Classification()
+    trainer(2).fit(resumed, loader, ckpt_path=tmp_path / "last.ckpt")
+    assert torch.equal(resumed.recipe.generator.get_state(), module.recipe.generator.get_state())
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_compiled_models(probability):
+    model, x = Network().float(), images().float()
+    losses = [
+        recipe_of(MultiMixLoss(N, generator=seeded(4)), probability)(network, x, LABELS)
+        for network in (model, torch.compile(model, backend="aot_eager"))
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
