@@ -18,6 +18,7 @@ from mmbook import detection, scenes
 from mmlib import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss, _backend, metrics, transforms
 from mmlib.experiments import data, evaluation, runs, training
 from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods.base import option_names
 from mmlib.experiments.training import Config, Trainer
 from mmlib.experiments.training.trainer import train_epoch
 from mmlib.recipe import MultiMixRecipe
@@ -52,7 +53,7 @@ def dataset():
 
 
 def config(method="erm", **overrides):
-    options = {"num_mixtures": 50} if "num_mixtures" in METHODS[method].__init__.__kwdefaults__ else {}
+    options = {"num_mixtures": 50} if "num_mixtures" in option_names(METHODS[method]) else {}
     return Config(**{"dataset": "noise", "method": method, "options": options, "epochs": 2, **overrides})
 
 

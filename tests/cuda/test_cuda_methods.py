@@ -7,6 +7,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods.base import option_names
 from mmlib.experiments.training import Config, Trainer
 from mmlib.experiments.training.trainer import train_epoch
 
@@ -34,7 +35,7 @@ class DrawnOnTheHost(TorchFunctionMode):
 
 
 def config(name, **overrides):
-    options = {"num_mixtures": 50} if "num_mixtures" in METHODS[name].__init__.__kwdefaults__ else {}
+    options = {"num_mixtures": 50} if "num_mixtures" in option_names(METHODS[name]) else {}
     return Config(**{"dataset": "noise", "method": name, "options": options, "epochs": 4, "batch_size": 4, **overrides})
 
 

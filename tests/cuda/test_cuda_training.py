@@ -8,11 +8,12 @@ import torch
 
 from mmlib.experiments import data, evaluation, runs, training
 from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods.base import option_names
 from mmlib.experiments.training import Config
 
 
 def config(name, **overrides):
-    options = {"num_mixtures": 50} if "num_mixtures" in METHODS[name].__init__.__kwdefaults__ else {}
+    options = {"num_mixtures": 50} if "num_mixtures" in option_names(METHODS[name]) else {}
     return Config(**{"dataset": "noise", "method": name, "options": options, "epochs": 3, **overrides})
 
 
