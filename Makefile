@@ -9,7 +9,7 @@ book: environment            ## run the embedded grid and the chapters, build th
 	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
 	@echo "Open $(CURDIR)/build/site/_build/html/index.html"
 
-test: lint                   ## style, unit tests, docstrings' examples, and every notebook against its stored outputs
+test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest
 	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook
 	OMP_NUM_THREADS=1 pytest --nbval notebooks
@@ -17,6 +17,7 @@ test: lint                   ## style, unit tests, docstrings' examples, and eve
 lint: environment
 	ruff check .
 	ruff format --check .
+	basedpyright
 
 record: environment          ## run the cells of GRID without a record for MINUTES and record them; called again, it continues
 	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)

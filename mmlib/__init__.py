@@ -18,8 +18,8 @@ evaluation and run folders. The library never imports from it.
 from importlib import metadata
 
 from mmlib.attention import attention_map
-from mmlib.functional import dense_mixed_cross_entropy, mixed_cross_entropy
-from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
+from mmlib.functional import dense_mixed_cross_entropy, mixed_binary_cross_entropy, mixed_cross_entropy
+from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.metrics import alignment, uniformity
 from mmlib.mixing import mix
 from mmlib.sampling import sample_mixing_weights
@@ -31,11 +31,13 @@ except metadata.PackageNotFoundError:  # a copy of the folder that is on the pat
 
 __all__ = [
     "DenseMultiMixLoss",
+    "MultiMixBCELoss",
     "MultiMixLoss",
     "alignment",
     "attention_map",
     "dense_mixed_cross_entropy",
     "mix",
+    "mixed_binary_cross_entropy",
     "mixed_cross_entropy",
     "sample_mixing_weights",
     "uniformity",

@@ -4,103 +4,134 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Mixed logits computed together: on the CPU as many as stay in cache, or those of one of the compiled code's blocks;
-# elsewhere as many as keep the device busy.
-CHUNK_ON_CPU, CHUNK = 3 * 2**16, 2**24
+# Elements of the mixed-logit matrix processed per chunk: on the CPU few enough to stay in cache (rounded up to whole
+# kernel blocks), elsewhere enough to keep the device busy.
+CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 3 * 2**16, 2**24
 
 
-def _wanted(*values: Tensor | None) -> list[bool]:
-    """Which of the values need a gradient; autograd would also say so of leaves where gradients are switched off."""
+def needs_grad(*values: Tensor | None) -> list[bool]:
+    """Tell for each value whether it needs a gradient. Unlike `needs_input_grad`, False for leaves under `no_grad`."""
     return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in values]
 
 
-class _PrecomputedGradient(torch.autograd.Function):
-    """What saves the gradients by its first arguments in its forward pass; no other argument has one."""
+def mark_infinite(losses: Tensor) -> Tensor:
+    """Replace what a label of an impossible class costs by infinity.
+
+    Logits of -inf are computed with as a quarter of the lowest number (`finite_logits`), for 0 times infinity is NaN.
+    """
+    return losses.masked_fill(losses >= torch.finfo(losses.dtype).max ** 0.5, torch.inf)
+
+
+class PrecomputedGradient(torch.autograd.Function):
+    """Autograd function that computes its gradients in the forward pass.
+
+    `forward` returns the loss, then one gradient (or None) for each leading input; `backward` scales them. The
+    remaining inputs are not differentiable.
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(gradient for gradient in output[1:] if gradient is not None))
+        ctx.save_for_backward(*output[1:])
+        ctx.num_inputs = len(inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, scale):
+    def backward(ctx, scale, *_):
         gradients = [None if gradient is None else scale * gradient for gradient in ctx.saved_tensors]
-        return *gradients, *[None] * (len(ctx.needs_input_grad) - len(gradients))
+        return *gradients, *[None] * (ctx.num_inputs - len(gradients))
 
 
-class _SoftTargetLoss(_PrecomputedGradient):
-    """Mean over k and j of H(ỹ, softmax(l̃)), its gradients computed together with it.
+class SoftTargetLoss(PrecomputedGradient):
+    """Cross-entropy of n mixtures at r positions for any target, its gradients computed together with it.
 
-    l̃ = Λ l / s and ỹ = Λ y / s, where s = Λ a, or 1 without attention. With p̃ = softmax(l̃) the derivatives are
+    l̃ = Λ l / s and ỹ = Λ y / s, where s = Λ a. With p̃ = softmax(l̃) the derivatives are
     ∂H/∂l̃ = p̃ Σỹ - ỹ, ∂H/∂ỹ = -log p̃ and ∂H/∂s = -(l̃ · ∂H/∂l̃ + ỹ · ∂H/∂ỹ) / s; each goes through Λ from there.
+    A mixture's loss is the mean over the positions where s > 0.
+
+    Args of `forward`: a l and a y as matrices (c r, m), a as (r, m), Λ or else blocks of its rows, c, whether to
+    average over the mixtures that have a position, and which of the first four need gradients.
     """
 
     @staticmethod
-    def forward(ctx, logits, targets, attention, weights, blocks, n, c, wanted):
-        values = (logits, targets, attention)
-        mixed = (logits, targets, targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
-        size = CHUNK_ON_CPU if logits.device.type == "cpu" else CHUNK
-        sums = [torch.zeros_like(x) if want else None for x, want in zip(values, wanted)]
-        loss, of_weights = logits.new_zeros(()), []
-        for block in blocks:
-            for rows in block.split(max(1, size // len(logits))):
-                value, gradients = _chunk(rows.T.contiguous(), mixed, c, any(wanted[1:]))
-                loss += value
-                for total, gradient in zip(sums, gradients):
+    def forward(logits, targets, attention, mixing_weights, blocks, c, mean, needs):
+        inputs = (logits, targets, attention)
+        operands = (logits, targets, targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
+        elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+        grad_sums = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needs)]
+        loss, count, weight_grads = logits.new_zeros(()), 0, []
+        for block in [mixing_weights] if blocks is None else blocks:
+            for rows in block.split(max(1, elements // len(logits))):
+                value, counted, gradients = _chunk(rows.T.contiguous(), operands, c, any(needs[1:]))
+                loss, count = loss + value, count + counted
+                for total, gradient in zip(grad_sums, gradients):
                     if total is not None:
                         total.addmm_(gradient, rows)
-                if wanted[3]:
-                    of_weights.append(sum(g.T @ x for g, x in zip(gradients, values) if x is not None))
-        sums.append(torch.cat(of_weights) if wanted[3] else None)
-        terms = n * len(logits) // c
-        ctx.save_for_backward(*(None if g is None else g.div_(terms) for g in sums))
-        return loss / terms
+                if needs[3]:
+                    weight_grads.append(sum(g.T @ x for g, x in zip(gradients, inputs)))
+        grad_sums.append(torch.cat(weight_grads) if needs[3] else None)
+        divisor = count.clamp(min=1) if mean else 1
+        return mark_infinite(loss) / divisor, *(None if g is None else g.div_(divisor) for g in grad_sums)
 
 
-def _chunk(columns: Tensor, mixed: tuple[Tensor | None, ...], c: int, every: bool) -> tuple[Tensor, list[Tensor]]:
-    """The summed loss of the mixtures `columns`, and its derivatives by Λ l and, if `every`, by Λ y and Λ a.
+def _chunk(
+    columns: Tensor, operands: tuple[Tensor, ...], c: int, all_gradients: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The mixtures whose weights are `columns`: their summed loss, their number, and the derivatives by Λ l.
 
-    `mixed` are l, y, y summed over classes, (r, m), and a.
+    With `all_gradients` also those by Λ y and Λ a. The operands are a l, a y, a y summed over classes, (r, m), and a.
     """
-    logits, targets, masses, attention = mixed
+    logits, targets, target_mass, attention = operands
     x, y = ((values @ columns).view(c, -1) for values in (logits, targets))
-    mass = (masses @ columns).view(-1)
-    inverse = None if attention is None else (attention @ columns).reciprocal_().view(-1)
-    if inverse is not None:
-        for values in (x, y, mass):
-            values.mul_(inverse)
+    total = attention @ columns
+    valid = ~(total < torch.finfo(total.dtype).tiny)  # True of NaN, which must not get lost
+    inverse = total.reciprocal_().masked_fill_(~valid, 0).view(-1)
+    positions = valid.sum(dim=0)
+    term_weights = (valid.to(x.dtype) / positions.clamp(min=1)).view(-1)
+    scale = inverse * term_weights
+    x.mul_(inverse)
+    y.mul_(scale)
+    mass = (target_mass @ columns).view(-1).mul_(scale)
     x.sub_(x.amax(dim=0))
     loss = -torch.dot(x.view(-1), y.view(-1))
-    p = x.exp() if every else x.exp_()
-    total = p.sum(dim=0)
-    loss += torch.dot(total.log(), mass)
-    share = mass / total
-    if inverse is None:
-        gradients = [p.mul_(share).sub_(y)]
-    else:
-        gradients = [p.mul_(share.mul_(inverse)).addcmul_(y, inverse, value=-1)]
-    if every:
-        gradients.append((total.log() - x).mul_(1 if inverse is None else inverse))
-        gradients.append(-sum((value * gradient).sum(dim=0) for value, gradient in zip((x, y), gradients)))
-    return loss, [gradient.view(-1, columns.shape[1]) for gradient in gradients]
+    p = x.exp() if all_gradients else x.exp_()
+    partition = p.sum(dim=0)
+    loss += torch.dot(partition.log(), mass)
+    gradients = [p.mul_(mass / partition * inverse).addcmul_(y, inverse, value=-1)]
+    if all_gradients:
+        surprise = (partition.log() - x).mul_(inverse)
+        gradients.append(surprise * term_weights)
+        gradients.append(-(x * gradients[0] + y * surprise).sum(dim=0))
+    return loss, (positions > 0).sum(), [gradient.view(-1, columns.shape[1]) for gradient in gradients]
 
 
-class _LabelLossCpu(_PrecomputedGradient):
-    """Of labels, in single precision on the CPU: compiled (`mmlib._cpu_kernels`), with a gradient for logits alone.
+class LabelLossCpu(PrecomputedGradient):
+    """Cross-entropy of n mixtures for class indices in float32 on the CPU, by the numba kernel.
 
-    It takes Λ's factors l a, (c r, m), the m classes, and a, (m, r).
+    It is differentiable in the logits only.
+
+    Args of `forward`: a l as a matrix (c r, m), the classes (m, r), what a label counts (m, r), what label smoothing
+    adds to every class (c,), a as (m, r), Λ or else blocks of its rows, whether to average over the mixtures that have
+    a position, whether the logits need a gradient, and the kernels.
     """
 
     @staticmethod
-    def forward(ctx, logits, classes, attention, blocks, n):
-        from mmlib import _cpu_kernels
-
-        r, c = attention.shape[1], len(logits) // attention.shape[1]
-        whole = _cpu_kernels.BLOCK
-        size = -(-CHUNK_ON_CPU // len(logits) // whole) * whole
-        loss, gradient = 0.0, torch.zeros_like(logits)
-        for block in blocks:
+    def forward(logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, mean, needs, kernels):
+        kernel_block = kernels.MIXTURES_PER_BLOCK
+        size = -(-CPU_CHUNK_ELEMENTS // len(logits) // kernel_block) * kernel_block
+        arrays = [x.detach().numpy() for x in (classes, label_weights, smoothing)]
+        loss, count, gradient = 0.0, 0, torch.zeros_like(logits) if needs else None
+        for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
-                mixed, inverse = logits @ rows.T, (attention.T @ rows.T).reciprocal_()
-                arrays = (x.numpy() for x in (mixed.view(c, r, -1), rows, classes, attention, inverse))
-                loss += _cpu_kernels.cross_entropy_with_grad(*arrays)
-                if ctx.needs_input_grad[0]:  # a product, never a leaf
+                mixed, totals = logits @ rows.T, attention.T @ rows.T
+                positions_first = mixed.view(-1, attention.shape[1], len(rows)).numpy()
+                value, counted = kernels.cross_entropy_with_grad(
+                    positions_first, rows.contiguous().detach().numpy(), *arrays, totals.numpy()
+                )
+                loss, count = loss + value, count + counted
+                if needs:
                     gradient.addmm_(mixed, rows)
-        ctx.save_for_backward(gradient.div_(n * r))
-        return logits.new_tensor(loss / (n * r))
+        divisor = max(count, 1) if mean else 1
+        value = mark_infinite(logits.new_tensor(loss)) / divisor
+        return value, gradient.div_(divisor) if needs else None

@@ -82,7 +82,7 @@ def check_type(name: str, value: object, annotation: type | UnionType) -> object
     plain = _plain(value)
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(plain, accepted) or (isinstance(plain, bool) and bool not in kinds):
-        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        names = " or ".join("None" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
         raise TypeError(f"{name} must be {names}, got {value!r}")
     return plain
 

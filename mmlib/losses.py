@@ -1,29 +1,80 @@
 """MultiMix as criteria for anybody's training loop."""
 
+import warnings
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
-from mmlib._typing import Alpha, Float, Labels, Targets
+from mmlib._checks import check_choice, check_type
+from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, check_mask, is_integer, mixed_loss
+from mmlib._typing import Alpha, Float
 from mmlib.attention import attention_map
-from mmlib.functional import as_distributions, dense_mixed_cross_entropy, mixed_cross_entropy
-from mmlib.mixing import mix_dense
-from mmlib.sampling import check_alpha, sample_mixing_weights
+from mmlib.mixing import accumulation_dtype
 
 
-class MultiMixLoss(nn.Module):
-    """MultiMixLoss as a criterion: a drop-in for `nn.CrossEntropyLoss` in anybody's training loop.
+class _MixtureLoss(nn.Module):
+    """Arguments that all criteria share."""
+
+    weight: Tensor | None
+
+    def __init__(self, mixtures: Mixtures, terms: Terms) -> None:
+        super().__init__()
+        check_type("alpha_is_total", mixtures.alpha_is_total, bool)
+        mixtures.check(1)
+        terms.check()
+        self.num_mixtures, self.alpha, self.alpha_is_total, self.generator, _ = mixtures
+        weight, self.ignore_index, self.label_smoothing, self.reduction = terms
+        self.register_buffer("weight", weight)
+
+    def alpha_interval(self, num_examples: int) -> tuple[float, float]:
+        """Return the interval that the concentration of each example of a mini-batch is drawn from."""
+        return Mixtures(None, self.alpha, self.alpha_is_total, None).interval(num_examples)
+
+    def mixtures(self, mixing_weights: Tensor | None) -> Mixtures | None:
+        """Return what to mix with; None in evaluation mode."""
+        if not self.training:
+            return None
+        n = self.num_mixtures if mixing_weights is None else None
+        return Mixtures(n, self.alpha, self.alpha_is_total, self.generator, mixing_weights)
+
+    def terms(self) -> Terms:
+        """Return how classes count and losses are reduced."""
+        return Terms(self.weight, self.ignore_index, self.label_smoothing, self.reduction)
+
+    def extra_repr(self) -> str:
+        """Describe the criterion for `print`."""
+        names = ("num_mixtures", "alpha", "alpha_is_total", "label_smoothing", "reduction")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+class MultiMixLoss(_MixtureLoss):
+    """Cross-entropy of n mixtures of a mini-batch: a criterion that takes the place of `nn.CrossEntropyLoss`.
+
+    In evaluation mode it is the plain cross-entropy of the unmixed examples, as dropout is off there. Class weights
+    follow the convention of `nn.CrossEntropyLoss` for class probabilities in both modes: the mean divides by the
+    number of mixtures (or examples), not by their weights.
 
     Args:
-        num_mixtures, alpha, generator: as in `sample_mixing_weights`; the generator lives on the logits' device.
-        alpha_is_total: read alpha as the concentration of the whole mixture, α/m for each of m examples (ours). An example's
-            own label then weighs 1 / (1 + α) in its expected gradient instead of 1 / (1 + mα).
+        num_mixtures: n.
+        alpha: concentration of the Dirichlet distribution; a pair draws each mixture's own from U(low, high).
+        alpha_is_total: read alpha as the concentration of the whole mixture, alpha / m for each of m examples (ours).
+            An example's own label then weighs 1 / (1 + α) in its expected gradient instead of 1 / (1 + mα).
+        weight: of every class, (c,).
+        ignore_index: examples with this class index are in no mixture.
+        label_smoothing: from 0 to 1.
+        reduction: "mean", "sum", or "none" for a loss per mixture, (n,).
+        generator: source of randomness, on the device of the logits; by default torch's global one.
 
-    >>> criterion = MultiMixLoss(num_mixtures=1000)
-    >>> criterion(torch.randn(8, 3), torch.randint(3, (8,))).shape
-    torch.Size([])
+    Source: MultiMix (NeurIPS 2023), section 3.
+
+    >>> import torch
+    >>> criterion = MultiMixLoss(num_mixtures=1000, label_smoothing=0.1)
+    >>> logits, labels = torch.randn(8, 3), torch.randint(3, (8,))
+    >>> loss, mixing_weights = criterion(logits, labels, return_mixing_weights=True)
+    >>> torch.equal(criterion(logits, labels, mixing_weights=mixing_weights), loss)
+    True
+    >>> validation_loss = criterion.eval()(logits, labels)
     """
 
     def __init__(
@@ -32,59 +83,255 @@ class MultiMixLoss(nn.Module):
         alpha: Alpha = (0.5, 2.0),
         *,
         alpha_is_total: bool = False,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
         generator: Generator | None = None,
     ) -> None:
-        super().__init__()
-        check_alpha(num_mixtures, 1, alpha)
-        self.num_mixtures, self.alpha, self.generator = num_mixtures, alpha, generator
-        self.alpha_is_total = alpha_is_total
-
-    def forward(self, logits: Float[Tensor, "m c"], targets: Targets | Labels) -> Float[Tensor, ""]:
-        """The loss of one mini-batch."""
-        alpha = self.concentration(len(logits))
-        return mixed_cross_entropy(
-            logits, targets, num_mixtures=self.num_mixtures, alpha=alpha, generator=self.generator
-        )
-
-    def concentration(self, m: int) -> tuple[float, float]:
-        """The interval that the concentration of each of m examples is drawn from."""
-        low, high = check_alpha(self.num_mixtures, m, self.alpha)
-        return (low / m, high / m) if self.alpha_is_total else (low, high)
-
-    def extra_repr(self) -> str:
-        """What `print` shows of it."""
-        return f"n={self.num_mixtures}, alpha={self.alpha}, alpha_is_total={self.alpha_is_total}"
-
-
-class DenseMultiMixLoss(MultiMixLoss):
-    """Dense MultiMixLoss as a criterion: it takes the feature map and the head instead of logits.
-
-    A head that is an `nn.Linear` commutes with interpolation and sees the m examples only. Any other, a function
-    of (..., d), sees all n mixtures at every position, at n / m times the work and in memory that grows with n.
-
-    Attention is GAP with ReLU and ℓ1 normalisation, detached (our choice): it measures confidence and is no
-    path for gradients.
-
-    >>> features, head = torch.randn(8, 32, 4, 4), nn.Linear(32, 3)
-    >>> DenseMultiMixLoss(num_mixtures=1000)(features, head, torch.randint(3, (8,))).shape
-    torch.Size([])
-    """
+        mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator)
+        super().__init__(mixtures, Terms(weight, ignore_index, label_smoothing, reduction))
 
     def forward(
-        self, features: Float[Tensor, "m d *_"], head: Callable, targets: Targets | Float[Tensor, "m r c"] | Labels
-    ) -> Float[Tensor, ""]:
-        """The loss of one mini-batch: features before pooling, (m, d, h, w) or (m, d, r), the head, targets."""
-        features = features.flatten(2)
-        attention = attention_map(features.detach(), features.detach().mean(dim=2))
-        drawn = {"alpha": self.concentration(len(features)), "generator": self.generator}
-        if type(head) is nn.Linear:
-            return dense_mixed_cross_entropy(
-                head(features.mT), targets, attention, num_mixtures=self.num_mixtures, **drawn
+        self,
+        logits: Float[Tensor, "m c"],
+        targets: Tensor,
+        *,
+        mixing_weights: Float[Tensor, "n m"] | None = None,
+        return_mixing_weights: bool = False,
+    ) -> LossAndWeights:
+        """Compute the loss of one mini-batch.
+
+        Args:
+            logits: the affine classifier's output.
+            targets: class indices (m,) or distributions (m, c).
+            mixing_weights: Λ, instead of a random one; not used in evaluation mode.
+            return_mixing_weights: also return Λ; in evaluation mode it is the identity.
+        """
+        mixtures = self.mixtures(mixing_weights)
+        return mixed_loss(logits, targets, None, None, mixtures, self.terms(), return_mixing_weights)
+
+
+class MultiMixBCELoss(_MixtureLoss):
+    """Binary cross-entropy of n mixtures of a mini-batch, for examples with any number of labels.
+
+    It takes the place of `nn.BCEWithLogitsLoss`, and is that of the unmixed examples in evaluation mode.
+
+    Args:
+        weight: of every class, (c,).
+        pos_weight: what a yes counts, per class, (c,).
+        num_mixtures, alpha, alpha_is_total, reduction, generator: as in `MultiMixLoss`.
+
+    Source: ours; MultiMix (NeurIPS 2023) has one label per example.
+
+    >>> import torch
+    >>> criterion = MultiMixBCELoss(num_mixtures=1000)
+    >>> loss = criterion(torch.randn(8, 5), torch.rand(8, 5) > 0.7)
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        num_mixtures: int = 1000,
+        alpha: Alpha = (0.5, 2.0),
+        *,
+        alpha_is_total: bool = False,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        reduction: str = "mean",
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(Mixtures(num_mixtures, alpha, alpha_is_total, generator), Terms(weight, reduction=reduction))
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "m c"],
+        targets: Tensor,
+        *,
+        mixing_weights: Float[Tensor, "n m"] | None = None,
+        return_mixing_weights: bool = False,
+    ) -> LossAndWeights:
+        """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
+        mixtures, classes = self.mixtures(mixing_weights), (self.weight, self.pos_weight)
+        return binary_loss(logits, targets, mixtures, *classes, self.reduction, return_mixing_weights)
+
+
+class DenseMultiMixLoss(_MixtureLoss):
+    """Dense MultiMix as a criterion: it takes the feature map and the head instead of logits.
+
+    A head that is affine commutes with interpolation and sees the m examples only. Any other, a function of (..., d),
+    sees all n mixtures at every position, at n / m times the work and in memory that grows with n.
+
+    In evaluation mode the loss is the plain cross-entropy of the head's output on the mean of the features over
+    (unmasked) positions, which for an affine head is the mean of its logits. If targets are per position it is their
+    plain cross-entropy there.
+
+    Args:
+        layout: "channels_first" for features (m, d, h, w) or (m, d, r), "channels_last" for (m, h, w, d) or tokens
+            (m, r, d).
+        attention: how much each position counts: "gap" compares the features with their mean, "cam" with the head's
+            weights of the example's target, each by `attention_map`. Or a function with the signature of
+            `attention_map` (such as `softmax_attention_map`), which gets the mean as its query.
+        detach_attention: let no gradient through the attention (our choice): it measures confidence.
+        affine: whether the head is an affine map. None looks: `nn.Linear`, parametrized or compiled, and
+            `nn.Sequential` of such and of inactive dropout are; with any other head it warns once.
+        num_mixtures, alpha, alpha_is_total, weight, ignore_index, label_smoothing, reduction, generator: as in
+            `MultiMixLoss`. A mixture's loss is the mean over its positions.
+
+    Source: MultiMix (NeurIPS 2023), section 3, dense interpolation.
+
+    >>> import torch
+    >>> features, head = torch.randn(8, 32, 4, 4), nn.Linear(32, 3)
+    >>> loss = DenseMultiMixLoss(num_mixtures=1000)(features, head, torch.randint(3, (8,)))
+    >>> tokens, mask = torch.randn(8, 9, 32), torch.arange(9) < torch.randint(1, 10, (8, 1))
+    >>> criterion = DenseMultiMixLoss(num_mixtures=1000, layout="channels_last")
+    >>> loss = criterion(tokens, head, torch.randint(3, (8,)), mask=mask)
+    """
+
+    def __init__(
+        self,
+        num_mixtures: int = 1000,
+        alpha: Alpha = (0.5, 2.0),
+        *,
+        alpha_is_total: bool = False,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        generator: Generator | None = None,
+        layout: str = "channels_first",
+        attention: str | Callable[..., Tensor] = "gap",
+        detach_attention: bool = True,
+        affine: bool | None = None,
+    ) -> None:
+        mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator)
+        super().__init__(mixtures, Terms(weight, ignore_index, label_smoothing, reduction))
+        check_choice("layout", layout, ("channels_first", "channels_last"))
+        if not callable(attention):
+            check_choice("attention", attention, ("gap", "cam"))
+        check_type("affine", affine, bool | None)
+        self.layout, self.attention, self.detach_attention, self.affine = layout, attention, detach_attention, affine
+        self._warned = False
+
+    def forward(
+        self,
+        features: Tensor,
+        head: Callable[[Tensor], Tensor],
+        targets: Tensor,
+        *,
+        mask: Tensor | None = None,
+        query: Tensor | None = None,
+        mixing_weights: Float[Tensor, "n m"] | None = None,
+        return_mixing_weights: bool = False,
+    ) -> LossAndWeights:
+        """Compute the loss of one mini-batch.
+
+        Args:
+            features: before pooling, in the criterion's layout.
+            head: the classifier, a function of (..., d).
+            targets: class indices or distributions, per example or per position, as in `dense_mixed_cross_entropy`.
+            mask: bool, (m, r) or (m, h, w), True where a position is real.
+            query: (m, d), what positions are compared with, for instance the class token.
+            mixing_weights, return_mixing_weights: as in `MultiMixLoss`.
+        """
+        values, mask = self._positions(features, mask, head)
+        attention, head_of_mixtures = None, None
+        if self.training:
+            attention = self._attention(values, head, targets, mask, query)
+            if self._is_affine(head):
+                values = head(values)
+            else:
+                head_of_mixtures = head
+        elif targets.ndim == 3 or (is_integer(targets) and targets.shape == values.shape[:2]):
+            values = head(values)
+        else:
+            values = head(_mean_over_positions(values, mask).to(values.dtype)).unsqueeze(1)
+            mask = None if mask is None else mask.any(dim=1, keepdim=True)
+        mixtures, terms = self.mixtures(mixing_weights), self.terms()
+        return mixed_loss(values, targets, attention, mask, mixtures, terms, return_mixing_weights, head_of_mixtures)
+
+    def _positions(self, features: Tensor, mask: Tensor | None, head: Callable) -> tuple[Tensor, Tensor | None]:
+        """Features as (m, r, d) and the mask as (m, r); masked features are 0, so that nothing of them is left."""
+        if features.ndim < 3:
+            raise ValueError(f"features must have shape (m, d, r) or alike, got {tuple(features.shape)}")
+        shape = tuple(features.shape)
+        features = features.flatten(2).mT if self.layout == "channels_first" else features.flatten(1, -2)
+        in_features = getattr(_linear(head), "in_features", features.shape[2])
+        if features.shape[2] != in_features:
+            raise ValueError(
+                f"{self.layout} features must have {in_features} channels for this head, got shape {shape}"
             )
-        weights = sample_mixing_weights(
-            self.num_mixtures, len(features), **drawn, device=features.device, dtype=attention.dtype
-        )
-        logits = head(mix_dense(weights, attention, features.mT))
-        shape = torch.Size((*attention.shape, logits.shape[-1]))
-        targets = as_distributions(targets, shape).to(weights.dtype).expand(shape)
-        return F.cross_entropy(logits.flatten(0, 1), mix_dense(weights, attention, targets).flatten(0, 1))
+        if mask is None:
+            return features, None
+        mask = check_mask(mask.flatten(1), features.shape[:2])
+        return features.masked_fill(~mask.unsqueeze(2), 0), mask
+
+    def _attention(
+        self, features: Tensor, head: Callable, targets: Tensor, mask: Tensor | None, query: Tensor | None
+    ) -> Float[Tensor, "m r"]:
+        features = features.to(accumulation_dtype(features.dtype))
+        if query is None and self.attention == "cam":
+            query = _class_queries(head, targets, self.ignore_index).to(features.dtype)
+        elif query is None:
+            query = _mean_over_positions(features, mask)
+        if self.detach_attention:
+            features, query = features.detach(), query.detach()
+        function = self.attention if callable(self.attention) else attention_map
+        return function(features.mT, query, mask=mask)
+
+    def _is_affine(self, head: Callable) -> bool:
+        if self.affine is not None:
+            return self.affine
+        affine = is_affine(head)
+        if not affine and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(head).__name__} is not known to be affine, so it sees every mixture at every "
+                "position; pass affine=True if it is affine, affine=False if it is not",
+                stacklevel=3,
+            )
+        return affine
+
+
+def is_affine(head: object) -> bool:
+    """Tell whether a head is known to be an affine map of the last axis.
+
+    >>> is_affine(nn.Sequential(nn.Dropout(0.5).eval(), nn.Linear(8, 3))), is_affine(nn.Sequential(nn.ReLU()))
+    (True, False)
+    """
+    head = getattr(head, "_orig_mod", head)  # compiled
+    if type(head) is nn.Sequential:
+        return all(map(is_affine, head))
+    if isinstance(head, _DropoutNd):
+        return not head.training or head.p == 0
+    # Parametrizations subclass the layer and keep its forward.
+    return isinstance(head, nn.Identity) or getattr(type(head), "forward", None) is nn.Linear.forward
+
+
+def _linear(head: object) -> nn.Linear | None:
+    """The first linear layer of a head, if it is one or a sequence that has one."""
+    head = getattr(head, "_orig_mod", head)
+    layers = map(_linear, head) if type(head) is nn.Sequential else [head if isinstance(head, nn.Linear) else None]
+    return next((layer for layer in layers if layer is not None), None)
+
+
+def _class_queries(head: object, targets: Tensor, ignore_index: int) -> Float[Tensor, "m d"]:
+    """The class activation map's query: the head's weights of each example's target, W y."""
+    linear = _linear(head)
+    if linear is None or not is_affine(head):
+        raise ValueError(f"attention='cam' needs a linear head, got {type(head).__name__}")
+    if targets.ndim == 1:
+        return linear.weight[targets.long().clamp(0, linear.out_features - 1)]
+    if targets.ndim != 2 or targets.shape[1] != linear.out_features:
+        raise ValueError(f"attention='cam' needs targets per example, got shape {tuple(targets.shape)}")
+    return targets.to(linear.weight.dtype) @ linear.weight
+
+
+def _mean_over_positions(features: Tensor, mask: Tensor | None) -> Float[Tensor, "m d"]:
+    """The mean of features (m, r, d), 0 where masked, over real positions; 0 for an example without any."""
+    features = features.to(accumulation_dtype(features.dtype))
+    if mask is None:
+        return features.mean(dim=1)
+    return features.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)

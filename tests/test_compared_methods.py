@@ -13,8 +13,8 @@ from mmlib.experiments.methods._pairs import draw_pairs
 from mmlib.experiments.methods.alignmixup import sinkhorn, squared_distances
 from mmlib.experiments.methods.cutmix import interval
 from mmlib.experiments.methods.zeta_mixup import zeta_weights
+from tests.helpers import C, M, assert_same, clone
 from tests.reference import mixtures, pairs
-from tests.test_methods import C, M, assert_same, clone
 
 
 def replay_pairs(host, device, alpha):

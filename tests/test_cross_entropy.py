@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import mixtures
 
-import mmlib._cpu_kernels
 import mmlib._autograd
+import mmlib._cpu_kernels
 import mmlib.sampling
 from mmlib import dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
+from tests.reference import mixtures
 
 M = 40
 CLOSE = {"rtol": 1e-5, "atol": 1e-8}

@@ -4,11 +4,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from reference import mixtures
 from torch import nn
 
 from examples import lightning_module, plain, targets, timm_step
 from mmlib import DenseMultiMixLoss, MultiMixLoss, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
+from tests.reference import mixtures
 
 M, R, D, C, N = 6, 4, 5, 3, 7
 EXACT = {"rtol": 1e-9, "atol": 1e-11}

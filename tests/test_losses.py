@@ -5,13 +5,13 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import mixtures
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmlib._autograd
 import mmlib.sampling
 from mmlib import DenseMultiMixLoss, MultiMixLoss, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
+from tests.reference import mixtures
 
 M, R, D, C, N = 6, 4, 5, 3, 9
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

@@ -13,8 +13,8 @@ from mmlib.experiments.methods._saliency import pool_saliency, saliency_map
 from mmlib.experiments.methods.puzzlemix import enlarge, least_energy, transport
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.preact_resnet import preact_resnet
+from tests.helpers import assert_same, clone
 from tests.reference import puzzles
-from tests.test_methods import assert_same, clone
 
 M, C = 6, 3
 

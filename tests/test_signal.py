@@ -12,8 +12,8 @@ from mmlib.experiments.methods import METHODS
 from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.trainer import Trainer, train
+from tests.helpers import C, M, N, assert_same, clone, expected_mixup, skip_coin
 from tests.reference import mixtures
-from tests.test_methods import C, M, N, assert_same, clone, expected_mixup, skip_coin
 
 NAMES = ["multimix_amplified", "multimix_annealed", "multimix_around"]
 

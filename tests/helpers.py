@@ -1,0 +1,46 @@
+"""Helpers of the methods' tests: draws replayed from a method's own generators, losses compared with their gradients."""
+
+import torch
+
+from mmlib import sample_mixing_weights
+from tests.reference import mixtures
+
+M, C, N = 6, 3, 5  # examples, classes and mixtures
+
+
+def clone(generator):
+    """Make another generator that draws the same numbers next."""
+    return torch.Generator().set_state(generator.get_state())
+
+
+def skip_coin(method):
+    """Replay the draw that chooses between embeddings and inputs."""
+    return torch.rand((), generator=method.cpu_generator).item()
+
+
+def gradients(loss, classifier):
+    """Differentiate a loss by all parameters of the classifier."""
+    return torch.autograd.grad(loss, list(classifier.parameters()))
+
+
+def assert_same(loss, expected, classifier):
+    """Compare two losses, and their gradients by the classifier's parameters."""
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, classifier), gradients(expected, classifier))
+
+
+def expected_mixup(method, images, targets, alpha):
+    """Compute mixup's loss, one λ for all: λ x_i + (1 - λ) x_π(i), held against the targets mixed alike."""
+    lam = sample_mixing_weights(1, 2, alpha, generator=clone(method.cpu_generator), dtype=torch.double)[0, 0]
+    permutation = torch.randperm(M, generator=clone(method.generator)).tolist()
+    mixed = torch.stack([lam * images[i] + (1 - lam) * images[j] for i, j in enumerate(permutation)])
+    mixed_targets = [lam * targets[i] + (1 - lam) * targets[j] for i, j in enumerate(permutation)]
+    logits = method.classifier(mixed)
+    return sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, mixed_targets)) / M
+
+
+def perturb(classifier):
+    """Change every parameter a little."""
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.mul_(1.1).add_(0.01)
