@@ -1,40 +1,32 @@
-"""Targets of other kinds: what the criteria take is, for every example, how much each class counts."""
+"""Targets of other kinds, multi-label and a teacher's: python examples/targets.py."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib import mix, sample_mixing_weights
+from mmlib import MultiMixBCELoss, MultiMixLoss
 
 
-def weighted_and_smoothed(labels: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Targets (m, c) that make of a criterion what the arguments of the same names make of `F.cross_entropy`.
-
-    Args:
-        labels: classes, (m,).
-        weight: of every class, (c,); ones leave the classes alike.
-    """
-    one_hot = F.one_hot(labels, len(weight)).to(weight.dtype)
-    smoothed = (1 - label_smoothing) * one_hot + label_smoothing / len(weight)
-    return smoothed * weight / weight[labels].mean()
+def share_among_classes(multi_hot: Tensor) -> Tensor:
+    """Turn multi-hot rows (m, c) into distributions: an example's classes share it. A row of zeros stays one."""
+    return multi_hot / multi_hot.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def one_of_several(hot: Tensor) -> Tensor:
-    """Multi-hot rows (m, c) as distributions: an example's classes share it. One without a class has no share."""
-    return hot / hot.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def each_by_itself(logits: Tensor, hot: Tensor, n: int = 1000) -> Tensor:
-    """Mean binary cross-entropy of n mixtures, every class a decision of its own: multi-hot rows as they are."""
-    weights = sample_mixing_weights(n, len(logits), device=logits.device, dtype=logits.dtype)
-    return F.binary_cross_entropy_with_logits(mix(weights, logits), mix(weights, hot))
+def blend_with_teacher(labels: Tensor, teacher_logits: Tensor, gamma: float = 0.5) -> Tensor:
+    """Return targets (1 - γ) y + γ p' for knowledge distillation, where p' is the teacher's prediction."""
+    predicted = teacher_logits.detach().softmax(dim=1)
+    return torch.lerp(torch.nn.functional.one_hot(labels, predicted.shape[1]).to(predicted), predicted, gamma)
 
 
 def main() -> None:
-    """Print the targets of one example in each form."""
-    labels, weight = torch.tensor([0, 2]), torch.tensor([1.0, 1.0, 2.0])
-    print(weighted_and_smoothed(labels, weight, label_smoothing=0.1))
-    print(one_of_several(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])))
+    """Print the loss of one mini-batch for each kind of targets."""
+    torch.manual_seed(0)
+    logits, teacher_logits, labels = torch.randn(8, 5), torch.randn(8, 5), torch.randint(5, (8,))
+    multi_hot = (torch.rand(8, 5) < 0.4).float()
+    weighted = MultiMixLoss(weight=torch.tensor([1.0, 1.0, 1.0, 2.0, 4.0]), label_smoothing=0.1)
+    print(f"weighted classes, smoothed labels: {weighted(logits, labels):.4f}")
+    print(f"a teacher's targets: {MultiMixLoss()(logits, blend_with_teacher(labels, teacher_logits)):.4f}")
+    print(f"several labels, one softmax: {MultiMixLoss()(logits, share_among_classes(multi_hot)):.4f}")
+    print(f"several labels, a sigmoid each: {MultiMixBCELoss()(logits, multi_hot):.4f}")
 
 
 if __name__ == "__main__":

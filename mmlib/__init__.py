@@ -22,6 +22,7 @@ from mmlib.functional import dense_mixed_cross_entropy, mixed_binary_cross_entro
 from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.metrics import alignment, uniformity
 from mmlib.mixing import mix
+from mmlib.recipe import MultiMixRecipe
 from mmlib.sampling import sample_mixing_weights
 
 try:
@@ -33,6 +34,7 @@ __all__ = [
     "DenseMultiMixLoss",
     "MultiMixBCELoss",
     "MultiMixLoss",
+    "MultiMixRecipe",
     "alignment",
     "attention_map",
     "dense_mixed_cross_entropy",

@@ -3,24 +3,26 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mmlib._checks import check_range
-from mmlib._typing import Bool, Float, Labels, Targets
-from mmlib.functional import Terms, unmixed_cross_entropy
-from mmlib.losses import DenseMultiMixLoss, MultiMixLoss
+from mmlib._typing import Bool, Float
+from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.mixing import accumulation_dtype
 from mmlib.sampling import check_alpha
 from mmlib.transforms import draw_pairs, mix_pairs
+
+Criterion = MultiMixLoss | DenseMultiMixLoss | MultiMixBCELoss
 
 
 class MultiMixRecipe(nn.Module):
     """The recipe of MultiMix: a training loss of mixed embeddings on some mini-batches, of mixed images on the others.
 
     A coin decides for each mini-batch. With the given probability its embeddings are mixed, by the criterion;
-    otherwise its images are, by mixup, and the loss is cross-entropy with the criterion's weight, label smoothing,
-    ignored index and reduction. The network never trains on clean examples. In evaluation mode the loss is
-    plain cross-entropy of clean images.
+    otherwise its images are, by mixup, and the loss is plain cross-entropy with the criterion's class weights, label
+    smoothing, ignored index and reduction. The network never trains on clean examples. In evaluation mode the loss
+    is plain cross-entropy of clean images. `MultiMixBCELoss` makes it binary cross-entropy throughout.
 
     Coin, λ and pairs come from a generator of the CPU, so that no step waits for a GPU; its state is part of
     `state_dict`. The criterion draws its mixtures from its own.
@@ -48,15 +50,15 @@ class MultiMixRecipe(nn.Module):
 
     def __init__(
         self,
-        criterion: MultiMixLoss | DenseMultiMixLoss,
+        criterion: Criterion,
         *,
         probability: float = 0.5,
         mixup_alpha: float = 1.0,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(criterion, MultiMixLoss | DenseMultiMixLoss):
-            raise TypeError(f"criterion must be MultiMixLoss or DenseMultiMixLoss, got {type(criterion).__name__}")
+        if not isinstance(criterion, Criterion):
+            raise TypeError(f"criterion must be one of mmlib, such as MultiMixLoss, got {type(criterion).__name__}")
         check_range(0, 1, probability=probability)
         check_alpha(mixup_alpha)
         if generator is None:
@@ -70,7 +72,7 @@ class MultiMixRecipe(nn.Module):
         self,
         model: Callable[[Tensor], Tensor],
         images: Float[Tensor, "m *axes"],
-        targets: Targets | Labels,
+        targets: Tensor,
         *,
         features: Callable[[Tensor], Tensor] | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
@@ -80,7 +82,7 @@ class MultiMixRecipe(nn.Module):
         Args:
             model: returns the logits (m, c) of m images.
             images: the unmixed mini-batch.
-            targets: class indices (m,) or distributions over classes (m, c).
+            targets: class indices (m,) or distributions over classes (m, c), as the criterion takes them.
             features: for the dense criterion, returns the features before pooling of m images.
             head: for the dense criterion, the model's classifier.
         """
@@ -89,7 +91,7 @@ class MultiMixRecipe(nn.Module):
             takes = "both features and head" if dense else "neither features nor head"
             raise TypeError(f"{type(self.criterion).__name__} takes {takes}")
         if not self.training:
-            return self._reduce(self._cross_entropy(model(images), targets), self._takes_part(targets))
+            return self._reduce(self._plain_loss(model(images), targets), self._takes_part(targets))
         if torch.rand((), generator=self.generator, device="cpu").item() < self.probability:
             if dense:
                 return self.criterion(features(images), head, targets)
@@ -104,20 +106,33 @@ class MultiMixRecipe(nn.Module):
         other = own[partners]
         lam = torch.where(own, torch.where(other, lam, 1), 0)  # an ignored example leaves the pair to the other
         logits = model(mix_pairs(images, partners, lam))
-        losses = lam * self._cross_entropy(logits, targets) + (1 - lam) * self._cross_entropy(logits, targets[partners])
+        losses = lam * self._plain_loss(logits, targets) + (1 - lam) * self._plain_loss(logits, targets[partners])
         return self._reduce(losses, own | other)
 
-    def _takes_part(self, targets: Targets | Labels) -> Bool[Tensor, " m"]:
-        """Tell for each example whether its label is not the ignored one."""
-        if targets.ndim == 1:
+    def _takes_part(self, targets: Tensor) -> Bool[Tensor, " m"]:
+        """Tell for each example whether it has a label, one that is not ignored."""
+        if targets.ndim == 1 and not isinstance(self.criterion, MultiMixBCELoss):
             return targets != self.criterion.ignore_index
         return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
 
-    def _cross_entropy(self, logits: Float[Tensor, "m c"], targets: Targets | Labels) -> Float[Tensor, " m"]:
-        """Return the cross-entropy of each example, by the criterion's conventions."""
+    def _plain_loss(self, logits: Float[Tensor, "m c"], targets: Tensor) -> Float[Tensor, " m"]:
+        """Return the loss of each example, by the criterion's conventions, in single precision at least."""
         criterion = self.criterion
-        terms = Terms(criterion.weight, criterion.ignore_index, criterion.label_smoothing, "none")
-        return unmixed_cross_entropy(logits, targets, None, terms)
+        logits = logits.to(accumulation_dtype(logits.dtype))
+        targets = targets.to(logits.dtype) if targets.ndim == 2 else targets.long()
+        weight = None if criterion.weight is None else criterion.weight.to(logits)
+        if isinstance(criterion, MultiMixBCELoss):
+            yes = None if criterion.pos_weight is None else criterion.pos_weight.to(logits)
+            losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=yes, reduction="none")
+            return losses.mean(dim=1)
+        return F.cross_entropy(
+            logits,
+            targets,
+            weight,
+            ignore_index=criterion.ignore_index,
+            label_smoothing=criterion.label_smoothing,
+            reduction="none",
+        )
 
     def _reduce(self, losses: Float[Tensor, " m"], valid: Bool[Tensor, " m"]) -> Tensor:
         """Reduce as the criterion does; the mean is over what is not ignored, and 0 if there is nothing."""
