@@ -6,7 +6,6 @@ comment there runs no cell again. Of notebooks and other sources, digests of wha
 (`tools.digests`), so that refreshed outputs, touched files and caches run nothing again.
 """
 
-import json
 import math
 import os
 import shlex
@@ -15,6 +14,7 @@ import torch
 import yaml
 
 from mmbook import grids
+from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.provenance import code_digest
 from tools.digests import cells_digest, records_digest, source_digest
 
@@ -76,13 +76,7 @@ def command(cell):
     if cell.processes == 1:
         return on_gpus + papermill(CELL, f"{parameters['folder']}/notebook.ipynb", parameters) + " -p max_minutes "
     torchrun = f"torchrun --standalone --nproc-per-node {cell.processes} -m mmlib.experiments"
-    return f"{on_gpus}{torchrun} {options(parameters)} --max-minutes "
-
-
-def options(parameters):
-    """Options of `python -m mmlib.experiments`: text as it is, everything else as JSON."""
-    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in parameters.items()}
-    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in values.items())
+    return f"{on_gpus}{torchrun} {shlex.join(to_arguments(parameters))} --max-minutes "
 
 
 def papermill(notebook, output, parameters):

@@ -5,7 +5,6 @@ history stored by columns. Beside it lie the embeddings of seed 0, unless the gr
 network's weights where the grid asks for them.
 """
 
-import io
 import json
 import math
 import warnings
@@ -13,11 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from mmlib.experiments import runs
 from mmlib.experiments.methods import METHODS
-from mmlib.experiments.runs import RunRecord, checksum, parse_run_path, write_atomic, write_json
+from mmlib.experiments.runs import RunRecord, checksum, parse_run_path, write_atomic, write_json, write_weights
 
 NON_SCALAR = ("class_accuracy", "pgd_errors", "ood")  # metrics that are lists or tables
 # The fields that each part of a record must have.
@@ -170,7 +167,5 @@ def add(record: RunRecord, ledger: Path, *, embeddings: bool = True, weights: bo
     if embeddings and record.seed == 0:
         write_atomic(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
-        buffer = io.BytesIO()
-        torch.save({"objective": {runs.CLASSIFIER + name: w for name, w in record.weights().items()}}, buffer)
-        write_atomic(path.with_suffix(".pt"), buffer.getvalue())
+        write_weights(path.with_suffix(".pt"), record.weights())
     write_json(path, content | {"checksum": checksum(content)})

@@ -1,8 +1,11 @@
 """The first steps of every notebook: check its parameters, which papermill does not, and draw pictures inline."""
 
 import ast
+import functools
 import inspect
+import operator
 import sys
+import typing
 from pathlib import Path
 
 from mmlib._checks import check_type
@@ -41,7 +44,8 @@ def check_parameters(namespace: dict) -> None:
         if name not in declared:
             raise ValueError(f"{name} is not a parameter of this notebook; it takes {', '.join(declared)}")
     for name, annotation in declared.items():
-        check_type(name, namespace[name], annotation)
+        kinds = typing.get_args(annotation) or (annotation,)  # of Optional[int], int and None
+        check_type(name, namespace[name], functools.reduce(operator.or_, kinds))
 
 
 def _injected(cells: list[str]) -> list[str]:

@@ -4,34 +4,60 @@ python -m mmbook.detection --record runs/try.json --detector ssd --start runs/pr
 """
 
 import argparse
-import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from mmbook.detection.config import Config
 from mmbook.detection.records import run
+from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Where and how fast to run: settings that do not decide the result.
+
+    Args:
+        record: the file to write, a .json that does not exist yet.
+        root: the folder in which VOC lies.
+        device: cpu or cuda.
+        workers: processes that read images.
+        threads: of the processor; None takes torch's default.
+    """
+
+    record: str
+    root: str = "data"
+    device: str = "cpu"
+    workers: int = 0
+    threads: int | None = None
+
+
+def parse(arguments: list[str]) -> tuple[Config, RuntimeOptions]:
+    """Parse a command line; one that is wrong ends the program with one line and exit code 2."""
+    parser = OneLineParser(
+        prog="python -m mmbook.detection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(parser, RuntimeOptions)
+    add_options(parser, Config)
+    given = parser.parse_args(arguments)
+    try:
+        return parse_settings(given, Config), parse_settings(given, RuntimeOptions)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
 
 
 def main(arguments: list[str]) -> None:
-    """Run the configuration that the arguments describe; every field of `Config` is an option."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmbook.detection", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--record", type=Path, required=True, help="file to write, a .json that does not exist yet")
-    parser.add_argument("--root", default="data", help="folder in which VOC lies")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the processor")
-    for field in dataclasses.fields(Config):
-        option = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(option, type=field.type, default=field.default, help=f"default: {field.default!r}")
-    given = vars(parser.parse_args(arguments))
-    config = Config(**{field.name: given[field.name] for field in dataclasses.fields(Config)})
-    torch.set_num_threads(given["threads"])
-    path = given["record"]
-    content = run(config, path, root=given["root"], device=given["device"], workers=given["workers"])
+    """Run what the arguments describe."""
+    config, options = parse(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    path = Path(options.record)
+    content = run(config, path, root=options.root, device=options.device, workers=options.workers)
     found = content["metrics"]["map"]  # None where the test split has no objects
     print(f"{path}: test mAP {found and f'{found:.2f} %'} after {len(content['history'])} epochs")
 
@@ -39,5 +65,6 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (TypeError, ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"mmbook.detection: {error}")
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"mmbook.detection: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -56,7 +56,7 @@ def load_pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dic
             (path / "metrics.json").stat()  # marks a finished run
             record = None
         pretrain_config = record.config if record else json.loads((path / "config.json").read_text())
-        weights = record.weights() if record else runs.weights(path / "checkpoint.pt")
+        weights = record.weights() if record else runs.load_weights(path / "checkpoint.pt")
     except FileNotFoundError as error:
         raise FileNotFoundError(
             "start must be the folder of a finished run, or its record in a ledger that keeps weights, "
