@@ -11,17 +11,17 @@ from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.trainer import Trainer
 
 folder, method = Path(sys.argv[1]), sys.argv[2]
-distributed.start("cpu")
+distributed.init("cpu")
 run = Trainer(
     Config(method=method, precision="float64", batch_size=20, options={"probability": 1.0}), data.load("digits")
 )
 images, labels = next(iter(run.batches))
-run.loss.train()(images, labels).backward()
+run.step_module.train()(images, labels).backward()
 gradients = {name: p.grad for name, p in run.classifier.named_parameters()}
-weights_next = torch.rand(3, generator=run.objective.generator)
+weights_next = torch.rand(3, generator=run.method.generator)
 buffers = dict(run.classifier.named_buffers())
 torch.save(
     {"images": images, "labels": labels, "gradients": gradients, "drawn": weights_next, "buffers": buffers},
     folder / f"rank{distributed.rank()}.pt",
 )
-distributed.stop()
+distributed.shutdown()

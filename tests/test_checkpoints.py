@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmlib.experiments import runs
+from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.training.checkpoints import Checkpoints
 
 
@@ -30,7 +31,10 @@ def last(checkpoints):
 
 
 def test_the_last_two_are_kept(checkpoints):
-    assert sorted(path.name for path in last(checkpoints).parent.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
+    assert sorted(path.name for path in last(checkpoints).parent.iterdir()) == [
+        "checkpoint-previous.pt",
+        "checkpoint.pt",
+    ]
     assert checkpoints.load()["epoch"] == 3
     assert torch.load(checkpoints.paths[1], weights_only=True)["epoch"] == 2
 
@@ -39,12 +43,12 @@ def test_the_last_two_are_kept(checkpoints):
 def test_one_cut_short_is_named_and_the_one_before_it_used(checkpoints, length):
     content = last(checkpoints).read_bytes()
     last(checkpoints).write_bytes(content[: length if isinstance(length, int) else int(length * len(content))])
-    with pytest.warns(UserWarning, match=r"run/checkpoint.pt is not whole \(.+\): passed over"):
+    with pytest.warns(UserWarning, match=r"run/checkpoint.pt is not whole \(.+\): skipped"):
         assert checkpoints.load()["epoch"] == 2
 
 
 @pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04" + bytes(500)])
-def test_one_that_is_none_is_named(checkpoints, content):
+def test_a_file_that_is_not_a_checkpoint_is_named(checkpoints, content):
     last(checkpoints).write_bytes(content)
     with pytest.warns(UserWarning, match="checkpoint.pt is not whole"):
         assert checkpoints.load()["epoch"] == 2
@@ -58,8 +62,16 @@ def test_code_in_a_checkpoint_is_never_run(checkpoints):
 
 def test_one_that_holds_no_state_is_named(checkpoints):
     torch.save([1, 2], last(checkpoints))
-    with pytest.warns(UserWarning, match="checkpoint.pt is not whole"):
+    with pytest.warns(UserWarning, match="checkpoint.pt is not a checkpoint of a run"):
         assert checkpoints.load(lambda state: state.get("reason"))["epoch"] == 2
+
+
+def test_an_error_in_the_check_of_a_state_is_not_taken_for_a_broken_file(checkpoints):
+    def refuse(state):
+        raise ValueError("device must be another")
+
+    with pytest.raises(ValueError, match="device must be another"):
+        checkpoints.load(refuse)
 
 
 def test_killed_between_the_renames(checkpoints):
@@ -67,7 +79,7 @@ def test_killed_between_the_renames(checkpoints):
     assert checkpoints.load()["epoch"] == 3
 
 
-def test_none_is_none(tmp_path):
+def test_without_a_checkpoint_there_is_none(tmp_path):
     assert Checkpoints(tmp_path).load() is None
     nowhere = Checkpoints(None)
     nowhere.save({"epoch": 1})
@@ -75,7 +87,7 @@ def test_none_is_none(tmp_path):
 
 
 def test_one_that_does_not_fit_is_passed_over_with_the_reason(checkpoints):
-    with pytest.warns(UserWarning, match=r"checkpoint.pt is the third: passed over"):
+    with pytest.warns(UserWarning, match=r"checkpoint.pt is the third: skipped"):
         state = checkpoints.load(lambda state: "is the third" if state["epoch"] == 3 else None)
     assert state["epoch"] == 2
 
@@ -101,13 +113,16 @@ def test_a_full_disk_leaves_the_one_before_and_is_reported(checkpoints, monkeypa
     checkpoints.save({"epoch": 4})
     with pytest.raises(OSError, match=r"checkpoint.pt could not be written: .*(No space|file write failed)"):
         checkpoints.wait()
-    assert sorted(path.name for path in last(checkpoints).parent.iterdir()) == ["checkpoint-before.pt", "checkpoint.pt"]
+    assert sorted(path.name for path in last(checkpoints).parent.iterdir()) == [
+        "checkpoint-previous.pt",
+        "checkpoint.pt",
+    ]
     monkeypatch.undo()
     assert Checkpoints(last(checkpoints).parent).load()["epoch"] == 3
 
 
 def test_one_process_at_a_time(tmp_path, monkeypatch):
-    words = rf"folder {tmp_path} is trained in by another process"
+    words = rf"folder {tmp_path} is in use: another process trains there"
     with Checkpoints(tmp_path), pytest.raises(OSError, match=words), Checkpoints(tmp_path):
         pytest.fail("two at once")
     with Checkpoints(tmp_path):
@@ -133,20 +148,21 @@ def kill_in_evaluation(command, environment, folder):
     assert not (folder / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
     """One uninterrupted run against one that SIGKILL meets wherever it happens to be, and once in evaluation."""
-    command = [sys.executable, "-m", "mmlib", "dataset=digits", "method=multimix_distill", "threads=1"]
-    command.append(f"epochs={EPOCHS}")
+    settings = {"dataset": "digits", "method": "multimix_distill", "threads": 1, "epochs": EPOCHS}
+    command = [sys.executable, "-m", "mmlib.experiments", *to_arguments(settings), "--folder"]
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     folders = [tmp_path / name / "digits" / "net" / "multimix_distill" / "seed0" for name in ("whole", "killed")]
-    subprocess.run([*command, f"folder={folders[0]}"], check=True, capture_output=True, env=quiet)
-    first, end = ((folders[0] / name).stat().st_mtime for name in ("checkpoint-before.pt", "metrics.json"))
+    subprocess.run([*command, str(folders[0])], check=True, capture_output=True, env=quiet)
+    first, end = ((folders[0] / name).stat().st_mtime for name in ("checkpoint-previous.pt", "metrics.json"))
     kills, halves, checkpoint = 0, 0, folders[1] / "checkpoint.pt"
     # So long after a run's first checkpoint that all of them together pass through training and evaluation once.
     for delay in np.random.default_rng(0).uniform(0, 2 * (end - first) / KILLS, KILLS):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         run = subprocess.Popen(
-            [*command, f"folder={folders[1]}", "checkpoint_minutes=0"],
+            [*command, str(folders[1]), "--checkpoint-minutes", "0"],
             env=quiet,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
@@ -162,13 +178,13 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path):
         halves += (folders[1] / "checkpoint.pt.partial").exists()
         if run.returncode == 0:  # it has ended: from the start, and killed elsewhere
             shutil.rmtree(folders[1])
-    kill_in_evaluation([*command, f"folder={folders[1]}"], quiet, folders[1])
-    subprocess.run([*command, f"folder={folders[1]}"], check=True, capture_output=True, env=quiet)
+    kill_in_evaluation([*command, str(folders[1])], quiet, folders[1])
+    subprocess.run([*command, str(folders[1])], check=True, capture_output=True, env=quiet)
     print(f"{kills} of {KILLS} runs killed, {halves} of them while a checkpoint was written; and one in evaluation")
     assert kills >= 0.7 * KILLS
-    whole, killed = (runs.read(folder) for folder in folders)
+    whole, killed = (runs.load_run(folder) for folder in folders)
     assert killed.metrics == whole.metrics
     assert [row["loss"] for row in killed.history] == [row["loss"] for row in whole.history]
     states = [Checkpoints(folder).load() for folder in folders]
-    torch.testing.assert_close(states[1]["objective"], states[0]["objective"], rtol=0, atol=0)
+    torch.testing.assert_close(states[1]["method"], states[0]["method"], rtol=0, atol=0)
     torch.testing.assert_close(states[1]["optimizer"], states[0]["optimizer"], rtol=0, atol=0)

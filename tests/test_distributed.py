@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from mmlib.experiments import data, runs
+from mmlib.experiments.arguments import to_arguments
+from mmlib.experiments.methods import METHODS
+from mmlib.experiments.seeding import spawn_seeds
 from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.trainer import Trainer
 
@@ -18,6 +21,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["multimix", "dense_multimix_distill"])
 def test_gradients_are_the_average_of_two_separate_runs(tmp_path, method):
     script = Path(__file__).with_name("gradients_of_one_step.py")
@@ -30,9 +34,8 @@ def test_gradients_are_the_average_of_two_separate_runs(tmp_path, method):
     for k, rank in enumerate(ranks):
         config = Config(method=method, precision="float64", batch_size=20, options={"probability": 1.0})
         run = Trainer(config, data.load("digits"))
-        run.objective.cpu_generator.manual_seed(k * 1_000_000)
-        run.objective.generator.manual_seed(int(torch.randint(2**62, (), generator=run.objective.cpu_generator)))
-        run.objective.train()(rank["images"], rank["labels"]).backward()
+        run.method = METHODS[method](run.classifier, seed=spawn_seeds(0, rank=k).method, probability=1.0)
+        run.method.train()(rank["images"], rank["labels"]).backward()
         alone.append({name: p.grad for name, p in run.classifier.named_parameters()})
         torch.testing.assert_close(dict(run.classifier.named_buffers()), rank["buffers"])  # each its own BatchNorm
     for name, gradient in ranks[0]["gradients"].items():
@@ -53,11 +56,16 @@ def test_processes_share_an_epoch_without_overlap():
     torch.testing.assert_close(torch.stack(parts, dim=1).flatten(0, 1), whole, rtol=0, atol=0)
 
 
-def test_one_dead_process_stops_all_and_the_run_goes_on_afterwards(tmp_path):
+def command(folder, **settings):
+    shared = {"method": "multimix", "batch_size": 20, "threads": 1, "attacked_per_class": 0, "out_sets": []}
+    return [*TORCHRUN, "-m", "mmlib.experiments", *to_arguments({"folder": str(folder)} | shared | settings)]
+
+
+@pytest.mark.slow
+def test_one_dead_process_stops_all_and_the_run_resumes_afterwards(tmp_path):
     folder = tmp_path / "grid" / "digits" / "preactresnet-small" / "multimix" / "seed0"
-    command = [*TORCHRUN, "-m", "mmlib", f"folder={folder}", "method=multimix", "batch_size=20", "threads=1"]
     started = subprocess.Popen(
-        [*command, "epochs=100"], env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(folder, epochs=100), env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     wait_until(lambda: (folder / "checkpoint.pt").exists(), 60)
     workers = children(started.pid)
@@ -65,8 +73,8 @@ def test_one_dead_process_stops_all_and_the_run_goes_on_afterwards(tmp_path):
     assert started.wait(timeout=60) != 0
     wait_until(lambda: not any(alive(pid) for pid in workers), 10)
     assert not (folder / "metrics.json").exists()
-    subprocess.run([*command, "epochs=100"], check=True, capture_output=True, env=QUIET)
-    record = runs.read(folder)
+    subprocess.run(command(folder, epochs=100), check=True, capture_output=True, env=QUIET)
+    record = runs.load_run(folder)
     assert [row["epoch"] for row in record.history] == list(range(1, 101))
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     own = [process["buffers"] for process in state["processes"]]
@@ -74,7 +82,43 @@ def test_one_dead_process_stops_all_and_the_run_goes_on_afterwards(tmp_path):
     assert not torch.equal(own[0][name], own[1][name])  # each process has its own BatchNorm statistics
     run = Trainer(Config(method="multimix", batch_size=20, epochs=100), data.load("digits"))
     run.restore(state)  # one process reads what two have written
-    torch.testing.assert_close(dict(run.objective.named_buffers()), own[0], rtol=0, atol=0)
+    torch.testing.assert_close(dict(run.method.named_buffers()), own[0], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_run_out_of_time_is_saved_whole_and_reported_once(tmp_path):
+    """Even where writing the checkpoint takes longer than the other process takes to end."""
+    folder = tmp_path / "grid" / "digits" / "preactresnet-small" / "multimix" / "seed0"
+    slowly = tmp_path / "slowly.py"
+    slowly.write_text(
+        "import runpy, sys, time\n"
+        "from mmlib.experiments.training.checkpoints import Checkpoints\n"
+        "write = Checkpoints._write\n"
+        "Checkpoints._write = lambda self, state: (time.sleep(3), write(self, state))\n"
+        "runpy.run_module('mmlib.experiments', run_name='__main__')\n"
+    )
+    arguments = command(folder, epochs=4, max_minutes=1e-6)
+    module = arguments.index("-m", len(TORCHRUN))
+    slow = [*arguments[:module], str(slowly), *arguments[module + 2 :]]
+    stopped = subprocess.run(slow, capture_output=True, env=QUIET | {"PYTHONPATH": ":".join(sys.path)}, text=True)
+    assert stopped.returncode == 1
+    assert stopped.stderr.count("mmlib: max_minutes is 1e-06: stopped after 1 of 4 epochs; run again to resume") == 1
+    assert "destroy_process_group" not in stopped.stderr
+    assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["history"]) == 1
+    assert not (folder / "checkpoint.pt.partial").exists()
+
+
+@pytest.mark.slow
+def test_processes_without_a_shared_folder_do_not_resume(tmp_path):
+    for k in range(2):
+        (tmp_path / str(k)).mkdir()
+    script = Path(__file__).with_name("train_in_own_folder.py")
+    subprocess.run([*TORCHRUN, script, tmp_path, "2"], check=True, capture_output=True, env=QUIET)
+    assert not list((tmp_path / "1").iterdir())  # rank 0 alone writes
+    again = subprocess.run([*TORCHRUN, script, tmp_path, "2"], capture_output=True, env=QUIET, text=True)
+    assert again.returncode != 0
+    words = "processes must resume one run from a folder that they share, got runs of 2, 0 epochs"
+    assert again.stderr.count(f"ValueError: {words}") >= 1
 
 
 def wait_until(happened, seconds):

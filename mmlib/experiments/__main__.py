@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mmlib._checks import check_int
+from mmlib._checks import check_int, check_range
 from mmlib.experiments import runs
 from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
 from mmlib.experiments.evaluation import ood
@@ -62,8 +62,7 @@ class RuntimeOptions:
             if getattr(self, name) is not None:
                 check_int(1, **{name: getattr(self, name)})
         check_int(workers=self.workers, attacked_per_class=self.attacked_per_class)
-        if not self.checkpoint_minutes >= 0:
-            raise ValueError(f"checkpoint_minutes must be a number >= 0, got {self.checkpoint_minutes}")
+        check_range(checkpoint_minutes=self.checkpoint_minutes)
         if not all(isinstance(name, str) for name in self.out_sets):
             raise TypeError(f"out_sets must be a list of names, got {self.out_sets!r}")
 

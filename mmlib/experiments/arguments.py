@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 
@@ -84,16 +85,17 @@ def _parser_of(annotation: object) -> Callable[[str], object]:
     kinds = typing.get_args(annotation) or (annotation,)
 
     def parse(text: str) -> object:
-        if text == "None" and types.NoneType in kinds:
+        if text in ("None", "null") and types.NoneType in kinds:
             return None
         if str in kinds:
             return text
-        try:
-            return kinds[0](text) if kinds[0] in (int, float) else json.loads(text)
-        except ValueError:
-            wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-            how = " as JSON" if kinds[0] in (bool, list, dict) else ""
-            raise argparse.ArgumentTypeError(f"must be {wanted}{how}, got {text!r}") from None
+        with suppress(ValueError):
+            value = kinds[0](text) if kinds[0] in (int, float) else json.loads(text)
+            if isinstance(value, kinds):
+                return value
+        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        how = " in JSON" if kinds[0] in (bool, list, dict) else ""
+        raise argparse.ArgumentTypeError(f"must be {wanted}{how}, got {text!r}")
 
     return parse
 

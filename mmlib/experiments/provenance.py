@@ -76,7 +76,7 @@ def _normalized_ast(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body[0].value = ast.Constant(None)
+            del node.body[0]
     return ast.dump(tree)
 
 

@@ -58,7 +58,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    return classifier_weights(torch.load(path, map_location="cpu", weights_only=True))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return classifier_weights(state if "method" in state else {"method": state["objective"]})  # its earlier name
 
 
 def _dump(content: dict, *, sort_keys: bool = False) -> str:

@@ -1,0 +1,456 @@
+"""The run folder's contract, the ledger, and the command that makes a run."""
+
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmbook import ledger
+from mmlib.experiments import data, provenance, runs
+from mmlib.experiments.__main__ import RuntimeOptions, main, parse
+from mmlib.experiments.arguments import to_arguments
+from mmlib.experiments.evaluation.suite import evaluate
+from mmlib.experiments.provenance import environment
+from mmlib.experiments.runs import writer
+from mmlib.experiments.training.checkpoints import Checkpoints
+from mmlib.experiments.training.config import Config, result_config
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "grid" / "digits" / "preactresnet-small" / "mixup" / "seed0"
+    config = Config(method="mixup", epochs=3)
+    run = runs.load_or_train(config, digits, folder)
+    metrics, predictions = evaluate(run.classifier, digits)
+    runs.save_run(folder, run, metrics, predictions)
+    return folder, config, run, metrics, predictions
+
+
+def test_record_is_what_was_written(finished, digits):
+    folder, _, run, metrics, predictions = finished
+    record = runs.load_run(folder)
+    assert (record.dataset, record.model, record.variant, record.seed) == ("digits", "preactresnet-small", "mixup", 0)
+    assert record.metrics == metrics
+    assert record.history == run.history
+    assert record.config.items() >= {"lr": 0.1, "epochs": 3, "data": digits.fingerprint}.items()
+    assert record.environment["torch"] == torch.__version__
+    kept = record.embeddings()
+    np.testing.assert_allclose(kept["embeddings"], predictions.embeddings[kept["indices"]].half())
+    np.testing.assert_array_equal(kept["labels"], digits.test.labels[kept["indices"]])
+    assert np.bincount(kept["labels"]).max() <= 100
+    assert not list(folder.glob("*.partial*"))
+
+
+def test_finished_run_is_read_and_not_trained_again(finished, digits, monkeypatch):
+    folder, config, run, *_ = finished
+    monkeypatch.setattr("mmlib.experiments.training.trainer.train_epoch", None)
+    again = runs.load_or_train(config, digits, folder)
+    torch.testing.assert_close(again.classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
+    assert not again.classifier.training
+
+
+def test_folder_of_another_finished_run_is_refused(finished, digits):
+    folder, config, *_ = finished
+    with pytest.raises(ValueError, match=r"whose lr is 0.1, not 0.2"):
+        runs.load_or_train(dataclasses.replace(config, lr=0.2), digits, folder)
+
+
+def test_unfinished_folder_of_another_configuration_starts_anew(finished, digits, tmp_path):
+    _, config, run, *_ = finished
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(run.state())
+    checkpoints.wait()
+    with pytest.warns(UserWarning, match="made with epochs 3, not 1: skipped"):
+        other = runs.load_or_train(dataclasses.replace(config, epochs=1), digits, tmp_path)
+    assert len(other.history) == 1
+
+
+def test_metrics_come_last(finished, tmp_path, monkeypatch):
+    *_, run, metrics, predictions = finished
+    written = []
+    write = runs.write_atomic
+    record = lambda path, content: (written.append(path.name), write(path, content))  # noqa: E731
+    monkeypatch.setattr(writer, "write_atomic", record)
+    monkeypatch.setattr(runs.files, "write_atomic", record)
+    runs.save_run(tmp_path, run, metrics, predictions)
+    assert written[-1] == "metrics.json"
+    assert sorted(written) == ["config.json", "embeddings.npz", "environment.json", "history.csv", "metrics.json"]
+
+
+def test_folders_without_metrics_are_not_read(finished, tmp_path):
+    folder, *_ = finished
+    unfinished = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0"
+    unfinished.mkdir(parents=True)
+    for name in ("config.json", "history.csv", "environment.json"):
+        (unfinished / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"results must hold a finished run, got "):
+        ledger.collect(tmp_path)
+    assert len(ledger.collect(folder.parents[3])) == 1
+
+
+def digest(config, dataset):
+    return runs.checksum(result_config(config, dataset))
+
+
+def test_digest_follows_configuration_and_data(finished, digits):
+    _, config, *_ = finished
+    digests = {
+        digest(config, digits),
+        digest(dataclasses.replace(config, seed=4), digits),
+        digest(config, data.load("digits", seed=1)),
+        digest(config, data.load("digits", labelled_per_class=9, seed=3)),
+    }
+    assert len(digests) == 4
+    assert digest(dataclasses.replace(config), data.load("digits")) == digest(config, digits)
+
+
+def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
+    folder, _, run, *_ = finished
+    record = runs.load_run(folder)
+    ledger.add(record, tmp_path, weights=True)
+    (read,) = ledger.collect(tmp_path)
+    assert read.metrics == record.metrics
+    assert read.history == record.history
+    assert read.seed == 0
+    np.testing.assert_array_equal(read.embeddings()["embeddings"], record.embeddings()["embeddings"])
+    weights = read.weights()
+    assert weights.keys() == run.classifier.state_dict().keys()
+    torch.testing.assert_close(weights, run.classifier.state_dict(), rtol=0, atol=0)
+    assert sorted(path.name for path in tmp_path.rglob("seed*")) == ["seed0.json", "seed0.npz", "seed0.pt"]
+    path = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
+    path.write_text(path.read_text().replace('"accuracy": ', '"accuracy": 9'))
+    with pytest.raises(ValueError, match=r"seed0.json does not match its checksum: it was edited by hand"):
+        ledger.load_record(path)
+
+
+def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid_does_without(finished, tmp_path):
+    folder, *_ = finished
+    record = runs.load_run(folder)
+    ledger.add(record, tmp_path, embeddings=False)
+    (path,) = (path for path in tmp_path.rglob("seed*"))
+    content = json.loads(path.read_text())
+    assert content["history"]["loss"] == [row["loss"] for row in record.history]
+    assert ledger.load_record(path).history == record.history
+    content = {k: v for k, v in content.items() if k != "checksum"} | {"history": record.history}
+    path.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))  # as before there were columns
+    assert ledger.load_record(path).history == record.history
+    content["history"] = {"epoch": [1, 2], "loss": [0.5]}
+    path.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))
+    with pytest.raises(ValueError, match=r"seed0.json has a history whose columns differ in length"):
+        ledger.load_record(path)
+
+
+def test_a_record_gives_its_network_back(finished, digits):
+    folder, _, run, _, predictions = finished
+    classifier = runs.load_run(folder).classifier(data.load("digits", seed=3))
+    torch.testing.assert_close(classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
+    assert not classifier.training
+    images = digits.test.images[:50].float() / 255
+    torch.testing.assert_close(classifier(images), predictions.logits[:50])
+
+
+def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(finished, digits, tmp_path):
+    folder, *_ = finished
+    record = runs.load_run(folder)
+    place = "digits/preactresnet-small/mixup/seed0"
+    with pytest.raises(ValueError, match=rf"dataset must be digits for {place}, got pets"):
+        record.classifier(dataclasses.replace(digits, name="pets"))
+    with pytest.raises(
+        ValueError,
+        match=r"small for the images and 11 classes of digits, got 10 classes; size mis",
+    ):
+        record.classifier(dataclasses.replace(digits, class_names=(*digits.class_names, "ten")))
+    other = dataclasses.replace(record, config=record.config | {"model": "vit-tiny"})
+    words = r"checkpoint.pt must hold the weights of vit-tiny for .*, got 10 classes; Missing key.*encoder.0"
+    with pytest.raises(ValueError, match=words):
+        other.classifier(digits)
+    splits = {
+        name: data.Split(split.images.expand(-1, 3, -1, -1), split.labels) for name, split in digits.splits().items()
+    }
+    words = r"weights of preactresnet-small for .*; size mismatch for mean: .*1, 1, 1.*3, 1, 1"
+    with pytest.raises(ValueError, match=words):
+        record.classifier(dataclasses.replace(digits, **splits))
+    with pytest.raises(FileNotFoundError, match=r"seed0\.pt"):
+        dataclasses.replace(record, weights_path=tmp_path / "seed0.pt").classifier(digits)
+
+
+@pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
+def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
+    ledger.add(runs.load_run(finished[0]), tmp_path)
+    bad = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed1.json"
+    bad.write_text(text)
+    with pytest.warns(UserWarning, match=r"seed1.json (is not a record|does not match its checksum).*: left out"):
+        assert [record.seed for record in ledger.collect(tmp_path)] == [0]
+
+
+def without(content, part, name):
+    return content | {part: {k: v for k, v in content[part].items() if k != name}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: without(c, "metrics", "nll"), "is incomplete: its metrics has no nll"),
+        (lambda c: without(c, "environment", "commit"), "is incomplete: its environment has no commit"),
+        (lambda c: without(c, "config", "digest"), "is incomplete: its config has no digest"),
+        (lambda c: c | {"history": []}, "has no history"),
+        (lambda c: {k: v for k, v in c.items() if k != "metrics"}, "has no metrics"),
+        (lambda c: c | {"config": c["config"] | {"lr": 0.3}}, "has a configuration that does not match its digest"),
+        (lambda c: c | {"metrics": c["metrics"] | {"nll": None}}, "has metrics that are not finite numbers"),
+        (lambda c: c | {"metrics": c["metrics"] | {"nll": math.nan}}, "has metrics that are not finite numbers"),
+    ],
+)
+def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change, message):
+    folder, *_ = finished
+    good, bad = (tmp_path / "digits" / "preactresnet-small" / name / "seed0.json" for name in ("mixup", "other"))
+    bad.parent.mkdir(parents=True)
+    ledger.add(runs.load_run(folder), tmp_path)
+    content = change({k: v for k, v in json.loads(good.read_text()).items() if k != "checksum"})
+    bad.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))  # an edit that minds the checksum
+    with pytest.warns(UserWarning, match=rf"other/seed0.json {message}: left out"):
+        (read,) = ledger.collect(tmp_path)
+    assert read.variant == "mixup"
+
+
+def test_record_in_another_cells_place_is_refused(finished, tmp_path):
+    folder, *_ = finished
+    with pytest.raises(ValueError, match=r"seed1.json was made with seed 0"):
+        ledger.add(dataclasses.replace(runs.load_run(folder), seed=1), tmp_path)
+    assert not list(tmp_path.rglob("seed*"))
+
+
+def test_machine_without_git_still_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] is None
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A package in a repository, its folder one below the repository's."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "code.py").write_text("a = 1")
+    (tmp_path / ".gitignore").write_text("__pycache__\n")
+    monkeypatch.setattr(provenance, "PACKAGE", package)
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return package
+
+
+def test_commit_says_where_files_differ_from_it(clone):
+    command = ["git", "rev-parse", "HEAD"]
+    head = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout.strip()
+    assert environment()["commit"] == head
+    (clone / "code.py").write_text("a = 2")
+    assert environment()["commit"] == f"{head} with changes"
+
+
+def test_a_repository_around_an_installed_package_is_not_its_commit(clone, monkeypatch):
+    installed = clone.parent / "environment" / "site-packages" / "mmlib"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    assert environment()["commit"] is None
+
+
+def digest_of_code():
+    provenance.code_digest.cache_clear()
+    try:
+        return provenance.code_digest()
+    finally:
+        provenance.code_digest.cache_clear()
+
+
+def test_digest_of_code_counts_tracked_modules_and_their_meaning(clone):
+    first = digest_of_code()
+    (clone / "code.py").write_text('"""Words."""\na  =  1  # λ\n', encoding="utf-8")
+    (clone / "__pycache__").mkdir()
+    (clone / "__pycache__" / "code.nbi").write_bytes(b"\xff cache")
+    (clone / "__pycache__" / "code.py").write_text("a = 3")
+    (clone / "scratch.py").write_text("a = 4")
+    assert digest_of_code() == first
+    (clone / "code.py").write_text("a = 2")
+    assert digest_of_code() != first
+
+
+def test_digest_of_code_is_the_same_without_git(clone, monkeypatch):
+    first = digest_of_code()
+    monkeypatch.setenv("PATH", "")
+    assert digest_of_code() == first
+
+
+def test_what_the_digest_of_code_excludes_is_there():
+    assert all((provenance.PACKAGE / name).is_file() for name in provenance.EXCLUDED_FROM_DIGEST)
+
+
+def test_environment_names_the_device_that_was_used(monkeypatch):
+    names = {"cuda": "First", "cuda:1": "Second"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(provenance, "_driver", lambda: "580.1")
+    of_gpu = environment("cuda:1")
+    expected = {"device": "Second", "device_type": "cuda", "cuda": "13.0", "cudnn": 91002, "driver": "580.1"}
+    assert of_gpu.items() >= expected.items()
+    assert isinstance(of_gpu["tf32"], bool)
+    assert environment().keys() == of_gpu.keys()
+
+
+def test_table_has_a_row_a_record(finished):
+    folder, *_, metrics, _ = finished
+    (row,) = ledger.table([runs.load_run(folder)])
+    assert row["variant"] == "mixup"
+    assert row["accuracy"] == metrics["accuracy"]
+    assert row["pgd_error"] == metrics["pgd_error"]
+    assert not row.keys() & {"class_accuracy", "pgd_errors", "ood"}
+
+
+def test_command_line_runs_one_cell(tmp_path, capsys):
+    folder = tmp_path / "grid" / "digits" / "preactresnet-small" / "multimix-n10" / "seed0"
+    command = {"folder": str(folder), "method": "multimix", "options": {"num_mixtures": 10}, "epochs": 1, "threads": 1}
+    main(to_arguments(command))
+    record = runs.load_run(folder)
+    assert record.config["options"] == {"num_mixtures": 10}
+    assert f"test accuracy {record.metrics['accuracy']:.2f} %" in capsys.readouterr().out
+    expected = {"device_type": "cpu", "threads": 1, "processes": 1, "workers": 0, "compile": False, "cuda": None}
+    assert record.environment.items() >= expected.items()
+    assert record.environment["instruction_set"] in record.environment["device"]
+
+
+def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_path):
+    *_, metrics, predictions = finished
+    config = Config(method="multimix", options={"alpha": (0.5, 2.0), "num_mixtures": 5}, epochs=1)
+    trained = runs.load_or_train(config, digits, tmp_path)
+    runs.save_run(tmp_path, trained, metrics, predictions)
+    again = runs.load_or_train(config, digits, tmp_path)  # in a file a tuple is a list
+    assert again.history == trained.history
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methd", "erm"], "unrecognized arguments: --methd erm"),
+        (["erm"], "unrecognized arguments: erm"),
+        (["--epoch", "1"], "unrecognized arguments: --epoch 1"),
+        (["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
+        (["--epochs", "1.5"], "argument --epochs: must be int, got '1.5'"),
+        (["--lr", "fast"], "argument --lr: must be float, got 'fast'"),
+        (["--options", "{'n': 3}"], "argument --options: must be dict in JSON, got"),
+        (["--out-sets", "uniform"], "argument --out-sets: must be list in JSON, got 'uniform'"),
+        (["--out-sets", "[3]"], r"out_sets must be a list of names, got [3]"),
+        (["--options", "[3]"], "argument --options: must be dict in JSON, got '[3]'"),
+        (["--threads", "1.5"], "argument --threads: must be int or None, got '1.5'"),
+        (["--threads", "0"], "threads must be an integer >= 1, got 0"),
+        (["--workers", "-1"], "workers must be an integer >= 0, got -1"),
+        (["--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
+        (["--attacked-per-class", "-1"], "attacked_per_class must be an integer >= 0, got -1"),
+        (["--checkpoint-epochs", "-1"], "checkpoint_epochs must be an integer >= 1, got -1"),
+        (["--checkpoint-minutes", "nan"], "checkpoint_minutes must be a finite number >= 0, got nan"),
+    ],
+)
+def test_command_line_refuses_in_one_line_before_anything_is_written(tmp_path, capsys, arguments, message):
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit) as stopped:
+        main(["--folder", str(folder), *arguments])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not folder.exists()
+
+
+def test_command_line_needs_a_folder(capsys):
+    with pytest.raises(SystemExit):
+        main(["--epochs", "1"])
+    assert "the following arguments are required: --folder" in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_not_there_ends_before_training(tmp_path):
+    with pytest.raises(ValueError, match="cifar1O"):
+        main(["--folder", str(tmp_path / "run"), "--dataset", "cifar1O"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_line_explains_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    for settings in (Config, RuntimeOptions):
+        for field in dataclasses.fields(settings):
+            after = words.split(f" --{field.name.replace('_', '-')} ")[-1].split(" ", 1)[1]
+            assert not after.startswith(("--", "(default")), field.name
+    assert "increasing fractions of the epochs, for `steps` alone. (default: [0.25, 0.5, 0.75])" in words
+
+
+def test_arguments_of_a_command_line_are_read_back():
+    options = {"alpha": [0.5, 2.0], "num_mixtures": 10}
+    config = Config(options=options, lr=1e-05, batch_size=None, size=8, schedule="steps", milestones=[0.5])
+    given = RuntimeOptions(folder="a folder", compile=True, out_sets=[], max_minutes=0.5, threads=None)
+    assert parse(to_arguments(vars(given) | vars(config))) == (config, given)
+    assert parse(["--folder", "x", "--compile"])[1].compile
+    assert not parse(["--folder", "x", "--compile", "false"])[1].compile
+    assert parse(["--folder", "x", "--batch-size", "null"])[0].batch_size is None
+
+
+def test_json_is_read_by_anybody(finished, tmp_path):
+    folder, _, run, metrics, predictions = finished
+    for path in folder.glob("*.json"):
+        assert isinstance(json.loads(path.read_text(), parse_constant=pytest.fail), dict)
+    broken = metrics | {"nll": math.nan, "pgd_errors": [1.0, math.inf], "ood": {"uniform": {"energy": -math.inf}}}
+    path = tmp_path / "digits" / "net" / "mixup" / "seed0"
+    runs.save_run(path, run, broken, predictions)
+    json.loads((path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    read = runs.load_run(path).metrics
+    assert (read["nll"], read["pgd_errors"], read["ood"]) == (None, [1.0, None], {"uniform": {"energy": None}})
+
+
+def test_a_run_finished_on_a_gpu_is_read_here(finished, digits, tmp_path):
+    folder, config, run, *_ = finished
+    shutil.copytree(folder, tmp_path / "seed0")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    of_gpu = torch.zeros(16, dtype=torch.uint8)  # as long as the state of a GPU's generator
+    state["method"]["_extra_state"]["generator"] = state["processes"][0]["generator"] = of_gpu
+    state |= {"device_type": "cuda", "order_generator": of_gpu, "augmentation_generator": of_gpu}
+    torch.save(state, tmp_path / "seed0" / "checkpoint.pt")
+    again = runs.load_or_train(config, digits, tmp_path / "seed0")
+    torch.testing.assert_close(again.classifier.state_dict(), run.classifier.state_dict(), rtol=0, atol=0)
+    assert again.history == run.history
+    assert not again.classifier.training
+
+
+def test_memory_recorded_is_that_of_training(finished, tmp_path, monkeypatch):
+    *_, run, metrics, predictions = finished
+    assert run.peak_memory_mib > 0
+    monkeypatch.setattr(run, "peak_memory_mib", 7.5)
+    runs.save_run(tmp_path, run, metrics, predictions)
+    assert json.loads((tmp_path / "environment.json").read_text())["peak_memory_mib"] == 7.5
+
+
+def test_weights_alone_are_read_as_those_of_a_checkpoint(finished, tmp_path):
+    *_, run, _, _ = finished
+    runs.write_weights(tmp_path / "weights.pt", run.classifier.state_dict())
+    read = runs.load_weights(tmp_path / "weights.pt")
+    torch.testing.assert_close(read, dict(run.classifier.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("path", ["digits/net/mixup/3", "digits/net/mixup/seed", "digits/net/mixup/seedx.json"])
+def test_a_path_of_another_form_is_refused(path):
+    with pytest.raises(ValueError, match=r"path must end in <dataset>/<model>/<variant>/seed<k>, got"):
+        runs.parse_run_path(Path(path))
+
+
+def test_a_variant_may_have_a_dot_in_its_name():
+    expected = {"dataset": "digits", "model": "net", "variant": "lr0.1", "seed": 12}
+    assert runs.parse_run_path(Path("digits/net/lr0.1/seed12")) == expected
+    assert runs.parse_run_path(Path("digits/net/lr0.1/seed12.json")) == expected
