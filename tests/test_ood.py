@@ -9,7 +9,6 @@ from pytorch_ood.metrics import OODMetrics
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from mmlib.experiments import data
 from mmlib.experiments.data.sources import load, load_test
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.evaluation.ood import detection, energy, load_ood_images, maximum_softmax
@@ -177,14 +176,14 @@ def test_test_sets_of_names_are_those_of_load():
 
 
 def test_cifar_is_read_from_an_archive_with_a_test_set_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "REAL", {})
+    monkeypatch.setattr(sources, "KNOWN_FINGERPRINTS", {})
     pictures = colours(6, 32)
     np.savez(tmp_path / "cifar10.npz", test_images=pictures, test_labels=np.arange(6), class_names=np.arange(10))
     split = load_test("cifar10", root=tmp_path)
     assert np.array_equal(split.images.permute(0, 2, 3, 1), pictures)
     assert split.labels.tolist() == list(range(6))
     assert load_test(str(tmp_path / "cifar10.npz")).fingerprint() == split.fingerprint()
-    with pytest.raises(ValueError, match=r"cifar10\.npz has no train_images"):
+    with pytest.raises(ValueError, match=r"cifar10\.npz must have train_images"):
         load(str(tmp_path / "cifar10.npz"))
 
 
@@ -223,10 +222,10 @@ def test_folders_with_and_without_classes(tmp_path, monkeypatch):
         (
             "cifar1O",
             ValueError,
-            "test set is 'cifar1O'; it takes svhn, digits, .* folder of class folders or of images",
+            "test set must be svhn, digits, .* folder of class folders or of images, got 'cifar1O'",
         ),
-        ("", ValueError, "test set is ''; it takes"),
-        ("missing/LSUN", FileNotFoundError, "test set is 'missing/LSUN', which is not there"),
+        ("", ValueError, "test set must be .*, got ''"),
+        ("missing/LSUN", FileNotFoundError, "test set must be .*, got 'missing/LSUN', which is not there"),
         ("missing.npz", FileNotFoundError, "missing.npz', which is not there"),
     ],
 )
@@ -236,5 +235,5 @@ def test_unknown_sets(digits, tmp_path, name, error, message):
 
 
 def test_no_images_are_refused(digits):
-    with pytest.raises(ValueError, match="count is 0; it takes a whole number of at least 1"):
+    with pytest.raises(ValueError, match="count must be an integer >= 1, got 0"):
         load_ood_images("uniform", digits, 0)

@@ -12,7 +12,8 @@ from torchvision.transforms import RandomResizedCrop
 
 from mmlib.experiments import data, models, runs
 from mmlib.experiments.__main__ import main
-from mmlib.experiments.data.streaming import ImageFiles, StreamedBatches, StreamedSplit
+from mmlib.experiments.data.split import Split
+from mmlib.experiments.data.streaming import ImageFiles, StreamedBatches
 from mmlib.experiments.evaluation import predict
 from mmlib.experiments.training.config import Config
 
@@ -142,7 +143,7 @@ def test_the_global_generators_are_left_alone(folder):
 
 def test_views_of_one_picture_are_independent(folder, photos):
     names = np.repeat(photos.train.images.names[:1], 64)
-    split = StreamedSplit(ImageFiles(folder, names, SIZE), torch.arange(64))
+    split = Split(ImageFiles(folder, names, SIZE), torch.arange(64))
     images = [torch.cat([x for x, _ in StreamedBatches(split, 16, flip=True, generator=generator(k))]) for k in (0, 1)]
     assert len(torch.cat(images).flatten(1).unique(dim=0)) == 128
 
@@ -182,7 +183,7 @@ def test_fingerprint_follows_names_lengths_labels_and_size(folder, photos, tmp_p
     found.add(data.load(str(copy), size=SIZE).fingerprint)
     assert len(found) == 5
     labels = photos.test.labels.flip(0)
-    assert StreamedSplit(photos.test.images, labels).fingerprint() != photos.test.fingerprint()
+    assert Split(photos.test.images, labels).fingerprint() != photos.test.fingerprint()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -210,7 +211,7 @@ def test_pictures_of_any_mode_are_in_colour(tmp_path, mode):
 
 def test_more_than_8_bits_a_channel_are_refused(tmp_path):
     Image.fromarray(np.full((20, 20), 3000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep.png cannot be read as an image: it has mode I;16, more than 8 bits"):
+    with pytest.raises(ValueError, match=r"deep.png cannot be read as an image: .* more than 8 bits"):
         next(ImageFiles(tmp_path, np.array(["deep.png"]), SIZE).split(1))
 
 
@@ -234,11 +235,11 @@ def test_a_run_from_the_command_line(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("digits", {"size": 8}, "size is 8; digits takes None: only images of a folder"),
-        ("set.npz", {"size": 8}, "size is 8; set.npz takes None"),
-        ("", {"size": 0}, "size is 0; it takes a whole number of at least 1"),
-        ("", {"size": SIZE, "workers": -1}, "workers is -1; it takes a whole number of at least 0"),
-        ("", {}, "and all images take one size; `size` brings them to one"),
+        ("digits", {"size": 8}, "size must be None for digits, got 8: only images of a folder"),
+        ("set.npz", {"size": 8}, "size must be None for set.npz, got 8"),
+        ("", {"size": 0}, "size must be an integer >= 1, got 0"),
+        ("", {"size": SIZE, "workers": -1}, "workers must be an integer >= 0, got -1"),
+        ("", {}, r"`size` brings images to one size"),
     ],
 )
 def test_what_cannot_be_is_refused(folder, name, options, says):
@@ -247,5 +248,5 @@ def test_what_cannot_be_is_refused(folder, name, options, says):
 
 
 def test_size_is_part_of_the_configuration():
-    with pytest.raises(ValueError, match="size is 0; it takes a whole number of at least 1"):
+    with pytest.raises(ValueError, match="size must be an integer >= 1, got 0"):
         Config(size=0)

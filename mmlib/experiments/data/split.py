@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,9 +24,9 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: slice | Tensor, /) -> Self: ...
+    def __getitem__(self, index: slice | Tensor, /) -> "Images": ...
 
-    def to(self, device: torch.device | str, /) -> Self:
+    def to(self, device: torch.device | str, /) -> "Images":
         """The same images, their mini-batches on `device`."""
         ...
 

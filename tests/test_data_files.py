@@ -1,0 +1,277 @@
+"""Data sets from archives and folders that are written here."""
+
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmlib.experiments.data.files import load_rgb, no_empty_folder
+from mmlib.experiments.data.sources import load
+from mmlib.experiments.data.split import Split
+
+
+def joined(splits) -> list[bytes]:
+    """Every image of some splits, sorted: equal lists are equal multisets."""
+    return sorted(image.numpy().tobytes() for split in splits for image in split.images)
+
+
+def same(one: Split, other: Split) -> bool:
+    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """Eight colour images of each of three classes to train on, two to test."""
+    rng = np.random.default_rng(0)
+    return {
+        "train_images": rng.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8),
+        "train_labels": rng.permutation(np.arange(24) % 3).astype(np.uint8)[:, None],
+        "test_images": rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8),
+        "test_labels": np.arange(6) % 3,
+    }
+
+
+def saved(folder, arrays) -> str:
+    np.savez(folder / "set.npz", **arrays)
+    return str(folder / "set.npz")
+
+
+def test_npz(tmp_path, arrays):
+    dataset = load(saved(tmp_path, arrays))
+    assert np.array_equal(dataset.train.images.permute(0, 2, 3, 1), arrays["train_images"])
+    assert dataset.train.labels.tolist() == arrays["train_labels"][:, 0].tolist()
+    assert np.array_equal(dataset.test.images.permute(0, 2, 3, 1), arrays["test_images"])
+    assert dataset.test.labels.tolist() == arrays["test_labels"].tolist()
+    assert dataset.validation is None
+    assert (dataset.name, dataset.class_names) == ("set", ("0", "1", "2"))
+    assert (dataset.batch_size, dataset.padding, dataset.flip) == (128, 2, True)
+
+
+def test_npz_in_grey_with_validation_and_names(tmp_path, arrays):
+    grey = {key: value[..., 0] if key.endswith("images") else value for key, value in arrays.items()}
+    grey |= {"val_images": grey["test_images"][:3], "val_labels": grey["test_labels"][:3]}
+    dataset = load(saved(tmp_path, grey | {"class_names": np.array(["ant", "bee", "cat", "dog"])}))
+    assert dataset.class_names == ("ant", "bee", "cat", "dog")
+    assert np.array_equal(dataset.validation.images[:, 0], grey["val_images"])
+    assert (dataset.channels, len(dataset.validation)) == (1, 3)
+    with pytest.raises(ValueError, match="holdout_per_class must be 0 for set, which has a validation split, got 1"):
+        load(str(tmp_path / "set.npz"), holdout_per_class=1)
+
+
+def test_labelled_and_held_out_images_are_exact_and_disjoint(tmp_path, arrays):
+    name = saved(tmp_path, arrays)
+    whole = load(name).train
+    label_of = {image.numpy().tobytes(): int(label) for image, label in zip(whole.images, whole.labels)}
+    runs = {
+        (k, seed): load(name, labelled_per_class=k, holdout_per_class=3, seed=seed) for k in (2, 5) for seed in (0, 1)
+    }
+    for (k, _), run in runs.items():
+        assert run.train.labels.bincount().tolist() == [k] * 3
+        assert run.validation.labels.bincount().tolist() == [3] * 3
+        assert same(run.validation, runs[2, 0].validation)
+        for split in (run.train, run.validation):
+            assert [label_of[image.numpy().tobytes()] for image in split.images] == split.labels.tolist()
+        if k == 5:
+            assert joined([run.train, run.validation]) == sorted(label_of)
+        assert set(joined([runs[2, 0].train])) <= set(joined([runs[5, 0].train]))
+    assert joined([runs[2, 0].train]) != joined([runs[2, 1].train])
+    assert len(load(name, holdout_per_class=3).train) == 15
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train_labels": None}, "must have train_labels, got train_images, test_images, test_labels"),
+        ({"train_labels": np.arange(23)}, "train_labels must have a row for each of 24 images, got 23"),
+        (
+            {"train_labels": np.zeros((24, 14), int)},
+            r"train_labels must be integers .*, got int64 of shape \(24, 14\)",
+        ),
+        ({"train_labels": np.zeros(24)}, "train_labels must be integers of shape .*, got float64"),
+        ({"test_labels": np.array([0, 1, 2, 0, 1, -1])}, "test_labels must be among train's and not negative, got -1"),
+        ({"test_labels": np.array([0, 1, 2, 0, 7, 5])}, "test_labels must be among train's and not negative, got 5, 7"),
+        ({"train_labels": np.arange(24) - 1}, "train_labels must be among train's and not negative, got -1"),
+        ({"class_names": np.array(["a", "b"])}, "train labels must be from 0 to 1 for 2 class names, got 0 to 2"),
+        (
+            {"class_names": np.array(["a", 1, None], dtype=object)},
+            "must be an .npz archive of arrays, and cannot be read: Object arrays",
+        ),
+        (
+            {"test_images": np.zeros((6, 16, 16, 3))},
+            r"test_images .*, got float64 of shape \(6, 16, 16, 3\)",
+        ),
+        (
+            {"train_images": np.zeros((24, 16, 16, 16), np.uint8)},
+            r"train_images .*, got uint8 of shape \(24, 16, 16, 16\)",
+        ),
+        ({"train_images": np.zeros((24, 16, 12), np.uint8)}, "images must be square, got 16 x 12 pixels"),
+        (
+            {"test_images": np.zeros((6, 16, 16), np.uint8)},
+            r"test images must have the shape of train's, \(3, 16, 16\), got \(1, 16, 16\)",
+        ),
+        (
+            {"test_images": np.zeros((0, 16, 16, 3), np.uint8), "test_labels": np.arange(0)},
+            "test split must have images, got none",
+        ),
+    ],
+)
+def test_npz_that_is_no_data_set(tmp_path, arrays, change, says):
+    left = {key: value for key, value in (arrays | change).items() if value is not None}
+    with pytest.raises(ValueError, match=says):
+        load(saved(tmp_path, left))
+
+
+@pytest.fixture
+def folder(tmp_path, arrays):
+    """The arrays as class folders, with what a file system leaves in them."""
+    for part in ("train", "test"):
+        for number, (image, label) in enumerate(zip(arrays[f"{part}_images"], arrays[f"{part}_labels"].ravel())):
+            place = tmp_path / "pets" / part / ("cat", "ant", "bee")[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place / f"{number:02}.{('png', 'bmp', 'PNG')[number % 3]}")
+            (place / "notes.txt").write_text("not an image")
+            (place / "._00.png").write_text("not an image")
+        (tmp_path / "pets" / part / ".ipynb_checkpoints").mkdir()
+    return tmp_path / "pets"
+
+
+def test_folder(folder, arrays):
+    dataset = load(str(folder), labelled_per_class=8)
+    assert dataset.class_names == ("ant", "bee", "cat")
+    assert (dataset.name, dataset.padding, dataset.validation) == ("pets", 2, None)
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].reshape(-1)
+        expected = [(number, images[k]) for number, old in enumerate((1, 2, 0)) for k in np.nonzero(labels == old)[0]]
+        assert split.labels.tolist() == [label for label, _ in expected]
+        assert np.array_equal(split.images.permute(0, 2, 3, 1), np.stack([image for _, image in expected]))
+
+
+def test_folder_with_validation_and_grey_images(folder):
+    for name in ("ant", "bee", "cat"):
+        (folder / "val" / name).mkdir(parents=True)
+        Image.new("L", (16, 16), 7).save(folder / "val" / name / "0.png")
+    validation = load(str(folder)).validation
+    assert validation.images.shape == (3, 3, 16, 16)
+    assert validation.images.unique().tolist() == [7]
+
+
+def test_folders_that_are_no_data_set(folder):
+    Image.new("RGB", (16, 17)).save(folder / "train" / "bee" / "odd.png")
+    with pytest.raises(ValueError, match=r"bee/odd.png must have 16 x 16 pixels as .*ant/.*, got 16 x 17"):
+        load(str(folder))
+    for file in (folder / "train" / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="train/bee must have images"):
+        load(str(folder))
+    (folder / "train" / "bee").rmdir()
+    with pytest.raises(ValueError, match="must have the same classes, got a difference: bee"):
+        load(str(folder))
+    with pytest.raises(FileNotFoundError, match="got no folder 'train'"):
+        load(str(folder / "train"))
+    (folder / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match="val must have a folder for each class, got none"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3), (7, 1500, 3000), (0, 1, 3)])
+def test_labels_without_class_names_are_any_ids(tmp_path, arrays, ids):
+    labels = {f"{split}_labels": np.array(ids)[arrays[f"{split}_labels"]] for split in ("train", "test")}
+    dataset, plain = load(saved(tmp_path, arrays | labels)), load(saved(tmp_path, arrays))
+    assert dataset.class_names == tuple(map(str, ids))
+    assert same(dataset.train, plain.train)
+    assert same(dataset.test, plain.test)
+
+
+def test_labels_that_start_at_1_beside_class_names_are_refused(tmp_path, arrays):
+    labels = {f"{split}_labels": arrays[f"{split}_labels"] + 1 for split in ("train", "test")}
+    with pytest.raises(ValueError, match="train labels must be from 0 to 2 for 3 class names, got 1 to 3"):
+        load(saved(tmp_path, arrays | labels | {"class_names": ["a", "b", "c"]}))
+
+
+@pytest.mark.parametrize("names", [[b"ant", b"bee", b"cat"], [["ant"], ["bee"], ["cat"]]])
+def test_class_names_as_bytes_or_a_column(tmp_path, arrays, names):
+    assert load(saved(tmp_path, arrays | {"class_names": np.array(names)})).class_names == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize("names", ["ant", [["ant", "bee", "cat"]]])
+def test_class_names_that_are_no_list_are_refused(tmp_path, arrays, names):
+    with pytest.raises(ValueError, match=r"class_names must be of shape \(c,\) or \(c, 1\), got \("):
+        load(saved(tmp_path, arrays | {"class_names": np.array(names)}))
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("damage", [b"\xff" * 40, b"\x00" * 40, b""])
+def test_a_damaged_archive_ends_in_one_line(tmp_path, arrays, place, damage):
+    np.savez_compressed(tmp_path / "set.npz", **arrays)
+    content = (tmp_path / "set.npz").read_bytes()
+    at = int(len(content) * place)
+    (tmp_path / "set.npz").write_bytes(content[:at] + damage + content[at + len(damage) :] * bool(damage))
+    with pytest.raises(ValueError, match=r"set.npz must be an .npz archive of arrays, and cannot be read: ") as caught:
+        load(str(tmp_path / "set.npz"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_folders_have_any_usual_name(folder, name):
+    shutil.copytree(folder / "test", folder / name)
+    dataset = load(str(folder))
+    assert same(dataset.validation, dataset.test)
+    shutil.copytree(folder / "test", folder / "dev")
+    if name != "val":
+        shutil.copytree(folder / "test", folder / "val")
+        with pytest.raises(ValueError, match=f"must have one folder of validation images, got val, {name}"):
+            load(str(folder))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path, orientation):
+    """A camera that is held upright writes a lying picture and says so."""
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8))
+    Transpose = Image.Transpose
+    turns = (None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE)
+    turns = (*turns, Transpose.ROTATE_90, Transpose.TRANSVERSE, Transpose.ROTATE_270)
+    turn = turns[orientation - 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (upright if turn is None else upright.transpose(turn)).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(load_rgb(tmp_path / "a.png")), np.asarray(upright))
+
+
+def png_of_16_bits(channels: int) -> bytes:
+    """A PNG of 2 x 2 pixels, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + b"\x12\x34" * 2 * channels for _ in range(2))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_more_than_8_bits_a_channel_are_refused(tmp_path, channels):
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(channels))
+    with pytest.raises(ValueError, match=r"a.png cannot be read as an image: .* more than 8 bits a channel"):
+        load_rgb(tmp_path / "a.png")
+
+
+def test_a_failed_download_leaves_no_empty_folder(tmp_path):
+    (tmp_path / "there").mkdir()
+
+    def fail(folder):
+        with no_empty_folder(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            raise OSError("full")
+
+    for folder in (tmp_path / "a" / "b", tmp_path / "there"):
+        with pytest.raises(OSError, match="full"):
+            fail(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    with no_empty_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "file").write_text("x")
+    assert (tmp_path / "a" / "b" / "file").exists()
