@@ -31,8 +31,9 @@ def assert_same(loss, expected, classifier):
 
 def expected_mixup(method, images, targets, alpha):
     """Compute mixup's loss, one λ for all: λ x_i + (1 - λ) x_π(i), held against the targets mixed alike."""
-    lam = sample_mixing_weights(1, 2, alpha, generator=clone(method.cpu_generator), dtype=torch.double)[0, 0]
-    permutation = torch.randperm(M, generator=clone(method.generator)).tolist()
+    generator = clone(method.cpu_generator)
+    lam = sample_mixing_weights(1, 2, alpha, generator=generator, dtype=torch.double)[0, 0]
+    permutation = torch.randperm(M, generator=generator).tolist()
     mixed = torch.stack([lam * images[i] + (1 - lam) * images[j] for i, j in enumerate(permutation)])
     mixed_targets = [lam * targets[i] + (1 - lam) * targets[j] for i, j in enumerate(permutation)]
     logits = method.classifier(mixed)

@@ -35,42 +35,42 @@ def test_tuples_are_random_subsets_with_the_weights_of_that_many():
 @pytest.mark.parametrize("length", [2, 4])
 def test_multimix_of_tuples(classifier, batch, length):
     images, labels = batch
-    objective = METHODS["multimix_tuples"](
+    method = METHODS["multimix_tuples"](
         classifier, examples_per_mixture=length, num_mixtures=N, alpha=0.5, probability=1, seed=4
     )
-    weights = sample_sparse_weights(N, M, length, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_sparse_weights(N, M, length, 0.5, generator=clone(method.generator), dtype=torch.double)
     expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
     images, labels = batch
-    objective = METHODS["multimix_tuples"](classifier, examples_per_mixture=1, num_mixtures=N, probability=1, seed=4)
-    drawn = sample_sparse_weights(N, M, 1, generator=clone(objective.generator), dtype=torch.double).argmax(dim=1)
-    assert_same(objective(images, labels), F.cross_entropy(classifier(images)[drawn], labels[drawn]), classifier)
+    method = METHODS["multimix_tuples"](classifier, examples_per_mixture=1, num_mixtures=N, probability=1, seed=4)
+    drawn = sample_sparse_weights(N, M, 1, generator=clone(method.generator), dtype=torch.double).argmax(dim=1)
+    assert_same(method(images, labels), F.cross_entropy(classifier(images)[drawn], labels[drawn]), classifier)
 
 
 def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
-    with pytest.raises(ValueError, match="examples_per_mixture is 7; a mini-batch of 6 takes at most that"):
+    with pytest.raises(ValueError, match="examples_per_mixture must be at most 6, the examples of the mini-batch, got 7"):
         METHODS["multimix_tuples"](classifier, examples_per_mixture=7, probability=1)(*batch)
 
 
 def test_one_alpha_for_the_mini_batch(classifier, batch):
     images, labels = batch
-    objective = METHODS["multimix_one_alpha"](classifier, num_mixtures=N, alpha=(0.6, 3.0), probability=1, seed=4)
-    host = clone(objective.cpu_generator)
+    method = METHODS["multimix_one_alpha"](classifier, num_mixtures=N, alpha=(0.6, 3.0), probability=1, seed=4)
+    host = clone(method.cpu_generator)
     torch.rand((), generator=host)
     alpha = 0.6 + 2.4 * torch.rand((), generator=host, dtype=torch.double).item()
-    weights = sample_mixing_weights(N, M, alpha, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, alpha, generator=clone(method.generator), dtype=torch.double)
     expected = mixtures.multimix(classifier.embed(images), classifier.head, one_hot(labels), weights)
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_mixtures_of_a_hidden_layer(classifier, batch, stage):
     images, labels = batch
-    objective = METHODS["multimix_hidden"](classifier, stage=stage, num_mixtures=N, alpha=0.5, probability=1, seed=4)
-    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    method = METHODS["multimix_hidden"](classifier, stage=stage, num_mixtures=N, alpha=0.5, probability=1, seed=4)
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(method.generator), dtype=torch.double)
     stem, first, second = classifier.encoder
     hidden = (images - 0.4) / 0.2
     hidden = hidden if stage == 0 else first(stem(hidden)) if stage == 1 else second(first(stem(hidden)))
@@ -79,7 +79,7 @@ def test_mixtures_of_a_hidden_layer(classifier, batch, stage):
     logits = classifier.head(mixed.mean((2, 3)))
     targets = [mixtures.mixture(row, one_hot(labels)) for row in weights]
     expected = sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, targets)) / N
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 def test_mixtures_of_the_last_layer_are_multimix(classifier, batch):
@@ -95,10 +95,10 @@ def test_mixtures_of_the_last_layer_are_multimix(classifier, batch):
 def test_attention(classifier, batch, query, nonlinearity):
     images, labels = batch
     options = {"query": query, "nonlinearity": nonlinearity}
-    objective = METHODS["dense_multimix_attention"](
+    method = METHODS["dense_multimix_attention"](
         classifier, num_mixtures=N, alpha=0.5, probability=1, seed=4, **options
     )
-    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(method.generator), dtype=torch.double)
     features = classifier.features(images).flatten(2)
     attention = torch.empty(M, 16).double()
     for i, z in enumerate(features.detach()):
@@ -108,7 +108,7 @@ def test_attention(classifier, batch, query, nonlinearity):
         attention[i] = scores / scores.sum() if scores.sum() > 0 else 1 / 16
     targets = one_hot(labels).unsqueeze(1).expand(M, 16, C)
     expected = mixtures.dense_multimix(features, classifier.head, targets, attention, weights)
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 def test_default_attention_is_that_of_dense_multimix(classifier, batch):
@@ -146,34 +146,35 @@ def test_softmax_attention_of_large_scores_is_finite():
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 def test_teacher_at_mixtures(classifier, batch, gamma):
     images, labels = batch
-    objective = METHODS["multimix_distill_at_mixture"](
+    method = METHODS["multimix_distill_at_mixture"](
         classifier, num_mixtures=N, alpha=0.5, gamma=gamma, probability=1, seed=4
     ).train()
     perturb(classifier)
-    weights = sample_mixing_weights(N, M, 0.5, generator=clone(objective.generator), dtype=torch.double)
-    teacher = copy.deepcopy(objective.teacher.module).eval()
+    weights = sample_mixing_weights(N, M, 0.5, generator=clone(method.generator), dtype=torch.double)
+    teacher = copy.deepcopy(method.teacher.module).eval()
     with torch.no_grad():
         predicted = teacher.head(mix(weights, teacher.embed(images))).softmax(1)
     targets = (1 - gamma) * mix(weights, one_hot(labels)) + gamma * predicted
     logits = classifier.head(mix(weights, classifier.embed(images)))
     expected = sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, targets)) / N
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 def test_teacher_at_mixed_images(classifier, batch):
     images, labels = batch
-    objective = METHODS["multimix_distill_at_mixture"](classifier, gamma=0.3, probability=0, seed=4).train()
+    method = METHODS["multimix_distill_at_mixture"](classifier, gamma=0.3, probability=0, seed=4).train()
     perturb(classifier)
     before = METHODS["multimix"](classifier, seed=4)
     skip_coin(before)
-    lam = sample_mixing_weights(1, 2, 1.0, generator=clone(before.cpu_generator), dtype=torch.double)[0, 0]
-    partners = torch.randperm(M, generator=clone(before.generator))
+    host = clone(before.cpu_generator)
+    lam = sample_mixing_weights(1, 2, 1.0, generator=host, dtype=torch.double)[0, 0]
+    partners = torch.randperm(M, generator=host)
     mixed = lam * images + (1 - lam) * images[partners]
     with torch.no_grad():
-        predicted = copy.deepcopy(objective.teacher.module).eval()(mixed).softmax(1)
+        predicted = copy.deepcopy(method.teacher.module).eval()(mixed).softmax(1)
     targets = 0.7 * (lam * one_hot(labels) + (1 - lam) * one_hot(labels)[partners]) + 0.3 * predicted
     expected = -(targets * classifier(mixed).log_softmax(1)).sum(1).mean()
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +183,10 @@ def test_teacher_at_mixed_images(classifier, batch):
 )
 def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
     images, labels = batch
-    objective = METHODS[name](classifier, probability=0, seed=3)
+    method = METHODS[name](classifier, probability=0, seed=3)
     before = METHODS[name](classifier, probability=0, seed=3)
     skip_coin(before)
-    assert_same(objective(images, labels), expected_mixup(before, images, one_hot(labels), 1.0), classifier)
+    assert_same(method(images, labels), expected_mixup(before, images, one_hot(labels), 1.0), classifier)
 
 
 @pytest.mark.parametrize(
@@ -194,12 +195,12 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
         (
             "multimix_tuples",
             {"examples_per_mixture": 0},
-            "examples_per_mixture is 0; it takes a whole number of at least 1",
+            "examples_per_mixture must be an integer >= 1, got 0",
         ),
-        ("multimix_hidden", {"stage": -1}, "stage is -1; it takes a whole number of at least 0"),
-        ("dense_multimix_attention", {"query": "max"}, "query is 'max'; it takes gap, cam, uniform"),
-        ("dense_multimix_attention", {"nonlinearity": "elu"}, "nonlinearity is 'elu'; it takes relu, softmax"),
-        ("multimix_one_alpha", {"alpha": -1.0}, "alpha is -1.0"),
+        ("multimix_hidden", {"stage": -1}, "stage must be an integer >= 0, got -1"),
+        ("dense_multimix_attention", {"query": "max"}, "query must be 'gap', 'cam' or 'uniform', got 'max'"),
+        ("dense_multimix_attention", {"nonlinearity": "elu"}, "nonlinearity must be 'relu' or 'softmax', got 'elu'"),
+        ("multimix_one_alpha", {"alpha": -1.0}, "alpha must be"),
     ],
 )
 def test_impossible_options_are_named(classifier, name, options, message):
@@ -208,5 +209,5 @@ def test_impossible_options_are_named(classifier, name, options, message):
 
 
 def test_stage_that_is_not_there_is_named(classifier, batch):
-    with pytest.raises(ValueError, match="stage 3 is not there; this encoder takes 0 to 2"):
+    with pytest.raises(ValueError, match="stage must be from 0 to 2 for this encoder, got 3"):
         METHODS["multimix_hidden"](classifier, stage=3, probability=1)(*batch)

@@ -14,8 +14,8 @@ GRAPHS, BREAKS = 12, 17  # drawing is no graph; what lies between two draws is o
 
 @pytest.fixture(scope="module")
 def compared():
-    script = Path(__file__).with_name("compiled_steps.py")
-    paths = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    script = Path(__file__).with_name("scripts") / "compiled_steps.py"
+    paths = os.pathsep.join([str(script.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, script, *METHODS], check=True, stdout=subprocess.PIPE, text=True, env=environment

@@ -24,7 +24,7 @@ QUIET = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["multimix", "dense_multimix_distill"])
 def test_gradients_are_the_average_of_two_separate_runs(tmp_path, method):
-    script = Path(__file__).with_name("gradients_of_one_step.py")
+    script = Path(__file__).with_name("scripts") / "gradients_of_one_step.py"
     subprocess.run([*TORCHRUN, script, tmp_path, method], check=True, capture_output=True, env=QUIET)
     ranks = [torch.load(tmp_path / f"rank{k}.pt", weights_only=True) for k in range(2)]
     assert not torch.equal(ranks[0]["images"], ranks[1]["images"])

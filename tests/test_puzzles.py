@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from mmlib import sample_mixing_weights
 from mmlib.experiments.methods import METHODS, comixup
-from mmlib.experiments.methods._pairs import draw_pairs
 from mmlib.experiments.methods._saliency import pool_saliency, saliency_map
-from mmlib.experiments.methods.puzzlemix import enlarge, least_energy, transport
+from mmlib.experiments.methods.puzzlemix import upsample_blocks, minimize_energy_exact, transport
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.preact_resnet import preact_resnet
+from mmlib.transforms import draw_pairs
 from tests.helpers import assert_same, clone
 from tests.reference import puzzles
 
@@ -39,7 +39,7 @@ def test_minimum_cut_finds_the_best_labelling_of_all(h, w, count):
     grids = 12
     costs, below, beside = rand(grids, h, w, count), rand(grids, h - 1, w, seed=1), rand(grids, h, w - 1, seed=2)
     below, beside = below / count**2, beside / count**2
-    found = least_energy(costs, below, beside)
+    found = minimize_energy_exact(costs, below, beside)
     assert len(found.flatten(1).unique(dim=0)) > 1
     for k in range(grids):
         grid = costs[k], below[k], beside[k]
@@ -48,17 +48,17 @@ def test_minimum_cut_finds_the_best_labelling_of_all(h, w, count):
 
 
 def test_minimum_cut_of_costs_that_are_no_costs():
-    assert (least_energy(torch.zeros(1, 2, 2, 3), torch.ones(1, 1, 2), torch.ones(1, 2, 1)) == 0).all()
+    assert (minimize_energy_exact(torch.zeros(1, 2, 2, 3), torch.ones(1, 1, 2), torch.ones(1, 2, 1)) == 0).all()
     costs = torch.tensor([[0.0, 3.0, 1.0]]).expand(1, 2, 2, 3)  # not convex in the label
-    assert (least_energy(-costs, torch.full((1, 1, 2), 1e9), torch.zeros(1, 2, 1)) == 1).all()
+    assert (minimize_energy_exact(-costs, torch.full((1, 1, 2), 1e9), torch.zeros(1, 2, 1)) == 1).all()
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
 def test_energy_of_whole_shares_is_the_papers(classifier, batch, blocks):
     images = batch[0]
-    objective = METHODS["puzzlemix"](classifier, beta=3.0, gamma=0.8, eta=0.3)
+    method = METHODS["puzzlemix"](classifier, beta=3.0, gamma=0.8, eta=0.3)
     saliency, partners, lam = rand(M, 8, 8, seed=3), torch.tensor([1, 2, 3, 4, 5, 0]), 0.3
-    costs, below, beside = objective.energy(images, saliency, partners, lam, blocks)
+    costs, below, beside = method.energy(images, saliency, partners, lam, blocks)
     assert min(below.min(), beside.min()) >= 0
     region = {2: 4, 4: 2}[blocks]
     share = torch.stack([puzzles.pooled(s, 8 // blocks) for s in saliency])
@@ -77,9 +77,9 @@ def test_energy_of_whole_shares_is_the_papers(classifier, batch, blocks):
 
 
 def test_energy_of_half_shares(classifier, batch):
-    objective = METHODS["puzzlemix"](classifier, gamma=0.0, eta=0.3)
+    method = METHODS["puzzlemix"](classifier, gamma=0.0, eta=0.3)
     saliency, partners, lam = rand(M, 8, 8, seed=3), torch.tensor([1, 2, 3, 4, 5, 0]), 0.3
-    costs, below, _ = objective.energy(batch[0], saliency, partners, lam, 2)
+    costs, below, _ = method.energy(batch[0], saliency, partners, lam, 2)
     share = pool_saliency(saliency, 2)
     expected = (share + share[partners]) / 2 - 0.3 / 4 * torch.tensor(2 * 0.3 * 0.7 + 1e-8).double().log()
     torch.testing.assert_close(costs[..., 1], expected)
@@ -137,13 +137,13 @@ def test_puzzlemix(classifier, batch):
     classifier.eval()  # in training mode a forward pass moves the statistics that the saliency is measured with
     seen = set()
     for seed in range(6):
-        objective = METHODS["puzzlemix"](classifier, xi=0.01, seed=seed)
+        method = METHODS["puzzlemix"](classifier, xi=0.01, seed=seed)
         replay = METHODS["puzzlemix"](classifier, seed=seed)
-        partners, lam = draw_pairs(replay, M, 1.0)
+        partners, lam = draw_pairs(M, 1.0, generator=replay.cpu_generator)
         blocks = (2, 4, 8)[int(torch.randint(3, (), generator=clone(replay.cpu_generator)))]
         seen.add(blocks)
         saliency = saliency_map(classifier, images, labels)
-        z = 1 - least_energy(*replay.energy(images, saliency, partners, lam, blocks)).double() / 2
+        z = 1 - minimize_energy_exact(*replay.energy(images, saliency, partners, lam, blocks)).double() / 2
         own = transport(images, saliency, z > 0, 0.01)
         other = transport(images[partners], saliency[partners], z < 1, 0.01)
         mixed, targets, side = torch.empty_like(images), torch.zeros(M, C).double(), 8 // blocks
@@ -153,7 +153,7 @@ def test_puzzlemix(classifier, batch):
             targets[k, labels[k]] += share / 64
             targets[k, labels[partners[k]]] += (1 - share) / 64
         expected = -(targets * classifier(mixed).log_softmax(1)).sum(1).mean()
-        loss = objective(images, labels)
+        loss = method(images, labels)
         assert_same(loss, expected, classifier)
     assert len(seen) > 1
 
@@ -161,16 +161,16 @@ def test_puzzlemix(classifier, batch):
 def test_puzzlemix_with_all_of_one_image_is_erm(classifier, batch, monkeypatch):
     # With λ = 1 the prior forbids every share of the partner.
     monkeypatch.setattr(
-        "mmlib.experiments.methods.puzzlemix.draw_pairs", lambda *_: (torch.arange(M).roll(1), 1.0), raising=True
+        "mmlib.experiments.methods.puzzlemix.draw_pairs", lambda *_, **__: (torch.arange(M).roll(1), 1.0), raising=True
     )
-    objective = METHODS["puzzlemix"](classifier, eta=100.0)
-    torch.testing.assert_close(objective.mix(*batch)[0], batch[0])
-    assert_same(objective(*batch), METHODS["erm"](classifier)(*batch), classifier)
+    method = METHODS["puzzlemix"](classifier, eta=100.0)
+    torch.testing.assert_close(method.mix_batch(*batch)[0], batch[0])
+    assert_same(method(*batch), METHODS["erm"](classifier)(*batch), classifier)
 
 
 def test_blocks_on_pixels():
     expected = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))
-    torch.testing.assert_close(enlarge(torch.eye(2).unsqueeze(0), 4)[0], expected)
+    torch.testing.assert_close(upsample_blocks(torch.eye(2).unsqueeze(0), 4)[0], expected)
     torch.testing.assert_close(pool_saliency(torch.zeros(1, 4, 4), 2), torch.full((1, 2, 2), 0.25))
 
 
@@ -184,7 +184,7 @@ def grids_of_labels(h, w, count, strength, grids=60):
 def test_move_is_the_best_of_all_expansions(h, w, count):
     costs, borders = grids_of_labels(h, w, count, 0.3)
     labels = torch.randint(count, (60, h, w), generator=torch.Generator().manual_seed(2))
-    moved = comixup.expand(costs, borders, labels)
+    moved = comixup.expansion_move(costs, borders, labels)
     for k in range(60):
         every = puzzles.labelled_energy(costs[k], borders[k], puzzles.expansions(labels[k], count))
         torch.testing.assert_close(puzzles.labelled_energy(costs[k], borders[k], moved[k]), every.min())
@@ -193,12 +193,12 @@ def test_move_is_the_best_of_all_expansions(h, w, count):
 @pytest.mark.parametrize("strength", [0.05, 0.2, 0.6])
 @pytest.mark.parametrize(("h", "w", "images"), [(2, 3, 3), (4, 2, 2), (2, 2, 6)])
 def test_moves_end_at_the_best_labelling_of_all_almost_always(h, w, images, strength):
-    choices, _ = comixup.offer_halves(rand(60, images))
+    choices, _ = comixup.candidate_labels(rand(60, images))
     borders = strength / 2 * torch.cdist(choices, choices).square()
     of_images = rand(60, images, h, w)
     costs = torch.einsum("gln,gnyx->glyx", choices, of_images)
     every = puzzles.every_labelling(h, w, choices.shape[1])
-    labels = comixup.least_energy(costs, borders)
+    labels = comixup.minimize_energy_expansion(costs, borders)
     best, reached = (
         [puzzles.labelled_energy(c, b, x).min() for c, b, x in zip(costs, borders, candidates)]
         for candidates in ([every] * 60, labels)
@@ -209,13 +209,13 @@ def test_moves_end_at_the_best_labelling_of_all_almost_always(h, w, images, stre
 
 
 def test_halves_of_the_images_there_are():
-    choices, offered = comixup.offer_halves(torch.tensor([[4.0, 0.0, 7.0, 5.0], [0.0, 9.0, 0.0, 7.0]]))
+    choices, offered = comixup.candidate_labels(torch.tensor([[4.0, 0.0, 7.0, 5.0], [0.0, 9.0, 0.0, 7.0]]))
     half = choices[:, 4:] * offered[:, 4:].unsqueeze(2)
     expected = [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0], [0.5, 0, 0, 0.5]], [[0, 0.5, 0, 0.5], [0.0] * 4, [0.0] * 4]
     torch.testing.assert_close(half, torch.tensor(expected))
     torch.testing.assert_close(choices[1, :4], torch.eye(4))
     assert offered[:, :4].all()
-    assert [comixup.offer_halves(torch.ones(2, n))[0].shape[1] for n in (1, 2, 3)] == [1, 3, 6]
+    assert [comixup.candidate_labels(torch.ones(2, n))[0].shape[1] for n in (1, 2, 3)] == [1, 3, 6]
 
 
 def test_compatibility_grows_with_the_distance_of_peaks():
@@ -231,12 +231,12 @@ def test_compatibility_grows_with_the_distance_of_peaks():
 def test_shares_are_those_of_trying_all(classifier, monkeypatch, tau, iterations):
     monkeypatch.setattr(comixup, "BLOCKS", 2)
     monkeypatch.setattr(comixup, "ITERATIONS", iterations)
-    objective = METHODS["comixup"](classifier, tau=tau, gamma=0.1, eta=0.2, omega=0.1, seed=3)
+    method = METHODS["comixup"](classifier, tau=tau, gamma=0.1, eta=0.2, omega=0.1, seed=3)
     saliency = rand(2, 4, 8, 8, seed=5) ** 20
-    replay = clone(objective.generator)
+    replay = clone(method.generator)
     prior = sample_mixing_weights(2, 4, 2.0, generator=replay, dtype=torch.double)
     start = torch.randint(4, (2, 4, 2, 2), generator=replay)
-    shares = objective.shares(saliency)
+    shares = method.shares(saliency)
     alike = comixup.compatibility(saliency, 0.1)
     for k in range(2):
         share = torch.stack([puzzles.pooled(s, 4) for s in saliency[k]])
@@ -249,11 +249,11 @@ def test_shares_are_those_of_trying_all(classifier, monkeypatch, tau, iterations
 def test_relabelling_lowers_the_papers_objective(classifier, monkeypatch):
     monkeypatch.setattr(comixup, "ITERATIONS", 1)  # with whole images only
     saliency = rand(3, 6, 16, 16, seed=5) ** 3
-    objective = METHODS["comixup"](classifier, tau=0.0, eta=0.0)
-    replay = clone(objective.generator)
+    method = METHODS["comixup"](classifier, tau=0.0, eta=0.0)
+    replay = clone(method.generator)
     sample_mixing_weights(3, 6, 2.0, generator=replay, dtype=torch.double)
     start = F.one_hot(torch.randint(6, (3, 6, 4, 4), generator=replay), 6).double()
-    alike, shares = comixup.compatibility(saliency, 0.001), objective.shares(saliency)
+    alike, shares = comixup.compatibility(saliency, 0.001), method.shares(saliency)
     for k in range(3):
         share = pool_saliency(saliency[k], 4)
         before, after = (puzzles.comixup_objective(share, x[k], alike[k], 0.32, 1.0) for x in (start, shares))
@@ -261,10 +261,10 @@ def test_relabelling_lowers_the_papers_objective(classifier, monkeypatch):
 
 
 def test_comixup(classifier, batch, monkeypatch):
-    monkeypatch.setattr(comixup, "PART", 4)  # a part of four and one of two
+    monkeypatch.setattr(comixup, "GROUP_SIZE", 4)  # a part of four and one of two
     images, labels = batch
     classifier.eval()
-    objective = METHODS["comixup"](classifier, clean=0.7, seed=1)
+    method = METHODS["comixup"](classifier, clean=0.7, seed=1)
     saliency = saliency_map(classifier, images, labels)
     replay = METHODS["comixup"](classifier, seed=1)
     y, mixed, targets = F.one_hot(labels, C).double(), [], []
@@ -278,14 +278,14 @@ def test_comixup(classifier, batch, monkeypatch):
                 target += share * y[first + i] / 64
             mixed.append(image)
             targets.append(target)
-    ours, of_ours = objective.mix(images, labels, saliency)
+    ours, of_ours = method.mix_batch(images, labels, saliency)
     torch.testing.assert_close(ours, torch.stack(mixed))
     torch.testing.assert_close(of_ours, torch.stack(targets))
     assert ((of_ours > 0).sum(1) > 1).any()
-    objective = METHODS["comixup"](classifier, clean=0.7, seed=1)
+    method = METHODS["comixup"](classifier, clean=0.7, seed=1)
     of_mixed = -(torch.stack(targets) * classifier(torch.stack(mixed)).log_softmax(1)).sum(1).mean()
     expected = (of_mixed + 0.7 * F.cross_entropy(classifier(images), labels)) / 1.7
-    assert_same(objective(images, labels), expected, classifier)
+    assert_same(method(images, labels), expected, classifier)
 
 
 def test_comixup_of_one_image_is_erm(classifier, batch):
@@ -297,15 +297,15 @@ def test_comixup_of_one_image_is_erm(classifier, batch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("puzzlemix", {"alpha": 0}, "alpha is 0"),
-        ("puzzlemix", {"gamma": 1.5}, "gamma is 1.5; it takes a number from 0 to 1"),
-        ("puzzlemix", {"beta": -1}, "beta is -1; it takes a number of at least 0"),
-        ("puzzlemix", {"eta": -1}, "eta is -1"),
-        ("puzzlemix", {"xi": float("inf")}, "xi is inf"),
-        ("comixup", {"alpha": 0}, "alpha is 0"),
-        ("comixup", {"omega": 2}, "omega is 2"),
-        ("comixup", {"tau": -0.5}, "tau is -0.5"),
-        ("comixup", {"clean": -1}, "clean is -1"),
+        ("puzzlemix", {"alpha": 0}, "alpha must be"),
+        ("puzzlemix", {"gamma": 1.5}, "gamma must be a number from 0 to 1, got 1.5"),
+        ("puzzlemix", {"beta": -1}, "beta must be a finite number >= 0, got -1"),
+        ("puzzlemix", {"eta": -1}, "eta must be"),
+        ("puzzlemix", {"xi": float("inf")}, "xi must be"),
+        ("comixup", {"alpha": 0}, "alpha must be"),
+        ("comixup", {"omega": 2}, "omega must be"),
+        ("comixup", {"tau": -0.5}, "tau must be"),
+        ("comixup", {"clean": -1}, "clean must be"),
     ],
 )
 def test_impossible_options_are_named(classifier, name, options, message):
@@ -313,7 +313,7 @@ def test_impossible_options_are_named(classifier, name, options, message):
         METHODS[name](classifier, **options)
 
 
-@pytest.mark.parametrize(("name", "takes"), [("puzzlemix", "an even number"), ("comixup", "a multiple of 4")])
+@pytest.mark.parametrize(("name", "takes"), [("puzzlemix", "an even number of pixels"), ("comixup", "a multiple of 4 pixels")])
 def test_images_without_blocks_are_named(classifier, batch, name, takes):
-    with pytest.raises(ValueError, match=f"images are 7 pixels wide; {name} takes {takes}"):
+    with pytest.raises(ValueError, match=f"{name} takes images whose side is {takes}, got 7"):
         METHODS[name](classifier)(batch[0][:, :, :7, :7], batch[1])

@@ -1,26 +1,34 @@
-"""Training objectives: a method is a module around the classifier.
+"""Training methods: modules around a classifier that return the loss of a mini-batch.
 
-It is made, called and moved on in every training loop alike::
+Every training loop makes, calls and advances them alike::
 
-    objective = METHODS[name](classifier, seed=0, **options)
-    loss = objective(images, labels)
-    objective.after_step()
+    method = METHODS[name](classifier, seed=0, **options)
+    loss = method(images, labels)
+    method.on_step_end()  # after the optimiser's step
 """
 
 import torch
 from torch import nn
 
-from mmlib.experiments.methods import signal_variants, variants
 from mmlib.experiments.methods.alignmixup import AlignMixup
+from mmlib.experiments.methods.amplified_multimix import AmplifiedMultiMix
+from mmlib.experiments.methods.anchored_multimix import AnchoredMultiMix
+from mmlib.experiments.methods.annealed_multimix import AnnealedMultiMix
 from mmlib.experiments.methods.base import Method, option_names
 from mmlib.experiments.methods.comixup import CoMixup
 from mmlib.experiments.methods.cutmix import CutMix
-from mmlib.experiments.methods.distillation import DenseMultiMixDistill, MultiMixDistill
+from mmlib.experiments.methods.dense_multimix import AttentionDenseMultiMix, DenseMultiMix
+from mmlib.experiments.methods.distillation import DenseMultiMixDistill, MultiMixDistill, MultiMixDistillAtMixture
+from mmlib.experiments.methods.erm import ERM
+from mmlib.experiments.methods.hidden_multimix import HiddenMultiMix
 from mmlib.experiments.methods.manifold_mixup import ManifoldMixup
-from mmlib.experiments.methods.mixup import ERM, Mixup
-from mmlib.experiments.methods.multimix import DenseMultiMix, MultiMix
+from mmlib.experiments.methods.mixup import Mixup
+from mmlib.experiments.methods.multimix import MultiMix
+from mmlib.experiments.methods.one_alpha_multimix import OneAlphaMultiMix
 from mmlib.experiments.methods.puzzlemix import PuzzleMix
+from mmlib.experiments.methods.sparse_multimix import SparseMultiMix
 from mmlib.experiments.methods.zeta_mixup import ZetaMixup
+from mmlib.experiments.models.classifier import Classifier
 
 METHODS: dict[str, type[Method]] = {
     "erm": ERM,
@@ -35,24 +43,35 @@ METHODS: dict[str, type[Method]] = {
     "dense_multimix": DenseMultiMix,
     "multimix_distill": MultiMixDistill,
     "dense_multimix_distill": DenseMultiMixDistill,
-    "multimix_tuples": variants.TupleMultiMix,
-    "multimix_one_alpha": variants.OneAlphaMultiMix,
-    "multimix_hidden": variants.HiddenMultiMix,
-    "dense_multimix_attention": variants.AttentionDenseMultiMix,
-    "multimix_distill_at_mixture": variants.MultiMixDistillAtMixture,
-    "multimix_amplified": signal_variants.AmplifiedMultiMix,
-    "multimix_annealed": signal_variants.AnnealedMultiMix,
-    "multimix_around": signal_variants.AnchoredMultiMix,
+    "multimix_tuples": SparseMultiMix,
+    "multimix_one_alpha": OneAlphaMultiMix,
+    "multimix_hidden": HiddenMultiMix,
+    "dense_multimix_attention": AttentionDenseMultiMix,
+    "multimix_distill_at_mixture": MultiMixDistillAtMixture,
+    "multimix_amplified": AmplifiedMultiMix,
+    "multimix_annealed": AnnealedMultiMix,
+    "multimix_around": AnchoredMultiMix,
 }
 
 
 def check_options(name: str, options: dict) -> None:
-    """Check that a method takes the options, and their values, before anything is made.
+    """Check the options of a method before there is a network to train.
+
+    Args:
+        name: a key of `METHODS`.
+        options: keyword arguments of the method, without `seed`.
 
     Raises:
-        TypeError, ValueError: an unknown option, or a value that the method refuses.
+        ValueError: an option that the method does not take, or a value out of range.
+        TypeError: a value of a wrong type.
+
+    >>> check_options("mixup", {"alpha": -1.0})
+    Traceback (most recent call last):
+    ValueError: alpha must be a number > 0 or a pair (low, high) with 0 < low <= high, got -1.0
     """
-    names = option_names(METHODS[name])
-    for option in options.keys() - names:
-        raise ValueError(f"options must be among {', '.join(sorted(names)) or 'none'} for {name}, got {option!r}")
-    METHODS[name](nn.ParameterList([torch.zeros(1)]), **options)
+    accepted = option_names(METHODS[name])
+    for option in options.keys() - accepted:
+        raise ValueError(f"options of {name} must be of {', '.join(sorted(accepted)) or 'none'}, got {option!r}")
+    # Methods check their options when they are made, and only store the classifier: an empty one on no device will do.
+    with torch.device("meta"):
+        METHODS[name](Classifier(nn.Sequential(), 1, classes=1, mean=(0.0,), std=(1.0,)), **options)

@@ -2,24 +2,31 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmlib._typing import Float, Images, Labels
-from mmlib.experiments.models.classifier import eval_mode
+from mmlib.experiments.methods.base import cross_entropy
+from mmlib.experiments.models.classifier import ImageClassifier, eval_mode
+from mmlib.mixing import accumulation_dtype
 
 Saliency, Blocks = Float[Tensor, "m size size"], Float[Tensor, "m blocks blocks"]
 
 
-def saliency_map(classifier: nn.Module, images: Images, labels: Labels) -> Saliency:
-    """Norm over channels of the gradient of the cross-entropy, in evaluation mode, by the normalised image's pixels."""
+def saliency_map(classifier: ImageClassifier, images: Images, labels: Labels) -> Saliency:
+    """Norm over channels of the cross-entropy's gradient by the normalised pixels, in evaluation mode."""
     inputs = classifier.normalise(images).requires_grad_()
     with eval_mode(classifier):
-        loss = F.cross_entropy(classifier.classify(classifier.encoder(inputs)), labels)
+        loss = cross_entropy(classifier.classify(classifier.encoder(inputs)), labels.long())
         (gradient,) = torch.autograd.grad(loss, inputs)
-    return gradient.norm(dim=1)
+    return gradient_norm(gradient)
+
+
+def gradient_norm(gradient: Images) -> Saliency:
+    """Norm over channels, in single precision at least."""
+    return gradient.to(accumulation_dtype(gradient.dtype)).norm(dim=1)
 
 
 def pool_saliency(saliency: Saliency, blocks: int) -> Blocks:
-    """Saliency of blocks, summing to 1 over an image; where it is zero everywhere all blocks get the same."""
+    """Saliency of blocks, summing to 1 over an image; an image without saliency gives all blocks the same."""
     pooled = F.avg_pool2d(saliency, saliency.shape[-1] // blocks).clamp(min=1e-20)
     return pooled / pooled.sum(dim=(1, 2), keepdim=True)

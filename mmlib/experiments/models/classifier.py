@@ -2,13 +2,47 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from mmlib._typing import Float
+from mmlib._typing import Float, Images
 
-Encoder = tuple[nn.Sequential, int]  # and d, its embeddings' size
+
+class Encoder(NamedTuple):
+    """An encoder and the size of its embeddings.
+
+    Args:
+        stages: a sequence of stages, images to feature map.
+        embedding_size: d, the channels of the feature map.
+    """
+
+    stages: nn.Sequential
+    embedding_size: int
+
+
+@runtime_checkable
+class ImageClassifier(Protocol):
+    """Interface that training methods need of a network; `Classifier` has it."""
+
+    encoder: nn.Sequential
+    head: nn.Linear
+
+    def __call__(self, images: Images) -> Float[Tensor, "m c"]:
+        """Logits."""
+
+    def normalise(self, images: Images) -> Images:
+        """Inputs of the encoder."""
+
+    def features(self, images: Images) -> Float[Tensor, "m d h w"]:
+        """Feature map of images."""
+
+    def embed(self, images: Images) -> Float[Tensor, "m d"]:
+        """Embeddings of images."""
+
+    def classify(self, features: Float[Tensor, "m d h w"]) -> Float[Tensor, "m c"]:
+        """Logits of a feature map."""
 
 
 class Classifier(nn.Module):
@@ -34,16 +68,16 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
-    def normalise(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m channels size size"]:
-        """What the encoder takes: every channel of the training images with mean 0 and variance 1."""
+    def normalise(self, images: Images) -> Images:
+        """Inputs of the encoder: every channel of the training images with mean 0 and variance 1."""
         return (images - self.mean) / self.std
 
-    def features(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d h w"]:
-        """The feature map that dense interpolation works on."""
+    def features(self, images: Images) -> Float[Tensor, "m d h w"]:
+        """Feature map of images, on which dense interpolation works."""
         return self.encoder(self.normalise(images))
 
-    def embed(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m d"]:
-        """The embedding: the feature map's mean over positions, the last layer before the head."""
+    def embed(self, images: Images) -> Float[Tensor, "m d"]:
+        """Embeddings: the feature map's mean over positions, the last layer before the head."""
         return self.features(images).mean(dim=(2, 3))
 
     def classify(self, features: Float[Tensor, "m d h w"]) -> Float[Tensor, "m c"]:
@@ -54,16 +88,21 @@ class Classifier(nn.Module):
         """Names of parameters that AdamW spares though they are matrices: position embeddings."""
         return {name for name, _ in self.named_parameters() if name.endswith("places")}
 
-    def forward(self, images: Float[Tensor, "m channels size size"]) -> Float[Tensor, "m c"]:
+    def forward(self, images: Images) -> Float[Tensor, "m c"]:
         """Logits."""
         return self.head(self.embed(images))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must spare beside biases and norms: position embeddings."""
+        return {name for name, _ in self.named_parameters() if name.endswith("pos_embed")}
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode inside the block, and afterwards the mode before it, also after an error."""
-    training = network.training
+    """Evaluation mode inside the block; afterwards every submodule has its own mode again, also after an error."""
+    modes = [(module, module.training) for module in network.modules()]
     try:
         yield network.eval()
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training

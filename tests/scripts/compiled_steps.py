@@ -1,6 +1,6 @@
 """Steps under `torch.compile` beside eager ones, for the test that started it: in a process without checked shapes.
 
-Prints a line of JSON for every method and for what is compiled, the objective or the whole step: the largest
+Prints a line of JSON for every method and for what is compiled, the method or the whole step: the largest
 differences over the steps, the branches taken, and how many graphs were compiled until each step.
 """
 
@@ -24,8 +24,8 @@ def make(name):
     return METHODS[name](classifier, seed=SEED, **({"num_mixtures": 20} if "multimix" in name else {})).train()
 
 
-def step(objective, images, labels):
-    loss = objective(images, labels)
+def step(method, images, labels):
+    loss = method(images, labels)
     loss.backward()
     return loss.detach()
 
@@ -35,7 +35,7 @@ def difference(ones, others):
 
 
 def compare(name, whole, found):
-    """Run the steps of two equal objectives, one of them compiled; `found` is filled on the way."""
+    """Run the steps of two equal methods, one of them compiled; `found` is filled on the way."""
     torch._dynamo.reset()
     counters.clear()
     aot_eager, graphs = lookup_backend("aot_eager"), []
@@ -56,7 +56,7 @@ def compare(name, whole, found):
             compiled(ours, images, labels) if whole else step(compiled, images, labels),
             step(eager, images, labels),
         )
-        gradients = ([p.grad for p in objective.parameters()] for objective in (ours, eager))
+        gradients = ([p.grad for p in method.parameters()] for method in (ours, eager))
         found["loss"].append(difference(*([loss] for loss in losses)))
         found["gradient"].append(difference(*gradients))
         found["buffer"].append(difference(ours.buffers(), eager.buffers()))
