@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmlib._typing import Bool, Float
+from mmlib._typing import Float
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -37,10 +37,7 @@ def mix(mixing_weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) 
 
 
 def mix_dense(
-    mixing_weights: Float[Tensor, "n m"],
-    attention: Float[Tensor, "m r"],
-    values: Float[Tensor, "m r *axes"],
-    mask: Bool[Tensor, "m r"] | None = None,
+    mixing_weights: Float[Tensor, "n m"], attention: Float[Tensor, "m r"], values: Float[Tensor, "m r *axes"]
 ) -> Float[Tensor, "n r *axes"]:
     """Interpolate at every position, where each example's weight is multiplied by its attention there.
 
@@ -51,8 +48,6 @@ def mix_dense(
         mixing_weights: Λ, shape (n, m), each row summing to 1.
         attention: a, shape (m, r), not negative. No gradient reaches it where it is zero.
         values: embeddings, logits or targets of every position, shape (m, r, ...).
-        mask: True at real positions, False at padding, shape (m, r). Padding is in no mixture; where all examples of
-            a mixture are padding, the result is zero.
 
     Returns:
         The mixtures, shape (n, r, ...), at least in float32.
@@ -62,24 +57,19 @@ def mix_dense(
     >>> mix_dense(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.eye(2))
     tensor([[0.2500, 0.5000]])
     """
-    trailing = [1] * (values.ndim - 2)
-    attention = clamp_attention(attention, mask)
+    attention = clamp_attention(attention)
     total = mix(mixing_weights, attention)
-    if mask is not None:
-        values = values.masked_fill(~mask.view(*mask.shape, *trailing), 0)  # zero times NaN would be NaN
-        total = total.where(total > 0, 1)
-    products = attention.view(*attention.shape, *trailing) * values
-    return mix(mixing_weights, products) / total.view(*total.shape, *trailing)
+    attention, total = (x.view(*x.shape, *[1] * (values.ndim - 2)) for x in (attention, total))
+    return mix(mixing_weights, attention * values) / total
 
 
-def clamp_attention(attention: Float[Tensor, "m r"], mask: Bool[Tensor, "m r"] | None = None) -> Float[Tensor, "m r"]:
-    """Clamp attention to at least 1e-20, in float32 or wider; masked positions get 0.
+def clamp_attention(attention: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
+    """Clamp attention to at least 1e-20, in float32 or wider.
 
     Dense interpolation divides by sums of attention. Where they would be zero, the clamped ones give the limit: the
     mixing weights alone.
 
-    >>> clamp_attention(torch.tensor([[0.0, 0.5]]), torch.tensor([[False, True]]))
-    tensor([[0.0000, 0.5000]])
+    >>> clamp_attention(torch.tensor([[0.0, 0.5]])).tolist()
+    [[9.999999682655225e-21, 0.5]]
     """
-    clamped = attention.to(accumulation_dtype(attention.dtype)).clamp(min=1e-20)
-    return clamped if mask is None else clamped.masked_fill(~mask, 0)
+    return attention.to(accumulation_dtype(attention.dtype)).clamp(min=1e-20)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmlib import mix, sample_mixing_weights
-from mmlib.mixing import clamp_attention, mix_dense
+from mmlib.mixing import mix_dense
 from tests.reference import mixtures
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -43,29 +43,6 @@ def test_without_attention_a_mixture_keeps_its_own_weights():
     weights = torch.tensor([[0.25, 0.75]])
     mixed = mix_dense(weights, torch.zeros(2, 3), torch.tensor([[4.0, 0, 8], [8.0, 4, 0]]))
     torch.testing.assert_close(mixed, torch.tensor([[7.0, 3.0, 2.0]]))
-
-
-@pytest.mark.parametrize("padding", [1e30, float("nan")])
-def test_padding_is_in_no_mixture(padding):
-    weights = sample_mixing_weights(5, 3, generator=generator(), dtype=torch.float64)
-    mask = torch.tensor([[True, True, False, False], [True, False, True, False], [True, True, True, False]])
-    attention = torch.rand(3, 4, generator=generator(1), dtype=torch.float64)
-    attention[:, 2] = 0  # nobody attends to it: the weights of the real ones alone
-    values = torch.randn(3, 4, 2, generator=generator(2), dtype=torch.float64)
-    found = mix_dense(weights, attention, values.masked_fill(~mask.unsqueeze(2), padding), mask)
-    for j in range(4):
-        real = mask[:, j]
-        rows = weights[:, real] * (attention[real, j] if j != 2 else 1)
-        expected = [mixtures.mixture(row / row.sum(), values[real, j]) for row in rows] if real.any() else [0, 0]
-        for k in range(5):
-            torch.testing.assert_close(found[k, j], expected[k] if j < 3 else torch.zeros(2, dtype=torch.float64))
-
-
-def test_clamped_attention_is_positive_but_at_padding():
-    attention = torch.tensor([[0.0, 0.25, 0.5]], dtype=torch.float16)
-    clamped = clamp_attention(attention, torch.tensor([[True, True, False]]))
-    assert clamped.dtype == torch.float32
-    assert clamped.tolist() == [[pytest.approx(1e-20), 0.25, 0.0]]
 
 
 @pytest.mark.parametrize("half", HALVES)
