@@ -3,7 +3,7 @@
 The baseline is the fastest vectorised embedding-space formula we know: embeddings are mixed, all positions in one
 `torch.bmm`, then classified; `F.cross_entropy` takes the soft targets; weights are those of
 `torch.distributions.Dirichlet`. Because a faster source of weights is ours too, each loss is also timed with
-our weights in both (`*_same_weights`). Both sides run in turn in this process, forward and backward, weights drawn
+our weights in both (`*_same_weights`). Both contenders run in turn in this process, forward and backward, weights drawn
 inside. That is done in rounds, some seconds apart, for a machine that is not ours alone changes its speed from one
 minute to the next, and more so where two threads wait for each other often: a round's ratio is that of the medians, a
 row's the median of the rounds', and the least and largest of them stand beside it.
@@ -19,7 +19,7 @@ has to be; the floors are these at the rates of a large single-precision product
 same run. Compiled code is counted as it is written, every arithmetic operation as one:
 
     MultiMix      baseline 6 n m d - 2 n m d (Λ has no gradient) + 6 n d c + 2 n m c
-                  ours     6 m d c + 4 n m c, and besides products 32 n c + 9 n m and those of the weights
+                  ours     6 m d c + 4 n m c, and besides products 34 n c + 10 n m and those of the weights
                   bytes    Λ written, and read by two products; mixed logits written and read: 4 n (3 m + 2 c)
     dense         r times that, but for the weights; bytes 4 n (3 m + 2 r c)
     weights       131 n m: of a proposal 102, and a quarter more proposals than draws; 4 n m bytes
@@ -51,7 +51,7 @@ PAUSE = 10  # seconds between rounds
 
 def stock_weights(n: int, m: int, device: str) -> Tensor:
     alpha = torch.rand(n, 1, device=device) * 1.5 + 0.5
-    return torch.as_distributions.Dirichlet(alpha.expand(n, m)).sample()
+    return torch.distributions.Dirichlet(alpha.expand(n, m)).sample()
 
 
 def our_weights(n: int, m: int, device: str) -> Tensor:
@@ -103,14 +103,14 @@ class Problem:
         stock_weights(self.n, M, self.device)
 
 
-def in_turn(sides: dict[str, Callable], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every call, the sides taking turns, after three calls each that do not count."""
-    seconds = {name: [] for name in sides}
+def time_interleaved(contenders: dict[str, Callable], repeats: int, device: str) -> dict[str, list[float]]:
+    """Measure the seconds of every call, the contenders taking turns, after three calls each that do not count."""
+    seconds = {name: [] for name in contenders}
     for turn in range(repeats + 3):
-        for name, side in sides.items():
+        for name, call in contenders.items():
             synchronise(device)
             start = time.perf_counter()
-            side()
+            call()
             synchronise(device)
             if turn >= 3:
                 seconds[name].append(time.perf_counter() - start)
@@ -125,16 +125,16 @@ def synchronise(device: str) -> None:
 def product_rate(device: str) -> float:
     """Operations per second of a large single-precision product."""
     a = torch.randn(2048, 2048, device=device)
-    return 2 * 2048**3 / min(in_turn({"product": lambda: a @ a}, 15, device)["product"])
+    return 2 * 2048**3 / min(time_interleaved({"product": lambda: a @ a}, 15, device)["product"])
 
 
 def copy_rate(device: str) -> float:
     """Bytes per second that a large copy reads and writes."""
     a, b = torch.ones(2, 2**24, device=device)
-    return 8 * 2**24 / min(in_turn({"copy": lambda: a.copy_(b)}, 15, device)["copy"])
+    return 8 * 2**24 / min(time_interleaved({"copy": lambda: a.copy_(b)}, 15, device)["copy"])
 
 
-def parts(problem: Problem, repeats: int) -> dict[str, float]:
+def breakdown(problem: Problem, repeats: int) -> dict[str, float]:
     """Milliseconds of what MultiMix consists of, by itself and with nothing between the calls."""
     numbers, weights = torch.empty(N, M, device=problem.device), our_weights(N, M, problem.device)
     logits = torch.randn(M, C, device=problem.device)
@@ -142,19 +142,22 @@ def parts(problem: Problem, repeats: int) -> dict[str, float]:
     def head() -> None:
         problem.head(problem.embeddings).backward(logits)
 
-    sides = {
+    contenders = {
         "normal_numbers": numbers.normal_,
         "weights": problem.weights,
         "head": head,
         "products": lambda: (weights @ logits).T @ weights,
         "whole": problem.multimix,
     }
-    return {name: 1e3 * median(in_turn({name: side}, repeats, problem.device)[name]) for name, side in sides.items()}
+    return {
+        name: 1e3 * median(time_interleaved({name: call}, repeats, problem.device)[name])
+        for name, call in contenders.items()
+    }
 
 
 def timings(device: str, repeats: int, rounds: int) -> dict:
     problem, product, copy = Problem(device), product_rate(device), copy_rate(device)
-    drawn, mixed = 131 * N * M, 6 * M * D * C + 4 * N * M * C + 32 * N * C + 9 * N * M
+    drawn, mixed = 131 * N * M, 6 * M * D * C + 4 * N * M * C + 34 * N * C + 10 * N * M
     rows = {
         "multimix": (problem.multimix, problem.multimix_baseline, mixed + drawn, 4 * N * (3 * M + 2 * C)),
         "dense": (problem.dense, problem.dense_baseline, R * mixed + drawn, 4 * N * (3 * M + 2 * R * C)),
@@ -166,9 +169,9 @@ def timings(device: str, repeats: int, rounds: int) -> dict:
     for turn in range(rounds):
         time.sleep(PAUSE if turn else 0)
         for name, (ours, baseline, *_) in rows.items():
-            for side, seconds in in_turn({"ours": ours, "baseline": baseline}, repeats, device).items():
+            for side, seconds in time_interleaved({"ours": ours, "baseline": baseline}, repeats, device).items():
                 measured[name][side].append(1e3 * median(seconds))
-    results = {"product_gflops": product / 1e9, "copy_gbytes": copy / 1e9, "parts": parts(problem, repeats)}
+    results = {"product_gflops": product / 1e9, "copy_gbytes": copy / 1e9, "parts": breakdown(problem, repeats)}
     for name, medians in measured.items():
         ratios = [b / a for a, b in zip(medians["ours"], medians["baseline"])]
         row = {f"{side}_ms": median(of_rounds) for side, of_rounds in medians.items()}
@@ -180,13 +183,13 @@ def timings(device: str, repeats: int, rounds: int) -> dict:
     return results
 
 
-def resident() -> tuple[int, int]:
-    """Bytes resident now, and at most so far."""
+def rss_bytes() -> tuple[int, int]:
+    """Return the bytes of the resident set now, and the most so far."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return tuple(1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
 
 
-def one_call(what: str, n: int, device: str) -> tuple[int, float]:
+def measure_single_call(what: str, n: int, device: str) -> tuple[int, float]:
     """Peak bytes above the level before the call, and its seconds; this process measures nothing else."""
     torch.manual_seed(0)
     if what == "uniformity":
@@ -199,18 +202,18 @@ def one_call(what: str, n: int, device: str) -> tuple[int, float]:
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        (seconds,) = in_turn({"call": call}, 1, device)["call"]
+        (seconds,) = time_interleaved({"call": call}, 1, device)["call"]
         return torch.cuda.max_memory_allocated() - before, seconds
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before, _ = resident()
+    before, _ = rss_bytes()
     start = time.perf_counter()
     call()
-    return resident()[1] - before, time.perf_counter() - start
+    return rss_bytes()[1] - before, time.perf_counter() - start
 
 
-def measure(what: str, n: int, device: str, threads: int, **variables: str) -> dict[str, float]:
-    """`one_call` in a fresh process."""
-    command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--one-call", what, str(n)]
+def measure_in_fresh_process(what: str, n: int, device: str, threads: int, **variables: str) -> dict[str, float]:
+    """Run `measure_single_call` in a fresh process."""
+    command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--single-call", what, str(n)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
     size, seconds = done.stdout.split()
     print(f"{what:24s} n {n:>8d}{int(size) / MIB:10.1f} MiB {float(seconds):10.3f} s", flush=True)
@@ -221,14 +224,14 @@ def growth(device: str, threads: int) -> dict:
     """Memory and time from n = 10 to a million; the embedding-space formulas as far as their memory goes."""
     last = {"multimix": 10**6, "multimix_same_weights": 10**5, "dense": 10**6, "dense_same_weights": 10**4}
     results = {
-        what: {n: measure(what, n, device, threads) for n in (10**k for k in range(1, 7)) if n <= most}
+        what: {n: measure_in_fresh_process(what, n, device, threads) for n in (10**k for k in range(1, 7)) if n <= most}
         for what, most in last.items()
     }
     # The allocator keeps freed blocks in reserve; where it returns them at once, what is left is what is alive, at
     # more time a call.
     at_once = {"MALLOC_MMAP_THRESHOLD_": "65536"}
     alive = {
-        what: {n: measure(what, n, device, threads, **at_once)["mib"] for n in (10**4, 10**6)}
+        what: {n: measure_in_fresh_process(what, n, device, threads, **at_once)["mib"] for n in (10**4, 10**6)}
         for what in ("multimix", "dense")
     }
     dense, formula = results["dense"][N]["mib"], results["dense_same_weights"][N]["mib"]
@@ -236,7 +239,7 @@ def growth(device: str, threads: int) -> dict:
         "dense_share": dense / formula,
         "multimix_streaming_ratio": alive["multimix"][10**6] / alive["multimix"][10**4],
         "dense_streaming_ratio": alive["dense"][10**6] / alive["dense"][10**4],
-        "uniformity_50000": measure("uniformity", 50_000, device, threads),
+        "uniformity_50000": measure_in_fresh_process("uniformity", 50_000, device, threads),
     }
 
 
@@ -247,12 +250,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40, help="of a call in a round")
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    parser.add_argument("--one-call", nargs=2, metavar=("WHAT", "N"), help="print extra bytes and seconds of one call")
+    parser.add_argument("--single-call", nargs=2, metavar=("WHAT", "N"), help="print bytes and seconds of one call")
     parser.add_argument("--skip-memory", action="store_true", help="time at n 1000 only")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.one_call:
-        print(*one_call(options.one_call[0], int(options.one_call[1]), options.device))
+    if options.single_call:
+        print(*measure_single_call(options.single_call[0], int(options.single_call[1]), options.device))
         return
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     results = {"load": os.getloadavg()[0]} | environment(options.device) | {"device": device}

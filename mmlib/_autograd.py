@@ -39,7 +39,7 @@ class PrecomputedGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, scale, *_):
-        gradients = [None if gradient is None else scale * gradient for gradient in ctx.saved_tensors]
+        gradients = [None if scale is None or gradient is None else scale * gradient for gradient in ctx.saved_tensors]
         return *gradients, *[None] * (ctx.num_inputs - len(gradients))
 
 

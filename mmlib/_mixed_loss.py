@@ -117,6 +117,8 @@ def binary_loss(
         got = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"logits and targets must have the same shape (m, c), got {got}")
     Terms(weight, reduction=reduction).check(logits.shape[1])
+    if mixtures is not None:
+        mixtures.check(len(logits))
     logits = logits.to(accumulation_dtype(logits.dtype))
     targets, rows = targets.to(logits.dtype), _draw(mixtures, logits)
     if mixtures is not None:
@@ -143,6 +145,8 @@ def mixed_loss(
     With a head, which need not be affine, the values are features (m, r, d), and it sees the mixtures. Where
     `mixtures` is None the examples are not mixed.
     """
+    if mixtures is not None:
+        mixtures.check(len(values))
     classes, mask = _participants(targets, values.shape[:-1], mask, terms.ignore_index)
     logits, folded = _leave_out(_finite(values), attention, mask)
     rows, whole = None, head is not None or terms.reduction == "none" or mixtures is None
@@ -181,7 +185,6 @@ def _fused_loss(
     class indices in float32, the torch path all else.
     """
     (m, _, c), mean, cpu = logits.shape, terms.reduction == "mean", logits.device.type == "cpu"
-    mixtures.check(m)
     rows, blocks = (None, mixtures.blocks(logits)) if rows is None else (rows.to(logits.dtype), None)
     scaled = (attention.unsqueeze(2) * logits).permute(2, 1, 0).reshape(-1, m)
     kernels = _backend.cpu_kernels() if cpu and logits.dtype == torch.float32 else None
@@ -200,7 +203,6 @@ def _draw(mixtures: Mixtures | None, logits: Tensor) -> Tensor:
     """The whole of Λ: given, drawn, or the identity for examples that are not mixed."""
     if mixtures is None:
         return torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
-    mixtures.check(len(logits))
     rows = mixtures.mixing_weights
     return torch.cat(list(mixtures.blocks(logits))) if rows is None else rows
 

@@ -60,7 +60,7 @@ def test_every_row_draws_its_concentration_evenly():
 def test_normal_numbers_of_a_pair_are_independent():
     """Proposals half a block apart come of one radius and one angle."""
     words, proposals, accepted = (
-        np.empty(2 * _cpu_kernels.PAIRS, np.uint64),
+        np.empty(2 * _cpu_kernels.NORMAL_PAIRS_PER_BATCH, np.uint64),
         np.empty(160, np.float32),
         np.empty(160, bool),
     )

@@ -80,7 +80,7 @@ def dense_targets(request):
 
 def test_value_and_gradient_on_logits(targets):
     weights, logits, expected_logits = make_weights(), leaf(randn(M, C)), leaf(randn(M, C))
-    loss = mixed_cross_entropy(logits, targets[0], weights)
+    loss = mixed_cross_entropy(logits, targets[0], mixing_weights=weights)
     expected = mixtures.multimix(expected_logits, lambda z: z, targets[1], weights)
     torch.testing.assert_close(loss, expected, **EXACT)
     (loss * 3).backward()
@@ -91,14 +91,16 @@ def test_value_and_gradient_on_logits(targets):
 def test_gradients_reach_embeddings_and_head(targets):
     weights, head, expected_head = make_weights(), affine_head(), affine_head()
     embeddings, expected_embeddings = leaf(randn(M, D)), leaf(randn(M, D))
-    mixed_cross_entropy(head(embeddings), targets[0], weights).backward()
+    mixed_cross_entropy(head(embeddings), targets[0], mixing_weights=weights).backward()
     mixtures.multimix(expected_embeddings, expected_head, targets[1], weights).backward()
     torch.testing.assert_close(embeddings.grad, expected_embeddings.grad, **EXACT)
     torch.testing.assert_close(head.weight.grad, expected_head.weight.grad, **EXACT)
     torch.testing.assert_close(head.bias.grad, expected_head.bias.grad, **EXACT)
 
 
-@pytest.mark.parametrize("wanted", ["targets", "weights", "targets weights", "logits targets weights"])
+@pytest.mark.parametrize(
+    "wanted", ["targets", "mixing_weights", "targets mixing_weights", "logits targets mixing_weights"]
+)
 def test_gradients_of_targets_and_weights(wanted):
     def inputs():
         values = {"logits": randn(M, C), "targets": make_targets("soft")[0], "mixing_weights": make_weights()}
@@ -118,7 +120,7 @@ def test_gradients_of_targets_and_weights(wanted):
 def test_dense_value_and_gradient_on_logits(dense_targets, attention, weights):
     attention = make_attention(attention)
     logits, expected_logits = leaf(randn(M, R, C)), leaf(randn(M, R, C))
-    loss = dense_mixed_cross_entropy(logits, dense_targets[0], attention, weights)
+    loss = dense_mixed_cross_entropy(logits, dense_targets[0], attention, mixing_weights=weights)
     expected = mixtures.dense_multimix(expected_logits.mT, lambda z: z, dense_targets[1], attention, weights)
     torch.testing.assert_close(loss, expected, **EXACT)
     (loss * 3).backward()
@@ -129,7 +131,7 @@ def test_dense_value_and_gradient_on_logits(dense_targets, attention, weights):
 def test_dense_gradients_reach_features_and_head(dense_targets):
     weights, attention, head, expected_head = make_weights(), make_attention("holes"), affine_head(), affine_head()
     features, expected_features = leaf(randn(M, D, R)), leaf(randn(M, D, R))
-    dense_mixed_cross_entropy(head(features.mT), dense_targets[0], attention, weights).backward()
+    dense_mixed_cross_entropy(head(features.mT), dense_targets[0], attention, mixing_weights=weights).backward()
     mixtures.dense_multimix(expected_features, expected_head, dense_targets[1], attention, weights).backward()
     torch.testing.assert_close(features.grad, expected_features.grad, **EXACT)
     torch.testing.assert_close(head.weight.grad, expected_head.weight.grad, **EXACT)
@@ -138,7 +140,7 @@ def test_dense_gradients_reach_features_and_head(dense_targets):
 
 @pytest.mark.parametrize("per", ["soft", "per position"])
 @pytest.mark.parametrize(
-    "wanted", ["attention", "targets", "weights", "logits attention", "logits targets attention weights"]
+    "wanted", ["attention", "targets", "mixing_weights", "logits attention", "logits targets attention mixing_weights"]
 )
 def test_dense_gradients_of_everything(wanted, per):
     def inputs():
@@ -165,15 +167,15 @@ def test_dense_gradients_of_everything(wanted, per):
 
 def test_attention_nowhere_keeps_the_mixtures_own_weights():
     logits, classes, weights = randn(M, R, C), make_targets("integers")[0], make_weights()
-    dense = dense_mixed_cross_entropy(logits, classes, torch.zeros(M, R, dtype=torch.float64), weights)
-    plain = [mixed_cross_entropy(logits[:, j], classes, weights) for j in range(R)]
+    dense = dense_mixed_cross_entropy(logits, classes, torch.zeros(M, R, dtype=torch.float64), mixing_weights=weights)
+    plain = [mixed_cross_entropy(logits[:, j], classes, mixing_weights=weights) for j in range(R)]
     torch.testing.assert_close(dense, torch.stack(plain).mean(), **EXACT)
 
 
 def test_dense_with_one_position_is_plain():
     logits, classes, weights = randn(M, 1, C), make_targets("integers")[0], make_weights()
-    dense = dense_mixed_cross_entropy(logits, classes, torch.ones(M, 1, dtype=torch.float64), weights)
-    torch.testing.assert_close(dense, mixed_cross_entropy(logits[:, 0], classes, weights), **EXACT)
+    dense = dense_mixed_cross_entropy(logits, classes, torch.ones(M, 1, dtype=torch.float64), mixing_weights=weights)
+    torch.testing.assert_close(dense, mixed_cross_entropy(logits[:, 0], classes, mixing_weights=weights), **EXACT)
 
 
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
@@ -203,7 +205,7 @@ def test_drawing_leaves_the_global_generator_alone():
 def test_criterion(alpha):
     logits, expected_logits, classes = leaf(randn(M, C)), leaf(randn(M, C)), torch.arange(M) % C
     weights = sample_mixing_weights(N, M, alpha, generator=generator(6), dtype=torch.float64)
-    loss = MultiMixLoss(N, alpha, generator(6))(logits, classes)
+    loss = MultiMixLoss(N, alpha, generator=generator(6))(logits, classes)
     expected = mixtures.multimix(expected_logits, lambda z: z, make_targets("integers")[1][:, 0], weights)
     torch.testing.assert_close(loss, expected, **EXACT)
     loss.backward()
@@ -239,7 +241,7 @@ class Cosine(nn.Linear):
 def test_a_head_that_is_not_affine_sees_the_mixtures(dense_targets, head):
     features, expected_features = leaf(randn(M, D, R)), leaf(randn(M, D, R))
     weights = sample_mixing_weights(N, M, 0.3, generator=generator(6), dtype=torch.float64)
-    loss = DenseMultiMixLoss(N, 0.3, generator(6))(features, head, dense_targets[0])
+    loss = DenseMultiMixLoss(N, 0.3, generator=generator(6), affine=False)(features, head, dense_targets[0])
     attention = mixtures.gap_attention(features.detach())
     expected = mixtures.dense_multimix(expected_features, head, dense_targets[1], attention, weights)
     torch.testing.assert_close(loss, expected, **EXACT)
@@ -251,7 +253,11 @@ def test_a_head_that_is_not_affine_sees_the_mixtures(dense_targets, head):
 def everything(dense: bool) -> dict[str, torch.Tensor]:
     """Every input of a loss, all of them asking for gradients."""
     if not dense:
-        return {"logits": leaf(randn(M, C)), "targets": leaf(make_targets("soft")[0]), "weights": leaf(make_weights())}
+        return {
+            "logits": leaf(randn(M, C)),
+            "targets": leaf(make_targets("soft")[0]),
+            "mixing_weights": leaf(make_weights()),
+        }
     values = {"logits": randn(M, R, C), "targets": make_targets("per position")[0]}
     values |= {"attention": make_attention("everywhere"), "mixing_weights": make_weights()}
     return {name: leaf(value) for name, value in values.items()}
@@ -277,7 +283,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
     whole, chunked = everything(dense), everything(dense)
     expected = loss(**whole)
     expected.backward()
-    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", size)
+    monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", size)
     value = loss(**chunked)
     value.backward()
     torch.testing.assert_close(value, expected, **EXACT)
@@ -288,8 +294,8 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
 @LOSSES
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
 def test_streaming_is_one_draw(monkeypatch, loss, dense, alpha):
-    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", 3 * R * C)
-    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 4 * M)
+    monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", 3 * R * C)
+    monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 4 * M)
     whole, streamed, sources = everything(dense), everything(dense), (generator(8), generator(8))
     del whole["mixing_weights"], streamed["mixing_weights"]
     weights = sample_mixing_weights(30, M, alpha, generator=sources[0], dtype=torch.float64)
@@ -323,8 +329,8 @@ class Recorder(TorchDispatchMode):
 
 @LOSSES
 def test_streaming_holds_nothing_that_grows_with_n(monkeypatch, loss, dense):
-    monkeypatch.setattr(mmlib._autograd, "CHUNK_ON_CPU", 20 * R * C)
-    monkeypatch.setattr(mmlib.sampling, "BLOCK_ON_CPU", 50 * M)
+    monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", 20 * R * C)
+    monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 50 * M)
     inputs = everything(dense)
     del inputs["mixing_weights"]
     with Recorder() as recorder:
@@ -360,7 +366,7 @@ def test_drawn_mixtures_of_far_apart_logits_are_those_of_given_weights(loss, den
     logits = [leaf(scale * inputs["logits"]) for _ in range(2)]
     values = (
         loss(**inputs | {"logits": logits[0]}, num_mixtures=50, alpha=0.05, generator=generator(2)),
-        loss(**inputs | {"logits": logits[1]}, weights=given),
+        loss(**inputs | {"logits": logits[1]}, mixing_weights=given),
     )
     sum(values).backward()
     torch.testing.assert_close(*values)
@@ -407,7 +413,10 @@ def test_half_precision_logits_are_summed_in_single(loss, dense, dtype):
 
 @pytest.mark.parametrize("weights", [make_weights(), make_sparse_weights()], ids=["dirichlet", "pairs"])
 def test_no_attention_gives_finite_gradients(weights):
-    inputs = everything(dense=True) | {"attention": leaf(make_attention("holes").float()), "weights": leaf(weights)}
+    inputs = everything(dense=True) | {
+        "attention": leaf(make_attention("holes").float()),
+        "mixing_weights": leaf(weights),
+    }
     dense_mixed_cross_entropy(**inputs).backward()
     for value in inputs.values():
         assert bool(value.grad.isfinite().all())
@@ -439,11 +448,16 @@ def test_a_compiled_step_gives_the_same():
 
 
 def test_criteria_say_what_they_are():
-    assert str(MultiMixLoss(10, 1.0)) == "MultiMix(num_mixtures=10, alpha=1.0, alpha_is_total=False)"
-    with pytest.raises(ValueError, match="n is 0"):
+    expected = "MultiMixLoss(num_mixtures=10, alpha=1.0, alpha_is_total=False, label_smoothing=0.0, reduction='mean')"
+    assert str(MultiMixLoss(10, 1.0)) == expected
+    with pytest.raises(ValueError, match="num_mixtures must be an integer >= 1, got 0"):
         MultiMixLoss(0)
-    with pytest.raises(ValueError, match="alpha is -1"):
+    with pytest.raises(ValueError, match="alpha"):
         DenseMultiMixLoss(10, alpha=-1.0)
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'average'"):
+        MultiMixLoss(reduction="average")
+    with pytest.raises(ValueError, match="label_smoothing must be a number from 0 to 1, got 2"):
+        MultiMixLoss(label_smoothing=2)
 
 
 CLASSES = torch.arange(M) % C
@@ -462,22 +476,22 @@ def test_expected_gradient_of_an_example_keeps_its_own_label_by_the_concentratio
 
 
 PLAIN_ERRORS = [
-    ({}, "mixing_weights and num_mixtures are both missing"),
-    ({"mixing_weights": make_weights(), "num_mixtures": 3}, "mixing_weights and num_mixtures are both given"),
-    ({"mixing_weights": make_weights(m=M + 1)}, r"weights have shape \(9, 7\).* \(6, 3\) take \(n, 6\)"),
-    ({"mixing_weights": make_weights()[0]}, r"weights have shape \(6,\)"),
-    ({"mixing_weights": make_weights() * 2}, "rows that do not sum to 1"),
-    ({"mixing_weights": make_weights() * torch.nan}, "rows that do not sum to 1"),
-    (
-        {"targets": CLASSES[1:], "num_mixtures": 3},
-        r"targets have shape \(5,\); logits \(6, 3\) take \(6,\) integers or \(6, 3\)",
-    ),
-    ({"targets": CLASSES.double(), "num_mixtures": 3}, r"targets have shape \(6,\)"),
-    ({"targets": randn(M, C + 1), "num_mixtures": 3}, r"targets have shape \(6, 4\)"),
-    ({"targets": CLASSES + 1, "num_mixtures": 3}, r"classes 1 to 3; .* take classes 0 to 2"),
-    ({"targets": CLASSES - 1, "num_mixtures": 3}, r"classes -1 to 1; .* take classes 0 to 2"),
-    ({"num_mixtures": 0}, "n is 0"),
-    ({"num_mixtures": 3, "alpha": (2.0, 1.0)}, r"alpha is \(2.0, 1.0\)"),
+    ({"mixing_weights": make_weights(), "num_mixtures": 3}, r"mixing_weights must have shape \(3, 6\), got \(9, 6\)"),
+    ({"mixing_weights": make_weights(m=M + 1)}, r"mixing_weights must have shape \(n, 6\), got \(9, 7\)"),
+    ({"mixing_weights": make_weights()[0]}, r"mixing_weights must have shape \(n, 6\), got \(6,\)"),
+    ({"mixing_weights": make_weights() * 2}, "rows that sum to 1, got one that is 1 off"),
+    ({"mixing_weights": make_weights() * torch.nan}, "rows that sum to 1"),
+    ({"targets": CLASSES[1:]}, r"targets must have shape \(6,\) integers or \(6, 3\), got \(5,\)"),
+    ({"targets": CLASSES.double()}, r"targets must have shape .* got \(6,\) torch.float64"),
+    ({"targets": CLASSES > 0}, r"targets must have shape .* got \(6,\) torch.bool"),
+    ({"targets": randn(M, C + 1)}, r"targets must have shape .* got \(6, 4\)"),
+    ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got 3"),
+    ({"targets": CLASSES - 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got -1"),
+    ({"logits": randn(M, 1)}, r"logits must have at least 2 classes, got \(6, 1\); MultiMixBCELoss is for yes or no"),
+    ({"logits": randn(M, 2, C)}, r"logits must have shape \(m, c\), got \(6, 2, 3\)"),
+    ({"weight": randn(C + 1)}, r"weight must have shape \(3,\), got \(4,\)"),
+    ({"num_mixtures": 0}, "num_mixtures must be an integer >= 1, got 0"),
+    ({"alpha": (2.0, 1.0)}, r"alpha .*\(2.0, 1.0\)"),
 ]
 
 
@@ -490,16 +504,16 @@ def test_what_does_not_fit_is_refused(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"attention": make_attention("holes").T}, r"attention has shape \(4, 6\); logits \(6, 4, 3\) take \(6, 4\)"),
-        (
-            {"mixing_weights": make_weights(m=M + 1), "num_mixtures": None},
-            r"weights have shape \(9, 7\).* \(6, 4, 3\) take \(n, 6\)",
-        ),
-        ({"targets": randn(M, R + 1, C)}, r"\(6, 5, 3\); .* take \(6,\) integers or \(6, 3\) or \(6, 4, 3\)"),
-        ({"targets": CLASSES + 1}, r"classes 1 to 3; .* take classes 0 to 2"),
+        ({"attention": make_attention("holes").T}, r"attention must have shape \(6, 4\), got \(4, 6\)"),
+        ({"mixing_weights": make_weights(m=M + 1)}, r"mixing_weights must have shape \(n, 6\), got \(9, 7\)"),
+        ({"targets": randn(M, R + 1, C)}, r"or \(6, 3\), \(6, 4\) integers or \(6, 4, 3\), got \(6, 5, 3\)"),
+        ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index"),
+        ({"mask": torch.ones(M, R)}, r"mask must be bool of shape \(6, 4\), got torch.float32"),
+        ({"mask": torch.ones(M, C).bool()}, r"mask must be bool of shape \(6, 4\), got torch.bool of \(6, 3\)"),
+        ({"logits": randn(M, C, 2, 2)}, r"\(6, 3, 2, 2\); for a map \(m, c, h, w\) give logits.flatten\(2\).mT"),
     ],
 )
 def test_what_does_not_fit_densely_is_refused(arguments, words):
-    fitting = {"logits": randn(M, R, C), "targets": CLASSES, "attention": make_attention("holes"), "num_mixtures": 3}
+    fitting = {"logits": randn(M, R, C), "targets": CLASSES, "attention": make_attention("holes")}
     with pytest.raises(ValueError, match=words):
         inspect.unwrap(dense_mixed_cross_entropy)(**fitting | arguments)

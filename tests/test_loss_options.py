@@ -1,0 +1,616 @@
+"""Class weights, smoothing, ignored labels, masks and reductions against literal loops, on every path of the losses."""
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import mmlib._backend
+import mmlib._mixed_loss
+from mmlib import (
+    DenseMultiMixLoss,
+    MultiMixBCELoss,
+    MultiMixLoss,
+    dense_mixed_cross_entropy,
+    mixed_binary_cross_entropy,
+    mixed_cross_entropy,
+    sample_mixing_weights,
+)
+from mmlib.attention import softmax_attention_map
+from mmlib.losses import is_affine
+from tests.reference import mixtures
+
+M, R, D, C, N = 6, 4, 5, 3, 7
+LABELS = torch.tensor([0, 1, -100, 2, 1, -100])
+WEIGHT = torch.tensor([0.5, 1.0, 3.0], dtype=torch.double)
+MASK = torch.arange(R) < torch.tensor([4, 2, 0, 1, 3, 4])[:, None]  # the second example has nothing
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.double, generator=generator(seed))
+
+
+def leaf(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().clone().requires_grad_()
+
+
+def make_weights() -> torch.Tensor:
+    """Three drawn mixtures, pairs, one of ignored examples alone, and one example by itself."""
+    pairs = torch.zeros(4, M, dtype=torch.double)
+    pairs[0, 0] = pairs[0, 1] = 0.5
+    pairs[1, 1], pairs[1, 2] = 0.25, 0.75
+    pairs[2, 2], pairs[2, 5] = 0.5, 0.5
+    pairs[3, 3] = 1
+    return torch.cat([sample_mixing_weights(3, M, generator=generator(1), dtype=torch.double), pairs])
+
+
+@pytest.fixture(params=["double", "numba", "torch"])
+def path(request, monkeypatch):
+    """The dtype, and how closely it agrees with the reference; `torch` is the path of a GPU in single precision."""
+    monkeypatch.setattr(mmlib._backend, "USE_NUMBA", request.param != "torch")
+    if request.param == "double":
+        return torch.double, {"rtol": 1e-10, "atol": 1e-12}
+    return torch.float32, {"rtol": 3e-5, "atol": 1e-6}
+
+
+def assert_same(ours, expected, logits, expected_logits, dtype, close):
+    """Value and gradient; a loss per mixture is weighted by its number, so that no gradient is like another."""
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.double(), expected, **close)
+    scale = torch.arange(1, 1 + max(1, ours.numel()), dtype=torch.double).view(ours.shape)
+    (ours * scale.to(dtype)).sum().backward()
+    (expected * scale).sum().backward()
+    torch.testing.assert_close(logits.grad.double(), expected_logits.grad, **close)
+
+
+OPTIONS = [
+    {},
+    {"weight": WEIGHT},
+    {"label_smoothing": 0.3},
+    {"weight": WEIGHT, "label_smoothing": 0.3},
+]
+REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+
+
+def of_reference(options: dict) -> dict:
+    return {"weight": options.get("weight"), "smoothing": options.get("label_smoothing", 0.0)}
+
+
+def in_dtype(options: dict, dtype: torch.dtype) -> dict:
+    return {name: value.to(dtype) if name == "weight" else value for name, value in options.items()}
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "plain")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_plain_options(path, reduction, options, ignored):
+    dtype, close = path
+    labels, kept = (LABELS, LABELS >= 0) if ignored else (torch.arange(M) % C, None)
+    logits, exact = leaf(randn(M, C).to(dtype)), leaf(randn(M, C))
+    ours = mixed_cross_entropy(
+        logits, labels, mixing_weights=make_weights().to(dtype), reduction=reduction, **in_dtype(options, dtype)
+    )
+    one_hot = F.one_hot(labels.clamp(min=0), C).double()
+    expected = mixtures.multimix(exact, lambda z: z, one_hot, make_weights(), kept, reduction, **of_reference(options))
+    assert_same(ours, expected, logits, exact, dtype, close)
+    if ignored:
+        assert bool((logits.grad[~kept] == 0).all())
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[3]], ids=["plain", "weight-smoothing"])
+@pytest.mark.parametrize("targets", ["labels", "labels per position", "distributions"])
+def test_dense_options(path, reduction, options, targets):
+    dtype, close = path
+    mask = MASK
+    if targets == "labels":
+        given = LABELS
+        mask = MASK & (LABELS >= 0)[:, None]
+        full = F.one_hot(LABELS.clamp(min=0), C).double()[:, None].expand(M, R, C)
+    elif targets == "labels per position":
+        given = torch.randint(C, (M, R), generator=generator(5))
+        given[0, 1], given[4] = -100, -100
+        mask = MASK & (given >= 0)
+        full = F.one_hot(given.clamp(min=0), C).double()
+        given = given.masked_fill(~MASK, 77)  # padding is not looked at
+    else:
+        full = randn(M, R, C, seed=3).softmax(-1)
+        given = full.to(dtype).masked_fill(~MASK[..., None], torch.nan) if targets == "distributions" else full
+    attention = randn(M, R, seed=4).abs()
+    attention[3], attention[:, 2] = 0, 0
+    logits, exact = leaf(randn(M, R, C).to(dtype)), leaf(randn(M, R, C))
+    ours = dense_mixed_cross_entropy(
+        logits.masked_fill(~MASK[..., None], torch.nan),
+        given if targets != "distributions" else given.nan_to_num(0.5),
+        attention.to(dtype).masked_fill(~MASK, torch.nan),
+        mask=MASK,
+        mixing_weights=make_weights().to(dtype),
+        reduction=reduction,
+        **in_dtype(options, dtype),
+    )
+    expected = mixtures.dense_multimix(
+        exact.mT, lambda z: z, full, attention, make_weights(), mask, reduction, **of_reference(options)
+    )
+    assert_same(ours, expected, logits, exact, dtype, close)
+
+
+@pytest.mark.parametrize("wanted", ["targets", "attention", "mixing_weights"])
+def test_gradients_beside_the_logits_with_a_mask(wanted):
+    def inputs():
+        values = {
+            "targets": randn(M, R, C, seed=3).softmax(-1),
+            "attention": randn(M, R, seed=4).abs(),
+            "mixing_weights": make_weights()[:4],
+        }
+        return {name: leaf(value) if name == wanted else value for name, value in values.items()}
+
+    ours, theirs = inputs(), inputs()
+    dense_mixed_cross_entropy(randn(M, R, C), mask=MASK, weight=WEIGHT, label_smoothing=0.2, **ours).backward()
+    values = theirs["targets"], theirs["attention"], theirs["mixing_weights"]
+    classes = {"weight": WEIGHT, "smoothing": 0.2}
+    mixtures.dense_multimix(randn(M, R, C).mT, lambda z: z, *values, MASK, **classes).backward()
+    torch.testing.assert_close(ours[wanted].grad, theirs[wanted].grad, rtol=1e-9, atol=1e-12)
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "plain")
+def test_it_is_cross_entropy_of_mixed_targets(path, reduction, options):
+    dtype, close = path
+    weights, labels = (
+        sample_mixing_weights(9, M, generator=generator(1), dtype=torch.double).to(dtype),
+        LABELS.abs() % C,
+    )
+    logits, options = randn(M, C).to(dtype), in_dtype(options, dtype)
+    ours = mixed_cross_entropy(logits, labels, mixing_weights=weights, reduction=reduction, **options)
+    mixed = weights @ F.one_hot(labels, C).to(dtype)
+    expected = F.cross_entropy(weights @ logits, mixed, reduction=reduction, **options)
+    torch.testing.assert_close(ours, expected, **close)
+
+
+def test_drawn_mixtures_leave_ignored_examples_out_exactly(path):
+    dtype, close = path
+    logits, source = leaf(randn(M, C).to(dtype)), generator(3)
+    logits.data[2] = torch.nan  # whatever they are
+    loss, weights = mixed_cross_entropy(logits, LABELS, 50, generator=source, return_mixing_weights=True)
+    loss.backward()
+    kept = LABELS >= 0
+    rest = weights[:, kept] / weights[:, kept].sum(1, keepdim=True)
+    others = leaf(randn(M, C)[kept])
+    expected = mixed_cross_entropy(others, LABELS[kept], mixing_weights=rest.double())
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, **close)
+    torch.testing.assert_close(logits.grad[kept].double(), others.grad, **close)
+    assert bool((logits.grad[~kept] == 0).all())
+    again = mixed_cross_entropy(logits, LABELS, 50, generator=generator(3))
+    torch.testing.assert_close(again, loss)  # Λ drawn as a whole is Λ drawn in blocks
+
+
+@REDUCTIONS
+def test_all_ignored_is_zero_with_a_gradient(path, reduction):
+    dtype, _ = path
+    nobody = torch.full((M,), -100)
+    for loss, logits in ((mixed_cross_entropy, leaf(randn(M, C).to(dtype))), (None, leaf(randn(M, R, C).to(dtype)))):
+        if loss is None:
+            value = dense_mixed_cross_entropy(logits, nobody, torch.ones(M, R, dtype=dtype), N, reduction=reduction)
+        else:
+            value = loss(logits, nobody, N, reduction=reduction)
+        assert value.shape == ((N,) if reduction == "none" else ())
+        value.sum().backward()
+        assert bool((value == 0).all())
+        assert bool((logits.grad == 0).all())
+
+
+def test_label_kinds_are_alike(path):
+    dtype, close = path
+    logits, labels, weights = randn(M, C).to(dtype), LABELS.abs() % C, make_weights().to(dtype)
+    expected = mixed_cross_entropy(logits, labels, mixing_weights=weights)
+    one_hot = F.one_hot(labels, C)
+    for given in (
+        labels.int(),
+        labels.to(torch.uint8),
+        labels.to(torch.int8),
+        one_hot,
+        one_hot.bool(),
+        one_hot.to(dtype),
+    ):
+        torch.testing.assert_close(mixed_cross_entropy(logits, given, mixing_weights=weights), expected, **close)
+    attention = torch.ones(M, R, dtype=dtype)
+    dense = logits[:, None].expand(M, R, C)
+    per_position = labels[:, None].expand(M, R)
+    for given in (
+        labels.int(),
+        one_hot,
+        one_hot.bool(),
+        per_position,
+        per_position.int(),
+        one_hot[:, None].expand(M, R, C),
+    ):
+        value = dense_mixed_cross_entropy(dense, given, attention, mixing_weights=weights)
+        torch.testing.assert_close(value, expected, **close)
+    background = labels.to(torch.uint8).masked_fill(labels == 1, 255)
+    torch.testing.assert_close(
+        mixed_cross_entropy(logits, background, mixing_weights=weights, ignore_index=255),
+        mixed_cross_entropy(logits, labels, mixing_weights=weights, ignore_index=1),
+    )
+
+
+def test_one_hot_rows_and_labels_per_position_are_never_confused():
+    logits, attention = randn(M, C, C), torch.ones(M, C)
+    labels = torch.randint(C, (M, C), generator=generator(5))
+    with pytest.raises(ValueError, match="must not be both class indices per position and one-hot rows"):
+        dense_mixed_cross_entropy(logits, labels, attention, 5)
+    weights = make_weights()
+    full = F.one_hot(labels, C)
+    expected = mixtures.dense_multimix(logits.mT, lambda z: z, full.double(), attention.double(), weights)
+    torch.testing.assert_close(dense_mixed_cross_entropy(logits, full, attention, mixing_weights=weights), expected)
+    rows = F.one_hot(labels[:, 0], C).bool()
+    expected = dense_mixed_cross_entropy(logits, labels[:, 0], attention, mixing_weights=weights)
+    torch.testing.assert_close(dense_mixed_cross_entropy(logits, rows, attention, mixing_weights=weights), expected)
+
+
+@REDUCTIONS
+def test_impossible_classes(path, reduction):
+    """Logits of -inf: the class has probability 0; a label there costs infinitely much, else nothing."""
+    dtype, close = path
+    logits, exact = leaf(randn(M, C).to(dtype)), leaf(randn(M, C))
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    inputs = [x.masked_fill(torch.tensor([False, False, True]), -torch.inf) for x in (logits, exact)]
+    ours = mixed_cross_entropy(inputs[0], labels, mixing_weights=make_weights().to(dtype), reduction=reduction)
+    expected = mixtures.multimix(inputs[1], lambda z: z, F.one_hot(labels, C).double(), make_weights(), None, reduction)
+    assert_same(ours, expected, logits, exact, dtype, close)
+    some = logits.detach().clone()
+    some[3, 1] = -torch.inf
+    value = mixed_cross_entropy(some, labels, mixing_weights=make_weights().to(dtype), reduction=reduction)
+    if reduction == "none":
+        assert value.isinf().tolist() == [True] * 3 + [False] * 3 + [True]
+        torch.testing.assert_close(
+            value[3:6],
+            mixed_cross_entropy(logits.detach(), labels, mixing_weights=make_weights().to(dtype), reduction="none")[
+                3:6
+            ],
+        )
+    else:
+        assert value == torch.inf
+
+
+def test_labels_out_of_range_on_a_device_that_cannot_be_asked_make_the_loss_nan(path, monkeypatch):
+    dtype, _ = path
+    if dtype == torch.float32 and mmlib._backend.USE_NUMBA:
+        pytest.skip("compiled code runs where labels are checked")
+    monkeypatch.setattr(mmlib._mixed_loss, "_check_targets", lambda *arguments: None)
+    assert bool(mixed_cross_entropy(randn(M, C).to(dtype), LABELS.abs(), 5).isnan())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_accepted(dtype):
+    logits, labels = randn(4, C).float(), torch.arange(4) % C
+    weights = sample_mixing_weights(1000, 4, 1.0, generator=generator(0), dtype=dtype)
+    loss = mixed_cross_entropy(logits, labels, mixing_weights=weights)
+    rows = weights.double() / weights.double().sum(1, keepdim=True)
+    torch.testing.assert_close(loss.double(), mixed_cross_entropy(logits.double(), labels, mixing_weights=rows))
+    with pytest.raises(ValueError, match="rows that sum to 1"):
+        mixed_cross_entropy(logits, labels, mixing_weights=weights * 0.98)
+
+
+HEADS = [
+    nn.Linear(D, C),
+    nn.Sequential(nn.Linear(D, 4), nn.ReLU(), nn.Linear(4, C)),
+]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("head", HEADS, ids=["affine", "other"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [False, True])
+def test_half_precision_everywhere(dtype, head, autocast, given):
+    head = head if autocast else copy.deepcopy(head).to(dtype)
+    features = leaf((8 + randn(M, D, R)).to(dtype))
+    weights = sample_mixing_weights(N, M, generator=generator(1), dtype=dtype) if given else None
+    criterion = DenseMultiMixLoss(N, affine=isinstance(head, nn.Linear), generator=generator(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = criterion(features, head, LABELS, mask=MASK, mixing_weights=weights)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    exact = copy.deepcopy(head).double()
+    if weights is None:
+        weights = sample_mixing_weights(N, M, generator=generator(1))
+    weights = weights.double() / weights.double().sum(1, keepdim=True)
+    expected = DenseMultiMixLoss(N, affine=isinstance(head, nn.Linear))(
+        features.detach().double(), exact, LABELS, mask=MASK, mixing_weights=weights
+    )
+    torch.testing.assert_close(loss.double(), expected, rtol=0.02, atol=0.02)
+    assert bool(features.grad.isfinite().all())
+
+
+def test_attention_in_half_precision_does_not_overflow():
+    features = torch.full((4, 2048, 3), 8.0, dtype=torch.float16)
+    head = nn.Linear(2048, C).half()
+    assert bool(DenseMultiMixLoss(N)(features, head, torch.arange(4) % C).isfinite())
+
+
+# Criteria
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "plain")
+def test_criterion_has_the_options_of_the_function(path, reduction, options):
+    dtype, _ = path
+    options = in_dtype(options, dtype) | {"reduction": reduction, "ignore_index": 2}
+    criterion = MultiMixLoss(N, 0.7, alpha_is_total=True, generator=generator(4), **options)
+    logits, labels = randn(M, C).to(dtype), LABELS.abs() % C
+    expected = mixed_cross_entropy(logits, labels, N, 0.7, alpha_is_total=True, generator=generator(4), **options)
+    loss, weights = criterion(logits, labels, return_mixing_weights=True)
+    torch.testing.assert_close(loss, expected)
+    assert torch.equal(weights, sample_mixing_weights(N, M, 0.7 / M, generator=generator(4), dtype=dtype))
+    torch.testing.assert_close(
+        criterion(logits, labels, mixing_weights=weights[:3]).sum(),
+        mixed_cross_entropy(logits, labels, mixing_weights=weights[:3], **options).sum(),
+    )
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "plain")
+def test_in_evaluation_mode_it_is_plain_cross_entropy(path, reduction, options):
+    dtype, close = path
+    criterion = MultiMixLoss(N, **in_dtype(options, dtype), reduction=reduction).eval()
+    logits, exact = leaf(randn(M, C).to(dtype)), leaf(randn(M, C))
+    loss, weights = criterion(logits, LABELS, return_mixing_weights=True)
+    kept = LABELS >= 0
+    targets = F.one_hot(LABELS[kept], C).double()
+    expected = F.cross_entropy(exact[kept], targets, reduction=reduction, **options)
+    if reduction == "none":
+        expected = torch.zeros(M, dtype=torch.double).masked_scatter(kept, expected)
+    assert_same(loss, expected, logits, exact, dtype, close)
+    assert torch.equal(weights, torch.eye(M, dtype=dtype))
+    assert float(criterion.eval()(randn(M, C), torch.full((M,), -100)).sum()) == 0
+
+
+def test_class_weights_are_state_that_moves_with_the_criterion():
+    criterion = MultiMixLoss(weight=WEIGHT).float()
+    assert criterion.weight.dtype == torch.float32
+    assert "weight" in criterion.state_dict()
+
+
+def dense_expected(features, head, targets, mask, weights, **options):
+    attention = mixtures.gap_attention(features.detach(), mask)
+    return mixtures.dense_multimix(features, head, targets, attention, weights, mask, **options)
+
+
+@pytest.mark.parametrize("affine", [None, False])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("layout", ["map", "tokens", "tokens map"])
+def test_dense_criterion_with_layout_and_mask(layout, reduction, affine):
+    head, weights = nn.Linear(D, C).double(), make_weights()
+    features, exact = leaf(randn(M, D, R)), leaf(randn(M, D, R))
+    mask = MASK & (LABELS >= 0)[:, None]
+    full = F.one_hot(LABELS.clamp(min=0), C).double()[:, None].expand(M, R, C)
+    given = features.masked_fill(~MASK[:, None], torch.nan)  # whatever padding holds
+    given = {"map": given.unflatten(2, (2, 2)), "tokens": given.mT, "tokens map": given.mT.unflatten(1, (2, 2))}[layout]
+    criterion = DenseMultiMixLoss(
+        layout="channels_first" if layout == "map" else "channels_last", reduction=reduction, affine=affine
+    )
+    padding = MASK if layout == "tokens" else MASK.unflatten(1, (2, 2))
+    loss = criterion(given, head, LABELS, mask=padding, mixing_weights=weights)
+    attention = mixtures.gap_attention(exact.detach(), MASK)
+    expected = mixtures.dense_multimix(exact, head, full, attention, weights, mask, reduction)
+    assert_same(loss, expected, features, exact, torch.double, {"rtol": 1e-10, "atol": 1e-12})
+
+
+def test_layout_is_checked_against_the_head():
+    with pytest.raises(ValueError, match=r"channels_first features must have 5 channels .* \(6, 4, 5\)"):
+        DenseMultiMixLoss(N)(randn(M, R, D), nn.Sequential(nn.Dropout(), nn.Linear(D, C)).double(), LABELS)
+    with pytest.raises(ValueError, match="layout must be"):
+        DenseMultiMixLoss(layout="nchw")
+
+
+def test_attention_of_a_criterion():
+    head, weights, features = nn.Linear(D, C).double(), make_weights(), randn(M, D, R)
+    labels = LABELS.abs() % C
+    full = F.one_hot(labels, C).double()[:, None].expand(M, R, C)
+
+    def value(attention, query=None, targets=labels, **options):
+        criterion = DenseMultiMixLoss(attention=attention, **options)
+        return criterion(features, head, targets, query=query, mixing_weights=weights)
+
+    def expected(attention):
+        return mixtures.dense_multimix(features, head, full, attention, weights)
+
+    def normalised(scores):
+        scores = scores.clamp(min=0)
+        return torch.stack(
+            [s / s.sum() if s.sum() > 0 else torch.full((R,), 1 / R, dtype=torch.double) for s in scores]
+        )
+
+    cam = torch.stack([z.mT @ head.weight[y] for z, y in zip(features, labels)])
+    torch.testing.assert_close(value("cam"), expected(normalised(cam)))
+    torch.testing.assert_close(value("cam", targets=F.one_hot(labels, C)), expected(normalised(cam)))
+    class_token = randn(M, D, seed=8)
+    scores = torch.stack([z.mT @ u for z, u in zip(features, class_token)])
+    torch.testing.assert_close(value("gap", class_token), expected(normalised(scores)))
+    torch.testing.assert_close(value(softmax_attention_map, class_token), expected(scores.softmax(1)))
+    uniform = value(lambda features, query, mask: torch.ones(M, R, dtype=torch.double))
+    torch.testing.assert_close(uniform, expected(torch.ones(M, R, dtype=torch.double)))
+    with pytest.raises(ValueError, match="linear head"):
+        DenseMultiMixLoss(attention="cam", affine=True)(features, lambda z: z[..., :C], labels)
+
+
+def test_attention_lets_gradients_through_if_told_to():
+    head, weights, labels = nn.Linear(D, C).double(), make_weights(), LABELS.abs() % C
+    full = F.one_hot(labels, C).double()[:, None].expand(M, R, C)
+    features, exact = leaf(randn(M, D, R)), leaf(randn(M, D, R))
+    DenseMultiMixLoss(detach_attention=False)(features, head, labels, mixing_weights=weights).backward()
+    mixtures.dense_multimix(exact, head, full, mixtures.gap_attention(exact), weights).backward()
+    torch.testing.assert_close(features.grad, exact.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_dense_in_evaluation_mode():
+    head, features = nn.Linear(D, C).double(), randn(M, D, R)
+    criterion = DenseMultiMixLoss(N).eval()
+    pooled = torch.stack([z[:, keep].mean(1) for z, keep in zip(features, MASK) if keep.any()])
+    labels = LABELS.abs() % C
+    expected = F.cross_entropy(head(pooled), labels[MASK.any(1)])
+    torch.testing.assert_close(criterion(features, head, labels, mask=MASK), expected)
+    torch.testing.assert_close(criterion(features, head, labels), F.cross_entropy(head(features.mean(2)), labels))
+    per_position = torch.randint(C, (M, R), generator=generator(5))
+    losses = F.cross_entropy(head(features.mT).mT, per_position, reduction="none")
+    expected = torch.stack([x[keep].mean() for x, keep in zip(losses, MASK) if keep.any()]).mean()
+    torch.testing.assert_close(criterion(features, head, per_position, mask=MASK), expected)
+
+
+class Cosine(nn.Linear):
+    """A subclass with a forward of its own."""
+
+    def forward(self, z):
+        return F.linear(F.normalize(z, dim=-1), self.weight)
+
+
+@pytest.mark.parametrize(
+    ("head", "affine"),
+    [
+        (nn.Linear(D, C), True),
+        (parametrizations.weight_norm(nn.Linear(D, C)), True),
+        (parametrizations.spectral_norm(nn.Linear(D, C)), True),
+        (nn.Sequential(nn.Dropout(), nn.Linear(D, C)).eval(), True),
+        (nn.Sequential(nn.Dropout(), nn.Linear(D, C)), False),
+        (nn.Sequential(nn.Dropout(0), nn.Identity(), nn.Linear(D, 4), nn.Linear(4, C)), True),
+        (nn.Sequential(nn.Linear(D, C), nn.ReLU()), False),
+        (Cosine(D, C), False),
+        (torch.compile(nn.Linear(D, C), backend="eager"), True),
+        (torch.compile(Cosine(D, C), backend="eager"), False),
+        (lambda z: z, False),
+    ],
+)
+def test_affine_heads_are_known(head, affine):
+    assert is_affine(head) == affine
+
+
+def test_the_slow_path_warns_once_and_not_if_told():
+    head, features, labels = nn.Sequential(nn.Linear(D, C), nn.Tanh()).double(), randn(M, D, R), LABELS
+    criterion = DenseMultiMixLoss(N)
+    with pytest.warns(UserWarning, match="not known to be affine"):
+        criterion(features, head, labels)
+    criterion(features, head, labels)
+    DenseMultiMixLoss(N, affine=False)(features, head, labels)
+    seen = []
+    told = DenseMultiMixLoss(N, affine=True)
+    told(features, lambda z: seen.append(z.shape) or z[..., :C], labels)
+    assert seen == [(M, R, D)]
+
+
+# Binary cross-entropy
+
+
+@REDUCTIONS
+@pytest.mark.parametrize("pos_weight", [None, torch.tensor([1.0, 2.0, 0.5], dtype=torch.double)])
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_binary_cross_entropy(reduction, pos_weight, weight):
+    logits, exact, tags = leaf(randn(M, C)), leaf(randn(M, C)), randn(M, C, seed=3) > 0.3
+    ours = mixed_binary_cross_entropy(
+        logits, tags, weight=weight, pos_weight=pos_weight, reduction=reduction, mixing_weights=make_weights()
+    )
+    losses = []
+    for row in make_weights():
+        x, y = mixtures.mixture(row, exact), mixtures.mixture(row, tags.double())
+        yes, no = -y * torch.log(torch.sigmoid(x)), -(1 - y) * torch.log(torch.sigmoid(-x))
+        terms = (1 if pos_weight is None else pos_weight) * yes + no
+        losses.append(((1 if weight is None else weight) * terms).mean())
+    expected = mixtures.reduced(losses, reduction)
+    assert_same(ours, expected, logits, exact, torch.double, {"rtol": 1e-10, "atol": 1e-12})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_binary_cross_entropy_in_half_precision(dtype):
+    logits, tags = leaf((3 * randn(M, C)).to(dtype)), randn(M, C, seed=3) > 0.3
+    criterion = MultiMixBCELoss(N, generator=generator(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = criterion(logits, tags.to(dtype))
+    loss.backward()
+    expected = MultiMixBCELoss(N, generator=generator(2))(logits.detach().float(), tags)
+    assert torch.equal(loss, expected)
+    given = sample_mixing_weights(N, M, generator=generator(2), dtype=dtype)
+    assert bool(criterion(logits, tags, mixing_weights=given).isfinite())
+
+
+def test_binary_criterion():
+    logits, tags = randn(M, 1), torch.arange(M) % 2
+    criterion = MultiMixBCELoss(N, generator=generator(2))
+    loss, weights = criterion(logits, tags, return_mixing_weights=True)
+    torch.testing.assert_close(mixed_binary_cross_entropy(logits, tags[:, None], mixing_weights=weights), loss)
+    plain = F.binary_cross_entropy_with_logits(logits[:, 0], tags.double())
+    torch.testing.assert_close(criterion.eval()(logits, tags), plain)
+    with pytest.raises(ValueError, match="same shape"):
+        criterion(randn(M, C), tags)
+    with pytest.raises(ValueError, match="MultiMixBCELoss"):
+        mixed_cross_entropy(logits, tags, N)
+
+
+# What others report of losses
+
+
+def test_a_default_device_does_not_matter(path):
+    dtype, _ = path
+    logits, labels, features = randn(M, C).to(dtype), LABELS, randn(M, D, R).to(dtype)
+    head, tags = nn.Linear(D, C).to(dtype), LABELS.abs() % 2
+
+    def values():
+        source = generator(3)
+        yield mixed_cross_entropy(logits, labels, N, generator=source, label_smoothing=0.1)
+        yield MultiMixLoss(N, generator=source, reduction="none")(logits, labels)
+        yield MultiMixLoss(N).eval()(logits, labels)
+        yield DenseMultiMixLoss(N, generator=source)(features, head, labels, mask=MASK)
+        yield DenseMultiMixLoss(N, generator=source, affine=False)(features, head, labels)
+        yield MultiMixBCELoss(N, generator=source)(logits[:, :1], tags)
+
+    expected = list(values())
+    torch.set_default_device("meta")
+    try:
+        ours = list(values())
+    finally:
+        torch.set_default_device(None)
+    for a, b in zip(ours, expected):
+        assert torch.equal(a, b)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    loss = inspect.unwrap(mixed_cross_entropy)  # without the checks of types that tests put around it
+    logits, labels, expected = randn(M, C), LABELS.abs() % C, {"label_smoothing": 0.25, "generator": generator(1)}
+    numbers = {"label_smoothing": torch.tensor(0.25), "generator": generator(1)}
+    value = loss(logits, labels, np.int64(N), np.float32(0.5), **numbers)
+    assert torch.equal(value, mixed_cross_entropy(logits, labels, N, 0.5, **expected))
+    assert loss(logits, labels, torch.tensor(N), torch.tensor(0.5), reduction="none").shape == (N,)
+    with pytest.raises(TypeError, match=r"num_mixtures must be an integer >= 1, got 2\.0"):
+        loss(logits, labels, 2.0)
+
+
+def test_functional_gradients(path):
+    dtype, _ = path
+    logits, weights = randn(M, C).to(dtype), make_weights().to(dtype)
+    for inputs in ({"mixing_weights": weights}, {"num_mixtures": N}):
+        source = generator(2)
+
+        def loss(logits):
+            return mixed_cross_entropy(logits, LABELS, **inputs, generator=source)  # noqa: B023
+
+        expected = leaf(logits)
+        mixed_cross_entropy(expected, LABELS, **inputs, generator=generator(2)).backward()
+        assert torch.equal(torch.func.grad(loss)(logits), expected.grad)
+    gradient = torch.func.grad(lambda w: mixed_cross_entropy(logits, LABELS, mixing_weights=w))(weights)
+    expected = leaf(weights)
+    mixed_cross_entropy(logits, LABELS, mixing_weights=expected).backward()
+    assert torch.equal(gradient, expected.grad)
+
+
+def test_second_derivatives_are_refused():
+    logits = leaf(randn(M, C))
+    (gradient,) = torch.autograd.grad(mixed_cross_entropy(logits, LABELS, N) ** 2, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
