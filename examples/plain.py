@@ -30,7 +30,7 @@ def main(epochs: int = 10) -> float:
     loader = DataLoader(train, batch_size=50, shuffle=True, drop_last=True)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     recipe = MultiMixRecipe(MultiMixLoss(num_mixtures=1000))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(epochs):
         losses = [train_step(model, recipe, optimizer, images, labels) for images, labels in loader]
         print(f"epoch {epoch}: loss {torch.stack(losses).mean():.4f}")

@@ -100,7 +100,7 @@ def test_cutmix_is_timms_where_sides_are_even(same_draws, lam):
 def test_rounding_of_cutmix_on_small_images():
     """The numbers in the docstring of `cutmix_box`: over λ and centre, of a box that is clipped but not rounded."""
     pasted, wanted, nothing, timms = 0.0, 0.0, 0.0, 0.0
-    lams = [(k + 0.5) / 500 for k in range(500)]
+    lams = [(k + 0.5) / 160 for k in range(160)]
     for lam in lams:
         half, whole = 4 * math.sqrt(1 - lam), int(8 * math.sqrt(1 - lam))
         rows = [cutmix_box((8, 8), lam, (centre, 0))[0] for centre in range(8)]
@@ -148,18 +148,18 @@ def test_draws_are_the_generators_and_nobody_elses():
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
 def test_lambda_is_beta(alpha):
     generator = seeded()
-    lams = torch.tensor([draw_pairs(1, alpha, generator=generator)[1] for _ in range(4000)])
-    assert lams.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert lams.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
+    lams = torch.tensor([draw_pairs(1, alpha, generator=generator)[1] for _ in range(1500)])
+    assert lams.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert lams.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.12)
 
 
 def test_partners_are_uniform_permutations():
     generator = seeded()
-    drawn = torch.stack([draw_pairs(3, generator=generator)[0] for _ in range(3000)])
-    assert torch.equal(drawn.sort(dim=1).values, torch.arange(3).expand(3000, 3))
+    drawn = torch.stack([draw_pairs(3, generator=generator)[0] for _ in range(1200)])
+    assert torch.equal(drawn.sort(dim=1).values, torch.arange(3).expand(1200, 3))
     orders = (drawn @ torch.tensor([9, 3, 1])).unique(return_counts=True)[1]
     assert len(orders) == 6
-    assert orders.min() > 420
+    assert orders.min() > 160
 
 
 def test_pairs_with_a_lambda_each():
