@@ -1,8 +1,8 @@
-"""What stopping and going on cost: `python benchmarks/checkpoints.py` prints it and writes it to build/bench.
+"""The cost of checkpoints and of resuming: `python benchmarks/checkpoints.py` prints it and writes it to build/bench.
 
-A step waits while the state is copied; the file is written by a thread beside the steps that follow. Going on is
-starting Python anew, reading the file and restoring everything from it; reading the data set comes on top. Shares are
-of a run that saves every five minutes, as by default, and of one that takes eight minutes and is stopped once.
+A step waits while the state is copied; a thread writes the file beside the steps that follow. Resuming is starting
+Python anew, reading the file and restoring everything from it; reading the data set comes on top. Fractions are of a
+run that saves every five minutes, as by default, and of one that takes eight minutes and is stopped once.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def costs(model: str, device: str, repeats: int, start_seconds: float) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What checkpoints cost.")
+    parser = argparse.ArgumentParser(description="The cost of checkpoints.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=11)
@@ -78,11 +78,11 @@ def main() -> None:
         print(
             f"{model:<20}{row['mib']:7.1f} MiB   a step {row['step_ms']:.0f} ms, stalled {row['stall_ms']:.1f} ms, "
             f"on disk after {row['written_after_ms']:.0f} ms, restored in {row['restore_ms']:.0f} ms: "
-            f"{row['share_of_saving']:.3%} of a run for saving, {row['share_of_going_on']:.3%} for going on"
+            f"{row['share_of_saving']:.3%} of a run for saving, {row['share_of_going_on']:.3%} for resuming"
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"checkpoints-{arguments.device}-{arguments.threads}.json"
-    path.write_text(json.dumps(figures, indent=1) + "\n")
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

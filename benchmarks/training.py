@@ -1,11 +1,11 @@
-"""What a training step costs beside ERM's, and an epoch beside the loop that most people write.
+"""The cost of a training step compared with ERM's, and of an epoch compared with the loop that most people write.
 
 `python benchmarks/training.py [--device cuda] [--precision bfloat16]` prints ratios and writes them to build/bench.
 
-Steps are timed through `mmlib.experiments.training.trainer.train_epoch` on mini-batches where the method applies, all methods in turn on the
-same mini-batch; a ratio is that of the medians. The common loop is torchvision's: pictures from a data set, cropped,
-flipped and normalised one by one in two workers of a DataLoader, the same network in the default memory format and
-single precision.
+Steps are timed through `train_epoch` of `mmlib.experiments.training.trainer`, on mini-batches where the method
+applies, all methods in turn on the same mini-batch; a ratio is that of the medians. The common loop is torchvision's:
+images from a data set, cropped, flipped and normalised one by one in two workers of a DataLoader, the same network in
+the default memory format and single precision.
 """
 
 import argparse
@@ -27,7 +27,7 @@ METHODS = {"erm": {}, "multimix": {"probability": 1.0}, "dense_multimix": {"prob
 
 
 def noise(count: int) -> data.Dataset:
-    """Pictures of CIFAR-100's shape; what they show does not change what they cost."""
+    """A data set of random images of CIFAR-100's shape: their content does not change the cost."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     split = data.Split(images, torch.randint(100, (count,), generator=generator))
@@ -36,7 +36,7 @@ def noise(count: int) -> data.Dataset:
 
 def synchronise(device: str) -> None:
     """Wait for the device, so that a clock read next means something."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
@@ -49,8 +49,7 @@ def step_times(
         config = Config(model=model, method=name, options=options, precision=precision)
         runs[name] = Trainer(config, dataset, device)
         if compiled:
-            runs[f"{name}-compiled"] = Trainer(config, dataset, device)
-            runs[f"{name}-compiled"].loss = torch.compile(runs[f"{name}-compiled"].objective)
+            runs[f"{name}-compiled"] = Trainer(config, dataset, device, compile=True)
     times = {name: [] for name in runs}
     for _ in range(rounds + 2):
         for name, run in runs.items():
@@ -63,10 +62,10 @@ def step_times(
 
 
 class ImageFiles(torch.utils.data.Dataset):
-    """What torchvision's CIFAR data sets do: a picture, its transforms, its label."""
+    """Images and labels as torchvision's CIFAR data sets give them, one by one through the transforms."""
 
     def __init__(self, dataset: data.Dataset) -> None:
-        self.pictures = [transforms.functional.to_pil_image(image) for image in dataset.train.images]
+        self.images = [transforms.functional.to_pil_image(image) for image in dataset.train.images]
         self.labels = dataset.train.labels.tolist()
         self.transform = transforms.Compose(
             [
@@ -81,7 +80,7 @@ class ImageFiles(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return self.transform(self.pictures[i]), self.labels[i]
+        return self.transform(self.images[i]), self.labels[i]
 
 
 def common_epoch(dataset: data.Dataset, device: str) -> float:
@@ -146,7 +145,7 @@ def main() -> None:
         print(f"epoch, small network, {name:<8}{rate:>9.0f} images/s   {ratio:.2f} x the common loop")
     arguments.out.mkdir(parents=True, exist_ok=True)
     target = arguments.out / f"training-{arguments.device}-{arguments.precision}-{arguments.threads}.json"
-    target.write_text(json.dumps(figures, indent=1) + "\n")
+    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

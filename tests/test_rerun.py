@@ -1,0 +1,93 @@
+"""A record is run again from itself alone, as it was run, or the reason why not is given."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import mmlib.experiments.__main__
+from mmbook import ledger
+from mmlib.experiments import runs
+from mmlib.experiments.__main__ import parse
+from mmlib.experiments.arguments import to_arguments
+from mmlib.experiments.training.config import Config
+from tools import rerun
+
+
+@pytest.fixture(scope="module")
+def record_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    run = folder / "run" / "digits" / "preactresnet-small" / "few" / "seed3"
+    config = {"dataset": "digits", "method": "multimix", "options": {"num_mixtures": 20}, "epochs": 2, "seed": 3}
+    settings = {"folder": str(run), "attacked_per_class": 1, "out_sets": ["gaussian"], "threads": 1}
+    mmlib.experiments.__main__.main(to_arguments(config | settings))
+    ledger.add(runs.load_run(run), folder / "ledger")
+    return folder / "ledger" / "digits" / "preactresnet-small" / "few" / "seed3.json"
+
+
+@pytest.fixture
+def record(record_path):
+    return ledger.load_record(record_path)
+
+
+def test_a_record_is_run_again_from_itself_alone(record_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
+    rerun.main([str(record_path)])
+    printed = capsys.readouterr().out
+    assert "all metrics are the same to the last digit" in printed
+    accuracy = json.loads(record_path.read_text())["metrics"]["accuracy"]
+    assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
+    assert "recorded with" not in printed
+
+
+def test_other_data_and_edited_records_are_refused(record, record_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
+    config = rerun.recorded_config(record) | {"data": "0" * 16}
+    other = dataclasses.replace(record, config=config | {"digest": runs.checksum(config)})
+    ledger.add(other, tmp_path / "other", embeddings=False)
+    with pytest.raises(ValueError, match="data must have the record's fingerprint 0000000000000000, got"):
+        rerun.main([str(tmp_path / "other" / other.path) + ".json"])
+    edited = tmp_path / "digits" / "preactresnet-small" / "few" / "seed3.json"
+    edited.parent.mkdir(parents=True)
+    edited.write_text(record_path.read_text().replace('"epochs": 2', '"epochs": 3'))
+    with pytest.raises(ValueError, match="edited by hand"):
+        rerun.main([str(edited)])
+    assert not (tmp_path / "rerun").exists()
+
+
+def test_the_rerun_uses_what_the_record_says_of_its_run(record, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    of_gpu = {"device": "A card", "device_type": "cuda", "threads": 3, "workers": 4, "compile": True}
+    record = dataclasses.replace(record, environment=record.environment | of_gpu)
+    config, options = parse(rerun.command_arguments(record, "digits", "elsewhere", None))
+    assert config == Config(method="multimix", options={"num_mixtures": 20}, epochs=2, seed=3)
+    assert (options.device, options.threads, options.workers, options.compile) == ("cuda", 3, 4, True)
+    assert (options.root, options.attacked_per_class, options.out_sets) == ("elsewhere", 1, ["gaussian"])
+
+
+def test_another_kind_of_device_is_refused(record, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    of_gpu = dataclasses.replace(record, environment=record.environment | {"device_type": "cuda"})
+    with pytest.raises(ValueError, match="device must be 'cpu' where torch finds no GPU, got 'cuda'"):
+        rerun.command_arguments(of_gpu, "digits", "data", None)
+    with pytest.raises(ValueError, match="--device must be 'cuda', as recorded, got 'cpu'"):
+        rerun.command_arguments(of_gpu, "digits", "data", "cpu")
+
+
+def test_a_record_that_does_not_say_its_kind_of_device_needs_it_said(record):
+    without = {name: value for name, value in record.environment.items() if name != "device_type"}
+    old = dataclasses.replace(record, environment=without)
+    with pytest.raises(ValueError, match="--device must be given, for the record does not say its kind of device"):
+        rerun.command_arguments(old, "digits", "data", None)
+    assert parse(rerun.command_arguments(old, "digits", "data", "cpu"))[1].device == "cpu"
+
+
+def test_several_processes_are_started_by_torchrun(monkeypatch):
+    commands = []
+    monkeypatch.setattr(rerun.subprocess, "run", lambda command, check: commands.append(command))
+    rerun.run(["--folder", "x"], processes=4)
+    ((*_, flag, count, dash_m, module, option, folder),) = commands
+    assert (flag, count, dash_m, module) == ("--nproc-per-node", "4", "-m", "mmlib.experiments")
+    assert (option, folder) == ("--folder", "x")
