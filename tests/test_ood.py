@@ -1,4 +1,4 @@
-"""Scores and detection against scikit-learn and pytorch-ood; out-of-distribution images against Pillow."""
+"""Scores and their metrics against scikit-learn and pytorch-ood; out-of-distribution images against Pillow."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ from pytorch_ood.metrics import OODMetrics
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from mmlib.experiments.data import sources
 from mmlib.experiments.data.sources import load, load_test
 from mmlib.experiments.data.split import Split
-from mmlib.experiments.evaluation.ood import detection, energy, load_ood_images, maximum_softmax
+from mmlib.experiments.evaluation import ood
+from mmlib.experiments.evaluation.ood import energy_score, load_ood_images, max_softmax_probability, ood_metrics
 
 
 def scores(n: int, k: int, ties: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,16 +27,16 @@ def scores(n: int, k: int, ties: int | None, seed: int) -> tuple[torch.Tensor, t
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_scores_are_those_of_pytorch_ood(scale):
     logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.double) * scale
-    torch.testing.assert_close(maximum_softmax(logits), -MaxSoftmax.score(logits))
-    torch.testing.assert_close(energy(logits), -EnergyBased.score(logits))
+    torch.testing.assert_close(max_softmax_probability(logits), -MaxSoftmax.score(logits))
+    torch.testing.assert_close(energy_score(logits), -EnergyBased.score(logits))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_of_certain_predictions_still_differ(dtype):
     logits = torch.tensor([[20.0, 0.0], [24.0, 0.0]], dtype=dtype)
-    low, high = maximum_softmax(logits)
+    low, high = max_softmax_probability(logits)
     assert low < high < 1
-    assert energy(logits).dtype == torch.float64
+    assert energy_score(logits).dtype == torch.float64
 
 
 CASES = [(60, 60, None), (40, 300, None), (300, 40, 1), (100, 100, 2), (20, 50, 1), (1, 3, 1), (5, 1, None)]
@@ -42,9 +44,9 @@ CASES = [(60, 60, None), (40, 300, None), (300, 40, 1), (100, 100, 2), (20, 50, 
 
 @pytest.mark.parametrize(("n", "k", "ties"), CASES)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_detection_is_that_of_scikit_learn_and_pytorch_ood(n, k, ties, seed):
+def test_ood_metrics_are_that_of_scikit_learn_and_pytorch_ood(n, k, ties, seed):
     inside, outside = scores(n, k, ties, seed)
-    found = detection(inside, outside)
+    found = ood_metrics(inside, outside)
     together, is_in = torch.cat([inside, outside]), torch.cat([torch.ones(n), torch.zeros(k)])
     assert found["auroc"] == pytest.approx(100 * sklearn_metrics.roc_auc_score(is_in, together), abs=1e-9)
     for name, positive, sign in (("aupr_in", is_in, 1), ("aupr_out", 1 - is_in, -1)):
@@ -67,32 +69,32 @@ def test_detection_accuracy_is_the_best_of_all_thresholds(n, k, ties):
         sum(score < t for score in inside.tolist()) / n / 2 + sum(score >= t for score in outside.tolist()) / k / 2
         for t in thresholds
     ]
-    assert detection(inside, outside)["accuracy"] == pytest.approx(100 * (1 - min(errors)), abs=1e-9)
+    assert ood_metrics(inside, outside)["accuracy"] == pytest.approx(100 * (1 - min(errors)), abs=1e-9)
 
 
 def test_ninety_five_percent_are_met_exactly():
     inside = torch.arange(20.0)
-    assert detection(inside, torch.tensor([0.5, 1.5, 0.9, 0.0]))["fpr95"] == 25.0
-    assert detection(torch.arange(19.0), torch.tensor([0.5, 1.5, 0.9, 0.0]))["fpr95"] == 100.0
+    assert ood_metrics(inside, torch.tensor([0.5, 1.5, 0.9, 0.0]))["fpr95"] == 25.0
+    assert ood_metrics(torch.arange(19.0), torch.tensor([0.5, 1.5, 0.9, 0.0]))["fpr95"] == 100.0
 
 
 def test_equal_scores_are_chance_and_reversed_ones_are_all_wrong():
-    same = detection(torch.ones(30), torch.ones(10))
+    same = ood_metrics(torch.ones(30), torch.ones(10))
     assert same == pytest.approx({"accuracy": 50, "auroc": 50, "aupr_in": 87.5, "aupr_out": 62.5, "fpr95": 100})
-    worst = detection(torch.zeros(5), torch.ones(5))
+    worst = ood_metrics(torch.zeros(5), torch.ones(5))
     assert (worst["auroc"], worst["accuracy"], worst["fpr95"]) == (0, 50, 100)
 
 
 @pytest.mark.parametrize(
     ("inside", "outside", "message"),
     [
-        (torch.ones(0), torch.ones(2), "scores_in hold 0 scores"),
-        (torch.ones(2), torch.tensor([1.0, float("nan")]), "scores_out hold 2 scores, 1 of them NaN"),
+        (torch.ones(0), torch.ones(2), "scores_in must be one number or more and no NaN, got 0 scores"),
+        (torch.ones(2), torch.tensor([1.0, float("nan")]), "scores_out must be .*, got 2 scores, 1 of them NaN"),
     ],
 )
 def test_scores_that_are_none_are_refused(inside, outside, message):
     with pytest.raises(ValueError, match=message):
-        detection(inside, outside)
+        ood_metrics(inside, outside)
 
 
 # Images
@@ -157,6 +159,40 @@ def test_colour_becomes_grey_as_by_pillow_and_grey_becomes_colour(tmp_path, digi
     assert len(colour) == len(digits)
     assert torch.equal(colour[:, 0], colour[:, 1])
     assert torch.equal(colour[:, 0], colour[:, 2])
+
+
+@pytest.mark.parametrize("name", ["uniform", "gaussian", "shapes"])
+def test_blocks_do_not_change_the_images(digits, monkeypatch, name):
+    expected = load_ood_images(name, digits, 100).images
+    monkeypatch.setattr(ood, "IMAGES_PER_BLOCK", 7)
+    assert torch.equal(load_ood_images(name, digits, 100).images, expected)
+    assert ood.resize(torch.rand(3, 3, 9, 9), 1, (8, 8)).shape == (3, 1, 8, 8)
+
+
+def test_noise_is_one_draw_of_all_values(digits):
+    drawn = np.random.default_rng(0).random((300, 8, 8, 1), np.float32)
+    expected = torch.from_numpy((drawn * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    assert torch.equal(load_ood_images("uniform", digits, 300).images, expected)
+
+
+def test_pictures_of_several_sizes_are_brought_to_the_size_of_a_streamed_set(tmp_path):
+    """As its own test images are: the shorter side resized to 8/7, and the centre."""
+    rng = np.random.default_rng(0)
+    for place in ("train/a", "test/a", "others"):
+        (tmp_path / place).mkdir(parents=True)
+        for number, size in enumerate(((40, 30), (24, 50), (33, 33))):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / place / f"{number}.png")
+    streamed = load(str(tmp_path), size=16)
+    found = load_ood_images(str(tmp_path / "others"), streamed.test, 5).images
+    assert found.shape == (3, 3, 16, 16)
+    expected = []
+    for number, size in enumerate(((18, 24), (37, 18), (18, 18))):  # width, height; 18 is 8/7 of 16
+        picture = Image.open(tmp_path / "others" / f"{number}.png").resize(size, Image.BILINEAR)
+        left, top = ((side - 16) // 2 for side in size)
+        expected.append(np.asarray(picture.crop((left, top, left + 16, top + 16))).tobytes())
+    assert {image.permute(1, 2, 0).contiguous().numpy().tobytes() for image in found} == set(expected)
+    with pytest.raises(ValueError, match="`size` brings images to one size"):
+        load_ood_images(str(tmp_path / "others"), load("digits").test, 5)
 
 
 def test_other_sets_are_drawn_from_without_replacement(digits):
@@ -229,7 +265,7 @@ def test_folders_with_and_without_classes(tmp_path, monkeypatch):
         ("missing.npz", FileNotFoundError, "missing.npz', which is not there"),
     ],
 )
-def test_unknown_sets(digits, tmp_path, name, error, message):
+def test_unknown_names_are_refused(digits, tmp_path, name, error, message):
     with pytest.raises(error, match=message):
         load_ood_images(name, digits, 5, root=tmp_path)
 

@@ -159,7 +159,7 @@ def test_the_loss_is_the_inverse_softplus_of_cross_entropy():
     torch.testing.assert_close(ours * wrong, theirs)
 
 
-@pytest.mark.parametrize("labels_dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("labels_dtype", [torch.uint8, torch.int32, torch.int64])
 def test_attacks_work_in_inference_mode(network, batch, labels_dtype):
     expected = pgd(network, *batch)
     with torch.inference_mode():
@@ -205,7 +205,7 @@ def test_low_precision_classifier_is_attacked_within_the_ball(network, batch):
     assert (attacked - images).abs().max() <= 4 / 255 + 1e-6
     split = Split((batch[0] * 255).byte(), batch[1])
     assert adversarial_error(network, split, lambda classifier, images, labels: images) == pytest.approx(
-        100 - accuracy(network((split.images / 255).bfloat16()), split.labels)
+        100 - accuracy(network((split.images / 255).bfloat16()), split.labels).item()
     )
 
 
@@ -230,7 +230,7 @@ def trained():
 
 def test_no_attack_is_the_clean_error_whatever_the_batches(trained):
     classifier, split = trained
-    clean = 100 - accuracy(predict(classifier, split).logits, split.labels)
+    clean = 100 - accuracy(predict(classifier, split).logits, split.labels).item()
     for size in (7, 100):
         error = adversarial_error(classifier, split, partial(pgd, epsilon=0.0), batch_size=size)
         assert error == pytest.approx(clean)

@@ -14,7 +14,7 @@ Pixels = UInt8[Tensor, "m h w channels"]
 
 
 @runtime_checkable
-class Images(Protocol):
+class ImageStore(Protocol):
     """Images as bytes, (n, channels, h, w): a tensor, or `streaming.ImageFiles`, which are read when needed."""
 
     @property
@@ -24,9 +24,9 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: slice | Tensor, /) -> "Images": ...
+    def __getitem__(self, index: slice | Tensor, /) -> "ImageStore": ...
 
-    def to(self, device: torch.device | str, /) -> "Images":
+    def to(self, device: torch.device | str, /) -> "ImageStore":
         """The same images, their mini-batches on `device`."""
         ...
 
@@ -48,7 +48,7 @@ class Split:
         ValueError: a tensor of images that are not bytes, or another number of labels or boxes than of images.
     """
 
-    images: Images
+    images: ImageStore
     labels: Int[Tensor, " n"]
     boxes: Float[Tensor, "n 4"] | None = None
 

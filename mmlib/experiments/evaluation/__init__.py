@@ -1,8 +1,21 @@
 """Evaluation of a trained network on the test set: metrics, attacks, images of other data sets."""
 
-from mmlib.experiments.evaluation.ood import load_ood_images
+from mmlib.experiments.evaluation.ood import energy_score, load_ood_images, max_softmax_probability, ood_metrics
 from mmlib.experiments.evaluation.predictions import Predictions, predict
 from mmlib.experiments.evaluation.robustness import adversarial_error, fgsm, pgd
-from mmlib.experiments.evaluation.suite import EPSILONS, evaluate
+from mmlib.experiments.evaluation.suite import EPSILONS, check_out_sets, evaluate
 
-__all__ = ["EPSILONS", "Predictions", "adversarial_error", "evaluate", "fgsm", "load_ood_images", "pgd", "predict"]
+__all__ = [
+    "EPSILONS",
+    "Predictions",
+    "adversarial_error",
+    "check_out_sets",
+    "energy_score",
+    "evaluate",
+    "fgsm",
+    "load_ood_images",
+    "max_softmax_probability",
+    "ood_metrics",
+    "pgd",
+    "predict",
+]

@@ -14,32 +14,39 @@ from mmlib.experiments.data.sources import load_test
 from mmlib.experiments.data.split import Split
 
 GREY = (0.299, 0.587, 0.114)  # luminance of red, green, blue: ITU-R BT.601, Pillow's mode L
+IMAGES_PER_BLOCK = 256  # drawn or resized at once in float32: 150 MiB of colour with 224 pixels on a side
 
 
-def maximum_softmax(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-    """Probability of the most probable class, in double precision; higher is more in-distribution.
+def max_softmax_probability(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Compute the probability of the most probable class, in double precision; higher is more in-distribution.
 
     Source: Hendrycks & Gimpel (ICLR 2017).
 
-    >>> maximum_softmax(torch.zeros(1, 4))
+    >>> max_softmax_probability(torch.zeros(1, 4))
     tensor([0.2500], dtype=torch.float64)
     """
     return logits.double().softmax(dim=1).amax(dim=1)
 
 
-def energy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-    """Negative free energy, log Σ exp of the logits, in double precision; higher is more in-distribution.
+def energy_score(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Compute the negative free energy log Σ_k exp(z_k), in double precision; higher is more in-distribution.
+
+    The paper's energy is E = -log Σ_k exp(z_k), lower for images in the distribution; this score is -E.
 
     Source: Liu et al. (NeurIPS 2020), equation 3 with its sign turned, temperature 1.
 
-    >>> energy(torch.zeros(1, 1))
+    >>> energy_score(torch.zeros(1, 1))
     tensor([0.], dtype=torch.float64)
     """
     return logits.double().logsumexp(dim=1)
 
 
-def detection(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"]) -> dict[str, float]:
-    """How well a threshold on the scores tells images in the distribution from others, in percent.
+# Scores of an evaluation, by their names in its metrics.
+SCORES = {"maximum_softmax": max_softmax_probability, "energy": energy_score}
+
+
+def ood_metrics(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"]) -> dict[str, float]:
+    """Measure how well a threshold on the scores tells images in the distribution from others, in percent.
 
     A threshold accepts every score that is at least as high; equal scores are accepted together.
 
@@ -63,17 +70,17 @@ def detection(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"]) -
 
     Source: Liang et al. (ICLR 2018), section 4; the detection accuracy is that of Lee et al. (NeurIPS 2018).
 
-    >>> detection(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]))
+    >>> ood_metrics(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]))
     {'accuracy': 100.0, 'auroc': 100.0, 'aupr_in': 100.0, 'aupr_out': 100.0, 'fpr95': 0.0}
     """
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
         if not len(scores) or scores.isnan().any():
-            nans = int(scores.isnan().sum())
-            raise ValueError(f"{name} hold {len(scores)} scores, {nans} of them NaN; they take one or more, no NaN")
-    thresholds, place = torch.cat([scores_in.double(), scores_out.double()]).unique(return_inverse=True)
+            got = f"{len(scores)} scores, {int(scores.isnan().sum())} of them NaN"
+            raise ValueError(f"{name} must be one number or more and no NaN, got {got}")
+    thresholds, index = torch.cat([scores_in.double(), scores_out.double()]).unique(return_inverse=True)
     # How many of each set have every one of the distinct scores, from the highest to the lowest.
     n, steps = len(scores_in), len(thresholds)
-    inside, outside = (torch.bincount(of_set, minlength=steps).flip(0) for of_set in (place[:n], place[n:]))
+    inside, outside = (torch.bincount(of_set, minlength=steps).flip(0) for of_set in (index[:n], index[n:]))
     tpr, fpr = (F.pad(counts.cumsum(0), (1, 0)) / counts.sum() for counts in (inside.double(), outside.double()))
     numbers = {
         "accuracy": (1 + (tpr - fpr).max()) / 2,
@@ -86,14 +93,14 @@ def detection(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"]) -
 
 
 def _precision_recall_area(positive: Tensor, negative: Tensor) -> Tensor:
-    """From counts at every threshold, the strictest first; where nothing is accepted yet, precision is 1."""
+    """Area from counts at every threshold, the strictest first; where nothing is accepted yet, precision is 1."""
     right, wrong = positive.cumsum(0).double(), negative.cumsum(0).double()
     precision, recall = right / (right + wrong), right / right[-1]
     return torch.trapezoid(F.pad(precision, (1, 0), value=1.0), F.pad(recall, (1, 0)))
 
 
 def load_ood_images(name: str, like: Split, count: int, *, root: str | Path = "data", seed: int = 0) -> Split:
-    """Images of another distribution, in the channels and the size of `like`.
+    """Images of another distribution, with the channels and the size of those of `like`.
 
     ==================  ===========================================================================================
     uniform             every value drawn uniformly from [0, 1] (Liang et al., ICLR 2018)
@@ -103,14 +110,20 @@ def load_ood_images(name: str, like: Split, count: int, *, root: str | Path = "d
                         shrink, colour made grey by its luminance, grey repeated in every channel (our choices)
     ==================  ===========================================================================================
 
+    Where the images of `like` are files that are brought to one size, so are those of a folder, in the same way.
+
     Args:
+        name: of the distribution, from the table.
+        like: a split of the data set that it is compared with.
+        count: at most so many images.
         root: where downloads are kept.
-        seed: of what is drawn.
+        seed: of the draws.
 
     Returns:
         A split whose labels are all -1.
 
     Raises:
+        TypeError: a name that is not a string.
         ValueError: a name or a count that cannot be.
         FileNotFoundError: a path or an archive that is not there.
 
@@ -119,17 +132,23 @@ def load_ood_images(name: str, like: Split, count: int, *, root: str | Path = "d
     torch.Size([100, 1, 8, 8])
     """
     check_int(1, count=count)
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an out-of-distribution set must be a string, got {name!r}")
     rng = np.random.default_rng(seed)
     _, channels, *size = like.images.shape
     if name in ("uniform", "gaussian"):
-        shape = count, *size, channels
-        drawn = rng.random(shape, np.float32) if name == "uniform" else rng.standard_normal(shape, np.float32) + 0.5
-        images = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+        images = torch.empty(count, *size, channels, dtype=torch.uint8)
+        for block in images.split(IMAGES_PER_BLOCK):
+            shape = tuple(block.shape)
+            noise = rng.random(shape, np.float32) if name == "uniform" else rng.standard_normal(shape, np.float32) + 0.5
+            block.copy_(_to_bytes(torch.from_numpy(noise)))
     else:
-        images = load_test(name, root=root).images
-        images = resize(images[rng.permutation(len(images))[:count]] / 255, channels, size)
-    images = images.clamp(0, 1).mul(255).round().byte()
-    return Split(images, torch.full((len(images),), -1))
+        source = load_test(name, root=root, size=None if isinstance(like.images, Tensor) else size[0]).images
+        chosen = source[torch.from_numpy(rng.permutation(len(source))[:count])]
+        images = torch.empty(len(chosen), *size, channels, dtype=torch.uint8)
+        for block, pixels in zip(images.split(IMAGES_PER_BLOCK), chosen.split(IMAGES_PER_BLOCK)):
+            block.copy_(_to_bytes(resize(pixels / 255, channels, size)).permute(0, 2, 3, 1))
+    return Split(images.permute(0, 3, 1, 2), torch.full((len(images),), -1))
 
 
 def resize(images: Float[Tensor, "n channels h w"], channels: int, size: Sequence[int]) -> Float[Tensor, "n _ _ _"]:
@@ -138,3 +157,8 @@ def resize(images: Float[Tensor, "n channels h w"], channels: int, size: Sequenc
         images = torch.einsum("nchw,c->nhw", images, torch.tensor(GREY)).unsqueeze(1)
     images = images.expand(-1, channels, -1, -1)
     return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def _to_bytes(values: Tensor) -> Tensor:
+    """Values in [0, 1] as 0..255, with values outside clipped."""
+    return values.clamp(0, 1).mul(255).round().byte()

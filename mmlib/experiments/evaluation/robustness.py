@@ -7,14 +7,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmlib._checks import check_int, check_range
-from mmlib._typing import Float, Int
+from mmlib._typing import Float, Integer
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.models.classifier import eval_mode
 from mmlib.mixing import accumulation_dtype
 
 
 def fgsm(
-    classifier: nn.Module, images: Float[Tensor, "m channels h w"], labels: Int[Tensor, " m"], epsilon: float = 8 / 255
+    classifier: nn.Module,
+    images: Float[Tensor, "m channels h w"],
+    labels: Integer[Tensor, " m"],
+    epsilon: float = 8 / 255,
 ) -> Float[Tensor, "m channels h w"]:
     """Fast gradient sign method: every pixel moves by epsilon in the direction that raises the cross-entropy.
 
@@ -33,7 +36,7 @@ def fgsm(
 def pgd(
     classifier: nn.Module,
     images: Float[Tensor, "m channels h w"],
-    labels: Int[Tensor, " m"],
+    labels: Integer[Tensor, " m"],
     epsilon: float = 4 / 255,
     step: float = 2 / 255,
     steps: int = 10,
@@ -93,7 +96,7 @@ def _loss_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Ten
     return torch.autograd.grad(_log_odds_against(logits, labels).sum(), images)[0].contiguous()
 
 
-def _log_odds_against(logits: Float[Tensor, "m c"], labels: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+def _log_odds_against(logits: Float[Tensor, "m c"], labels: Integer[Tensor, " m"]) -> Float[Tensor, " m"]:
     """Logarithm of the odds against the true class y, log Σ_{j≠y} exp(z_j) - z_y, in double precision.
 
     The cross-entropy is the softplus of it, so the two gradients in the logits have one direction: that of the
@@ -123,6 +126,8 @@ def adversarial_error(
     True
     """
     check_int(1, batch_size=batch_size)
+    if not len(split):
+        raise ValueError("split must have images, got none")
     parameter, wrong = next(classifier.parameters()), 0
     dtype = accumulation_dtype(parameter.dtype)
     with eval_mode(classifier):
