@@ -51,7 +51,9 @@ def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
 
 
 def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
-    with pytest.raises(ValueError, match="examples_per_mixture must be at most 6, the examples of the mini-batch, got 7"):
+    with pytest.raises(
+        ValueError, match="examples_per_mixture must be at most 6, the examples of the mini-batch, got 7"
+    ):
         METHODS["multimix_tuples"](classifier, examples_per_mixture=7, probability=1)(*batch)
 
 

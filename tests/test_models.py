@@ -8,12 +8,14 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmlib.experiments import data, models
 from mmlib.experiments.__main__ import main
 from mmlib.experiments.evaluation import predict
 from mmlib.experiments.methods import DenseMultiMix
 from mmlib.experiments.methods.manifold_mixup import split_encoder
+from mmlib.experiments.models.preact_resnet import PreActBlock
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +24,17 @@ def digits():
 
 
 def test_preactresnet18_has_the_published_size():
-    encoder, d = models.preactresnet18(3, 32)
+    encoder, d = models.MODELS["preactresnet18"](3, 32)
     classifier = models.Classifier(encoder, d, classes=10, mean=(0.5,) * 3, std=(0.2,) * 3)
     # 11,171,146 parameters: convolutions, normalisations inside the blocks, head; none after the last block.
     assert sum(p.numel() for p in classifier.parameters()) == 11_171_146
     assert classifier.features(torch.rand(1, 3, 32, 32)).shape == (1, 512, 4, 4)
     assert classifier.features(torch.rand(1, 3, 64, 64)).shape == (1, 512, 8, 8)
-    assert isinstance(classifier.encoder[-1][-1], models.PreActBlock)
+    assert isinstance(classifier.encoder[-1][-1], PreActBlock)
 
 
 def test_wrn16_8_has_the_published_size():
-    encoder, d = models.wrn16_8(3, 32)
+    encoder, d = models.MODELS["wrn16-8"](3, 32)
     classifier = models.Classifier(encoder, d, classes=10, mean=(0.5,) * 3, std=(0.2,) * 3)
     assert sum(p.numel() for p in classifier.parameters()) == 10_961_370
     features = classifier.features(torch.rand(1, 3, 32, 32))
@@ -44,7 +46,7 @@ def test_resnet50_is_torchvisions():
     from torchvision.models import resnet50
 
     torch.manual_seed(0)
-    encoder, d = models.resnet50(3, 224)
+    encoder, d = models.MODELS["resnet50"](3, 224)
     torch.manual_seed(0)
     whole = resnet50()
     # 25,557,032 parameters with the head of 1000 classes.
@@ -59,20 +61,20 @@ def test_resnet50_is_torchvisions():
         before, after = split_encoder(encoder, 1)
         assert before(images).shape == (2, 256, 56, 56)
         torch.testing.assert_close(after(before(images)), features)
-    with pytest.raises(ValueError, match="channels of the images are 1; resnet50 takes 3"):
-        models.resnet50(1, 224)
+    with pytest.raises(ValueError, match="channels of the images must be 3 for resnet50, got 1"):
+        models.MODELS["resnet50"](1, 224)
 
 
 @pytest.mark.parametrize(("size", "stages"), [(8, 2), (16, 3), (32, 4), (64, 5)])
 def test_small_network_ends_in_a_4x4_map(size, stages):
-    encoder, d = models.preactresnet_small(3, size)
+    encoder, d = models.MODELS["preactresnet-small"](3, size)
     assert len(encoder) == 1 + stages
     assert encoder(torch.rand(2, 3, size, size)).shape == (2, d, 4, 4)
 
 
 def test_block_is_pre_activated():
     torch.manual_seed(0)
-    block = models.PreActBlock(4, 4, 1).eval()
+    block = PreActBlock(4, 4, 1).eval()
     x = torch.randn(2, 4, 5, 5)
     residual = nn.functional.conv2d(block.norm1(x).relu(), block.conv1.weight, padding=1)
     residual = nn.functional.conv2d(block.norm2(residual).relu(), block.conv2.weight, padding=1)
@@ -81,7 +83,7 @@ def test_block_is_pre_activated():
 
 def test_shortcut_follows_the_first_activation():
     torch.manual_seed(0)
-    block = models.PreActBlock(4, 8, 2).eval()
+    block = PreActBlock(4, 8, 2).eval()
     x = torch.randn(2, 4, 6, 6)
     torch.nn.init.zeros_(block.conv2.weight)
     expected = nn.functional.conv2d(block.norm1(x).relu(), block.shortcut.weight, stride=2)
@@ -137,7 +139,7 @@ def test_vit_is_timms(name):
 
 
 def test_vit_small_16_has_the_published_size():
-    encoder, d = models.vit_small_16(3, 224)
+    encoder, d = models.MODELS["vit-small-16"](3, 224)
     classifier = models.Classifier(encoder, d, classes=1000, mean=(0.5,) * 3, std=(0.2,) * 3)
     # timm's vit_small_patch16_224 has 22,050,664 parameters, two times 384 of them for the class token and its place.
     assert sum(p.numel() for p in classifier.parameters()) == 22_050_664 - 2 * 384
@@ -146,20 +148,20 @@ def test_vit_small_16_has_the_published_size():
 
 @pytest.mark.parametrize("size", [8, 32, 64])
 def test_vit_tiny_has_a_4x4_map(size):
-    encoder, d = models.vit_tiny(3, size)
+    encoder, d = models.MODELS["vit-tiny"](3, size)
     assert encoder(torch.rand(2, 3, size, size)).shape == (2, d, 4, 4)
 
 
 @pytest.mark.parametrize(("name", "size", "of"), [("vit-tiny", 10, 4), ("vit-small-16", 8, 16)])
 def test_images_that_are_not_whole_patches_are_refused(name, size, of):
-    with pytest.raises(ValueError, match=f"images is {size}; this ViT takes a multiple of {of} pixels"):
+    with pytest.raises(ValueError, match=f"images must be a multiple of {of} pixels for this ViT, got {size}"):
         models.MODELS[name](3, size)
 
 
 @pytest.mark.parametrize(("model", "package"), [("vit-tiny", "timm"), ("resnet50", "torchvision")])
 def test_without_its_package_a_network_is_refused(monkeypatch, model, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"model is .*; it takes {package}, which cannot be imported"):
+    with pytest.raises(ValueError, match=f"needs {package}, which cannot be imported"):
         models.MODELS[model](3, 32)
 
 
@@ -187,10 +189,71 @@ def test_every_weight_gets_a_gradient_from_dense_multimix(name, size):
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluation_mode_ends_with_the_block_also_after_an_error(training):
-    network = nn.Sequential(nn.Dropout()).train(training)
+def test_evaluation_mode_ends_with_the_block_and_leaves_every_submodule_its_own():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.Dropout(), nn.Dropout())).train()
+    network[0].eval()
+    network[1][1].eval()
+    before = [module.training for module in network.modules()]
     with contextlib.suppress(KeyboardInterrupt), models.eval_mode(network):
-        assert not network[0].training
+        assert not any(module.training for module in network.modules())
         raise KeyboardInterrupt
-    assert network.training is network[0].training is training
+    assert [module.training for module in network.modules()] == before == [True, False, True, True, False]
+
+
+def literal_preactresnet18_of_alignmixup(images, state):
+    """Logits, layer by layer, from the parameters in the order in which a network is read."""
+    values = iter(state)
+
+    def norm(x):
+        return nn.functional.batch_norm(x, None, None, next(values), next(values), training=True)
+
+    x = nn.functional.conv2d(images, next(values), padding=1)
+    x = norm(x).relu()
+    inputs = 64
+    for stage, outputs in enumerate((64, 128, 256, 512)):
+        for block in range(2):
+            stride = 2 if stage > 0 and block == 0 else 1
+            y = norm(x).relu()
+            residual = nn.functional.conv2d(y, next(values), stride=stride, padding=1)
+            residual = nn.functional.conv2d(norm(residual).relu(), next(values), padding=1)
+            shortcut = y if inputs == outputs else nn.functional.conv2d(y, next(values), stride=stride)
+            x, inputs = residual + shortcut, outputs
+    logits = nn.functional.linear(x.mean((2, 3)), next(values), next(values))
+    assert next(values, None) is None
+    return logits
+
+
+def test_preactresnet18_of_alignmixups_authors():
+    torch.manual_seed(0)
+    encoder, d = models.MODELS["preactresnet18-alignmixup"](3, 16)
+    classifier = models.Classifier(encoder, d, classes=10, mean=(0.0,) * 3, std=(1.0,) * 3).double()
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.rand_like(parameter))
+    images = torch.rand(4, 3, 16, 16, dtype=torch.double)
+    logits = classifier(images)
+    torch.testing.assert_close(logits, literal_preactresnet18_of_alignmixup(images, classifier.parameters()))
+    # Two more vectors than He et al.'s, of the normalisation after the stem.
+    assert sum(p.numel() for p in classifier.parameters()) == 11_171_146 + 2 * 64
+    assert classifier.features(images).min() < 0
+    small, d = models.MODELS["preactresnet-small-alignmixup"](3, 32)
+    assert small(torch.rand(2, 3, 32, 32)).shape == (2, d, 4, 4)
+
+
+def test_small_network_with_a_stride_in_the_stem_costs_a_fifth():
+    operations = {}
+    for name in ("preactresnet-small", "preactresnet-small-s2"):
+        encoder, d = models.MODELS[name](3, 32)
+        with FlopCounterMode(display=False) as counter:
+            assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, d, 4, 4)
+        operations[name] = counter.get_total_flops()
+    assert encoder[:2](torch.rand(2, 3, 32, 32)).shape == (2, 16, 16, 16)
+    assert operations["preactresnet-small-s2"] / operations["preactresnet-small"] == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "preactresnet-small"])
+def test_weight_decay_spares_position_embeddings_alone(name):
+    encoder, d = models.MODELS[name](3, 32)
+    classifier = models.Classifier(encoder, d, classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert classifier.no_weight_decay() == ({"encoder.0.pos_embed"} if name == "vit-tiny" else set())

@@ -313,7 +313,9 @@ def test_impossible_options_are_named(classifier, name, options, message):
         METHODS[name](classifier, **options)
 
 
-@pytest.mark.parametrize(("name", "takes"), [("puzzlemix", "an even number of pixels"), ("comixup", "a multiple of 4 pixels")])
+@pytest.mark.parametrize(
+    ("name", "takes"), [("puzzlemix", "an even number of pixels"), ("comixup", "a multiple of 4 pixels")]
+)
 def test_images_without_blocks_are_named(classifier, batch, name, takes):
     with pytest.raises(ValueError, match=f"{name} takes images whose side is {takes}, got 7"):
         METHODS[name](classifier)(batch[0][:, :, :7, :7], batch[1])

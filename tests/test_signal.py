@@ -142,7 +142,11 @@ def test_input_mixup_on_the_other_mini_batches(classifier, batch, name):
         ("multimix_annealed", {"factor": 0}, "factor must be a number > 0, got 0"),
         ("multimix_annealed", {"steps": 0}, "steps must be an integer >= 1, got 0"),
         ("multimix_around", {"anchor_weight": 1.5}, "anchor_weight must be a number from 0 to 1, got 1.5"),
-        ("multimix_around", {"anchor_weight": (0.9, 0.1)}, r"anchor_weight must be a pair \(low, high\) with low <= high, got \(0.9, 0.1\)"),
+        (
+            "multimix_around",
+            {"anchor_weight": (0.9, 0.1)},
+            r"anchor_weight must be a pair \(low, high\) with low <= high, got \(0.9, 0.1\)",
+        ),
     ],
 )
 def test_impossible_options_are_named(classifier, name, options, message):

@@ -27,40 +27,96 @@ class PreActBlock(nn.Module):
         return residual + (x if self.shortcut is None else self.shortcut(activated))
 
 
-def preact_resnet(channels: int, width: int, blocks: tuple[int, ...], *, stem: int | None = None) -> nn.Sequential:
-    """Encoder of pre-activation blocks; every stage after the first halves the map and doubles the width.
+class ActivatedShortcutBlock(PreActBlock):
+    """Pre-activation block whose identity shortcut starts from the activated input, as the other shortcuts do.
 
-    It ends without batch normalisation and ReLU, as the authors' PreActResNet does, so features can be negative.
+    Source: released code of AlignMixup (Venkataramanan et al., CVPR 2022), whose first author wrote MultiMix too.
+    """
+
+    def forward(self, x: Float[Tensor, "m inputs h w"]) -> Float[Tensor, "m outputs h2 w2"]:
+        activated = self.norm1(x).relu()
+        residual = self.conv2(self.norm2(self.conv1(activated)).relu())
+        return residual + (activated if self.shortcut is None else self.shortcut(activated))
+
+
+def preact_resnet(
+    channels: int, width: int, blocks: tuple[int, ...], *, stem: int | None = None, stem_stride: int = 1
+) -> nn.Sequential:
+    """Pre-activation ResNet for small images: a 3x3 stem, then stages that each halve the map and double the width.
+
+    It ends without batch normalisation and ReLU, so features can be negative: in this, and in nothing else, it is
+    not He et al.'s but follows the released code of AlignMixup.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         width: channels of the first stage.
-        blocks: blocks in each stage; four stages turn 32x32 into 4x4.
+        blocks: blocks in each stage; with stride 1 in the stem, four stages turn 32x32 into 4x4.
         stem: channels of the first convolution; by default `width`.
+        stem_stride: stride of the first convolution.
     """
     inputs = stem or width
-    stages = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]
+    convolution = nn.Conv2d(channels, inputs, 3, stem_stride, padding=1, bias=False)
+    return nn.Sequential(convolution, *_stages(PreActBlock, inputs, width, blocks))
+
+
+def preact_resnet_alignmixup(channels: int, width: int, blocks: tuple[int, ...]) -> nn.Sequential:
+    """Pre-activation ResNet of AlignMixup's released code.
+
+    It has batch normalisation and ReLU after the stem, takes every shortcut from the activated input and ends without
+    batch normalisation and ReLU.
+
+    Args:
+        channels, width, blocks: as in `preact_resnet`.
+    """
+    convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    stem = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(stem, *_stages(ActivatedShortcutBlock, width, width, blocks))
+
+
+def _stages(block: type[PreActBlock], inputs: int, width: int, blocks: tuple[int, ...]) -> list[nn.Sequential]:
+    stages = []
     for stage, count in enumerate(blocks):
         outputs = width * 2**stage
         strides = [1 if stage == 0 else 2] + [1] * (count - 1)
-        of_stage = (PreActBlock(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides))
-        stages.append(nn.Sequential(*of_stage))
+        widths = [inputs] + [outputs] * (count - 1)
+        stages.append(nn.Sequential(*(block(w, outputs, stride) for w, stride in zip(widths, strides))))
         inputs = outputs
-    return nn.Sequential(*stages)
+    return stages
+
+
+def _small_stages(size: int) -> int:
+    return max(1, (size // 4).bit_length())
 
 
 def preactresnet_small(channels: int, size: int) -> Encoder:
     """Width 16, one block a stage, as many stages as turn the images into a 4x4 map (8x8: two, 32x32: four)."""
-    stages = max(1, (size // 4).bit_length())
-    return preact_resnet(channels, 16, (1,) * stages), 16 * 2 ** (stages - 1)
+    stages = _small_stages(size)
+    return Encoder(preact_resnet(channels, 16, (1,) * stages), 16 * 2 ** (stages - 1))
+
+
+def preactresnet_small_s2(channels: int, size: int) -> Encoder:
+    """`preactresnet_small` with stride 2 in the stem and one stage less (32x32: three), at a fifth of the cost."""
+    stages = _small_stages(size // 2)
+    return Encoder(preact_resnet(channels, 16, (1,) * stages, stem_stride=2), 16 * 2 ** (stages - 1))
+
+
+def preactresnet_small_alignmixup(channels: int, size: int) -> Encoder:
+    """`preactresnet_small` with the stem and the shortcuts of AlignMixup's released code."""
+    stages = _small_stages(size)
+    return Encoder(preact_resnet_alignmixup(channels, 16, (1,) * stages), 16 * 2 ** (stages - 1))
 
 
 def preactresnet18(channels: int, size: int) -> Encoder:
     """PreActResNet-18: 512x4x4 on 32x32 images, 512x8x8 on 64x64 (He et al., ECCV 2016)."""
-    return preact_resnet(channels, 64, (2, 2, 2, 2)), 512
+    return Encoder(preact_resnet(channels, 64, (2, 2, 2, 2)), 512)
+
+
+def preactresnet18_alignmixup(channels: int, size: int) -> Encoder:
+    """PreActResNet-18 of AlignMixup's released code, which MultiMix's authors share: 512x4x4 on 32x32 images."""
+    return Encoder(preact_resnet_alignmixup(channels, 64, (2, 2, 2, 2)), 512)
 
 
 def wrn16_8(channels: int, size: int) -> Encoder:
     """Wide ResNet of depth 16 and widening factor 8: 512x8x8 on 32x32 images (Zagoruyko & Komodakis, BMVC 2016)."""
     encoder = preact_resnet(channels, 128, (2, 2, 2), stem=16)
-    return encoder.extend([nn.BatchNorm2d(512), nn.ReLU()]), 512
+    return Encoder(encoder.extend([nn.BatchNorm2d(512), nn.ReLU()]), 512)
