@@ -163,7 +163,8 @@ class Card(TorchFunctionMode):
             self.wait(name)
         here, asked = any(map(on_card, tensors)), kwargs.get("device")
         if asked is not None:
-            here, kwargs["device"] = is_cuda(asked), CPU
+            here = is_cuda(asked)
+            kwargs["device"] = CPU if here else asked
         for generator in leaves:
             if isinstance(generator, RealGenerator) and (generator.device.type == "cuda") != here:
                 found, wanted = generator.device.type, "cuda" if here else "cpu"

@@ -229,7 +229,7 @@ def test_images_of_files_are_trained_on_and_evaluated(card, tmp_path):
     for k in range(24):
         place = tmp_path / "photos" / ("train", "test")[k % 2] / ("ant", "bee")[k // 2 % 2]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(256, (20, 24, 3), dtype=np.uint8)).save(place / f"{k:02}.png")
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(place / f"{k:02}.png")
     photos = data.load(str(tmp_path / "photos"), size=16)
     settings = Config(dataset="photos", method="multimix", options={"num_mixtures": 50}, batch_size=4, epochs=2)
     trainer = training.train(settings, photos, device="cuda", folder=tmp_path / "run")

@@ -91,6 +91,11 @@ def test_results_are_on_the_host(card, make):
     assert not tensor.is_cuda
 
 
+def test_other_devices_are_what_they_are(card):
+    with torch.device("meta"):
+        assert nn.Linear(2, 2).weight.is_meta
+
+
 def test_gradients_of_parameters_on_the_card_are_there(card):
     layer = nn.Linear(4, 2).to("cuda")
     images = marked(5, 4).requires_grad_()

@@ -84,10 +84,6 @@ class Classifier(nn.Module):
         """Logits of a feature map, such as a mixed one."""
         return self.head(features.mean(dim=(2, 3)))
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that AdamW spares though they are matrices: position embeddings."""
-        return {name for name, _ in self.named_parameters() if name.endswith("places")}
-
     def forward(self, images: Images) -> Float[Tensor, "m c"]:
         """Logits."""
         return self.head(self.embed(images))
