@@ -1,12 +1,16 @@
 """Every call of mmlib and mmbook has its tensors' shapes checked (jaxtyping with beartype) while the tests run."""
 
-import jaxtyping
 import pytest
 import torch
 
-import tests.typechecker  # noqa: F401  the hook looks the name up and imports only its first part
+try:
+    import jaxtyping
 
-jaxtyping.install_import_hook(["mmlib", "mmbook"], "tests.typechecker.typechecker")
+    import tests.typechecker  # noqa: F401  the hook looks the name up and imports only its first part
+except ImportError:  # `tests/cuda` does without
+    jaxtyping = None
+else:
+    jaxtyping.install_import_hook(["mmlib", "mmbook"], "tests.typechecker.typechecker")
 
 M, C = 6, 3  # examples and classes of the methods' tests
 

@@ -44,7 +44,7 @@ def evaluate(
         attacked_per_class: images of every class that are attacked, the first of the test set; 0 for no attacks.
         out_sets: names that `load_ood_images` takes; as many images as the test set has, at most 10,000.
         root: where downloads are kept.
-        batch_size: images attacked at a time; None takes the data set's.
+        batch_size: images at a time; None takes the data set's.
 
     Returns:
         The numbers by name, and embeddings and logits of the test set.
@@ -68,20 +68,20 @@ def evaluate(
     check_int(1, batch_size=batch_size)
     check_out_sets(out_sets, dataset.test, root=root)
     labels = dataset.test.labels.cpu()
-    embeddings, logits = predictions = predict(classifier, dataset.test)
+    embeddings, logits = predictions = predict(classifier, dataset.test, batch_size)
     confusion = metrics.confusion_matrix(logits, labels).double()
     attacked = dataset.test.first_per_class(attacked_per_class)
     return {
         "accuracy": _number(metrics.accuracy(logits, labels)),
         "top5_accuracy": _number(metrics.accuracy(logits, labels, k=5)),
-        "validation_accuracy": _validation_accuracy(classifier, dataset.validation),
+        "validation_accuracy": _validation_accuracy(classifier, dataset.validation, batch_size),
         "nll": _number(F.cross_entropy(logits.double(), labels)),
         "calibration_error": _number(metrics.calibration_error(logits, labels)),
         "reliability": metrics.reliability_bins(logits, labels).tolist(),
         **_embedding_metrics(embeddings, labels),
-        "knn_accuracy": _knn_accuracy(classifier, dataset.train, embeddings, labels),
+        "knn_accuracy": _knn_accuracy(classifier, dataset.train, embeddings, labels, batch_size),
         **_robustness_metrics(classifier, attacked, batch_size),
-        "ood": {name: _ood_metrics(classifier, name, dataset.test, logits, root) for name in out_sets},
+        "ood": {name: _ood_metrics(classifier, name, dataset.test, logits, root, batch_size) for name in out_sets},
         "class_accuracy": [_number(value) for value in confusion.diag() / confusion.sum(1) * 100],
     }, predictions
 
@@ -104,10 +104,10 @@ def _number(value: Tensor) -> float | None:
     return value.item() if math.isfinite(value) else None
 
 
-def _validation_accuracy(classifier: Classifier, split: Split | None) -> float | None:
+def _validation_accuracy(classifier: Classifier, split: Split | None, batch_size: int) -> float | None:
     if split is None:
         return None
-    return _number(metrics.accuracy(predict(classifier, split).logits, split.labels))
+    return _number(metrics.accuracy(predict(classifier, split, batch_size).logits, split.labels))
 
 
 def _embedding_metrics(embeddings: Tensor, labels: Tensor) -> dict[str, float | None]:
@@ -122,8 +122,10 @@ def _embedding_metrics(embeddings: Tensor, labels: Tensor) -> dict[str, float | 
     return {name: _number(value) for name, value in values.items()}
 
 
-def _knn_accuracy(classifier: Classifier, train: Split, embeddings: Tensor, labels: Tensor) -> float | None:
-    train_embeddings = predict(classifier, train).embeddings
+def _knn_accuracy(
+    classifier: Classifier, train: Split, embeddings: Tensor, labels: Tensor, batch_size: int
+) -> float | None:
+    train_embeddings = predict(classifier, train, batch_size).embeddings
     return _number(metrics.knn_accuracy(train_embeddings, train.labels, embeddings, labels))
 
 
@@ -143,8 +145,8 @@ def _robustness_metrics(
 
 
 def _ood_metrics(
-    classifier: Classifier, name: str, test: Split, logits: Tensor, root: str | Path
+    classifier: Classifier, name: str, test: Split, logits: Tensor, root: str | Path, batch_size: int
 ) -> dict[str, dict[str, float]]:
     images = load_ood_images(name, test, min(len(test), MAX_OOD_IMAGES), root=root)
-    logits_out = predict(classifier, images).logits
+    logits_out = predict(classifier, images, batch_size).logits
     return {name: ood_metrics(score(logits), score(logits_out)) for name, score in SCORES.items()}

@@ -271,7 +271,7 @@ def _validate(trainer: Trainer, enabled: bool) -> dict[str, float | None]:
     split = trainer.dataset.validation
     if not enabled or split is None:
         return dict.fromkeys(("validation_accuracy", "validation_alignment", "validation_uniformity"))
-    embeddings, logits = predict(trainer.classifier, split)
+    embeddings, logits = predict(trainer.classifier, split, trainer.batches.batch_size)
     labels = split.labels.cpu()
     return {
         "validation_accuracy": float(accuracy(logits, labels)),
