@@ -285,8 +285,10 @@ def _finite(logits: Tensor) -> Tensor:
 def _leave_out(values: Tensor, attention: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Values (m, r, ...) and attention (m, r), both 0 where the mask is False."""
     attention = values.new_ones(values.shape[:2]) if attention is None else attention
-    attention = clamp_attention(attention, mask).to(values.dtype)
-    return values if mask is None else values.masked_fill(~mask.unsqueeze(2), 0), attention
+    attention = clamp_attention(attention).to(values.dtype)
+    if mask is None:
+        return values, attention
+    return values.masked_fill(~mask.unsqueeze(2), 0), attention.masked_fill(~mask, 0)
 
 
 def _mix_positions(mixing_weights: Tensor, attention: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
