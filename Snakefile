@@ -47,25 +47,28 @@ CHAPTERS = {
 }
 
 
-CELLS = {grid: {str(cell.path): cell for cell in grids.cells(grid)} for grid in grids.load_grids()}
+# Cells by grid; those that a grid takes from another one lie in the other grid's folder.
+CELLS = {grid: grids.cells(grid) for grid in grids.load_grids()}
+CELL_AT = {f"{cell.grid}/{cell.path}": cell for cells in CELLS.values() for cell in cells}
+ORDER = {path: number for number, path in enumerate(CELL_AT)}
 RECORDS = records_digest("book/results")
 # `make record` ends at a deadline, seconds since 1970; a finished cell does not depend on it.
 DEADLINE = int(config.get("deadline", 2**33))
 
 
 def cell_of(wildcards):
-    return CELLS[wildcards.grid]["{dataset}/{model}/{variant}/seed{seed}".format(**wildcards)]
+    return CELL_AT["{grid}/{dataset}/{model}/{variant}/seed{seed}".format(**wildcards)]
 
 
 def finished(grid):
-    return [f"runs/{grid}/{path}/metrics.json" for path in CELLS[grid]]
+    return [f"runs/{cell.grid}/{cell.path}/metrics.json" for cell in CELLS[grid]]
 
 
 def chapter_parameters(chapter):
     given = CHAPTERS[chapter]
     if chapter != "04-one-run":
         return given
-    (cell,) = (cell for cell in CELLS["embedded"].values() if given["folder"].endswith(str(cell.path)))
+    (cell,) = (cell for cell in CELLS["embedded"] if given["folder"].endswith(str(cell.path)))
     return cell.parameters | given
 
 
@@ -117,7 +120,7 @@ rule cell:
     resources:
         gpu=lambda wildcards: cell_of(wildcards).gpus,
     # In the order of experiments.yml.
-    priority: lambda wildcards: -list(CELLS[wildcards.grid]).index(str(cell_of(wildcards).path))
+    priority: lambda wildcards: -ORDER[f"{wildcards.grid}/{cell_of(wildcards).path}"]
     output:
         f"{RUN}/metrics.json",
     log:

@@ -1,6 +1,7 @@
 """The grids of `experiments.yml`: their cells, and the records that a ledger holds of them."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ class Cell:
     """One run of a grid.
 
     Args:
+        grid: the grid that the cell is planned in, whose folder holds its run and its record.
         parameters: by name, of the notebook or command that runs the cell; those of `Config` decide the result.
         processes: how many processes run the cell together, each on a GPU of its own.
 
@@ -89,21 +91,40 @@ def load_grids() -> dict[str, dict]:
 def cells(grid: str) -> list[Cell]:
     """List the cells of a grid in the order in which they run: all variants of one seed before the next seed.
 
+    Cells that the grid takes from another one keep that grid's name, folder and settings: they are run once for both.
+
     Raises:
-        ValueError: there is no such grid.
+        ValueError: there is no such grid, or two of its cells have one path.
     """
     grids = load_grids()
     if grid not in grids:
         raise ValueError(f"grid must be one of {', '.join(grids)} (experiments.yml), got {grid!r}")
-    content, planned = grids[grid], []
-    for seed in content["seeds"]:
-        for dataset, dataset_settings in content["datasets"].items():
-            for variant in dataset_settings.get("only", content["variants"]):
-                settings = {"dataset": dataset} | content["settings"] | dataset_settings | content["variants"][variant]
-                processes = settings.pop("processes", 1)
-                settings.pop("only", None)
-                planned.append(Cell(grid, dataset, variant, seed, settings | {"seed": seed}, processes))
+    content = grids[grid]
+    planned = _own_cells(grid, content)
+    for source, variants in content.get("from", {}).items():
+        planned += [c for c in cells(source) if c.variant in variants and c.seed in content["seeds"]]
+    if doubled := [str(path) for path, count in Counter(cell.path for cell in planned).items() if count > 1]:
+        raise ValueError(f"grid {grid} must have one cell for each path, got several for {doubled[0]}")
+    return sorted(planned, key=lambda cell: cell.seed)
+
+
+def _own_cells(grid: str, content: dict) -> list[Cell]:
+    planned = []
+    variants = _crossed(content.get("variants", {}), content.get("cross", {}))
+    for dataset, dataset_settings in content.get("datasets", {}).items():
+        for variant in dataset_settings.get("only", variants):
+            settings = {"dataset": dataset} | content["settings"] | dataset_settings | variants[variant]
+            processes, seeds = settings.pop("processes", 1), settings.pop("seeds", content["seeds"])
+            settings.pop("only", None)
+            planned += [Cell(grid, dataset, variant, seed, settings | {"seed": seed}, processes) for seed in seeds]
     return planned
+
+
+def _crossed(variants: dict[str, dict], cross: dict[str, list]) -> dict[str, dict]:
+    """Every variant with every value of every crossed setting, such as `erm-lr0.3` of `erm` and `lr: [0.1, 0.3]`."""
+    for name, values in cross.items():
+        variants = {f"{v}-{name}{x}": settings | {name: x} for x in values for v, settings in variants.items()}
+    return variants
 
 
 def missing_datasets(cells: list[Cell]) -> dict[str, str]:
@@ -153,13 +174,23 @@ def match_cells(
 
 
 def grid_records(grid: str, root: Path | str = "book/results") -> GridRecords:
-    """Read the records of a grid from `root/<grid>`; a record that does not match its cell is listed, never averaged.
+    """Read the records of a grid from `root`; a record that does not match its cell is listed, never averaged.
 
     Args:
-        root: the ledger; a relative path starts at the root of the clone.
+        root: the ledger, with a folder for each grid; a relative path starts at the root of the clone.
     """
-    records, rejected = find_runs(project_root() / root / grid)
-    return match_cells(records, cells(grid), _mismatch, rejected)
+    found = GridRecords([], [], [])
+    of_grid: dict[str, list[Cell]] = {grid: []}
+    for cell in cells(grid):
+        of_grid.setdefault(cell.grid, []).append(cell)
+    for source, planned in of_grid.items():
+        records, rejected = find_runs(project_root() / root / source)
+        if source != grid:  # the other grid has cells that this one does not take
+            paths = {cell.path for cell in planned}
+            records, rejected = [record for record in records if record.path in paths], []
+        for total, part in zip(found, match_cells(records, planned, _mismatch, rejected)):
+            total += part
+    return found
 
 
 def _mismatch(record: RunRecord, cell: Cell) -> tuple[str, object, object] | None:

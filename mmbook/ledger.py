@@ -1,8 +1,8 @@
 """The book's ledger of finished runs: complete, unedited files, from which tables are made.
 
 A run is one file, `<grid>/<dataset>/<model>/<variant>/seed<k>.json`: the tables of its run folder with a checksum, the
-history stored by columns. Beside it lie the embeddings of seed 0, unless the grid does without them, and the
-network's weights where the grid asks for them.
+history shortened and stored by columns. Beside it lie the embeddings of seed 0, unless the grid does without them, and
+the weights of the network where the grid asks for them.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mmlib.experiments import runs
 from mmlib.experiments.methods import METHODS
-from mmlib.experiments.runs import RunRecord, checksum, parse_run_path, write_atomic, write_json, write_weights
+from mmlib.experiments.runs import RunRecord, checksum, parse_run_path, write_atomic, write_json
 
 NON_SCALAR = ("class_accuracy", "pgd_errors", "ood")  # metrics that are lists or tables
 # The fields that each part of a record must have.
@@ -29,6 +29,7 @@ REQUIRED_FIELDS = {
         "environment": "python torch numpy device threads commit train_seconds images_per_second peak_memory_mib",
     }.items()
 }
+HISTORY_ROWS = 100
 SCALARS = tuple(name for name in REQUIRED_FIELDS["metrics"] if name not in NON_SCALAR)
 
 R = TypeVar("R")
@@ -146,6 +147,26 @@ def table(records: list[RunRecord]) -> list[dict]:
     ]
 
 
+def thin_history(history: list[dict], rows: int = HISTORY_ROWS) -> list[dict]:
+    """Shorten a history to at most `rows` rows, each of a block of epochs that ends with the row's own.
+
+    The loss is the block's mean, the seconds are its sum, and all else is the last value that the block holds.
+
+    >>> history = [{"epoch": k + 1, "loss": k, "seconds": 1.0, "validation_accuracy": None} for k in range(4)]
+    >>> thin_history(history, rows=2)[1]
+    {'epoch': 4, 'loss': 2.5, 'seconds': 2.0, 'validation_accuracy': None}
+    """
+    ends = sorted({round((k + 1) * len(history) / rows) for k in range(rows)} - {0})
+    blocks = [history[start:end] for start, end in zip([0, *ends], ends)]
+    return [_merge_rows(block) for block in blocks]
+
+
+def _merge_rows(block: list[dict]) -> dict:
+    last = {name: next((row[name] for row in reversed(block) if row[name] is not None), None) for name in block[0]}
+    seconds = sum(row["seconds"] for row in block)
+    return last | {"loss": sum(row["loss"] for row in block) / len(block), "seconds": seconds}
+
+
 def add(record: RunRecord, ledger: Path, *, embeddings: bool = True, weights: bool = False) -> None:
     """Write a record into the ledger.
 
@@ -162,10 +183,10 @@ def add(record: RunRecord, ledger: Path, *, embeddings: bool = True, weights: bo
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: getattr(record, name) for name in REQUIRED_FIELDS}
     _check(path, content)
-    # Each column's name once instead of once per epoch: half the size.
-    content["history"] = {name: [row[name] for row in record.history] for name in record.history[0]}
+    rows = thin_history(record.history)
+    content["history"] = {name: [row[name] for row in rows] for name in rows[0]}  # each column's name once
     if embeddings and record.seed == 0:
         write_atomic(path.with_suffix(".npz"), record.embeddings_path.read_bytes())
     if weights:
-        write_weights(path.with_suffix(".pt"), record.weights())
+        runs.write_weights(path.with_suffix(".pt"), record.weights())
     write_json(path, content | {"checksum": checksum(content)})

@@ -108,7 +108,7 @@ def binary_loss(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     reduction: str,
-    return_mixing_weights: bool,
+    return_mixing_weights: bool = False,
 ) -> LossAndWeights:
     """Compute `mixed_binary_cross_entropy`, or that of the unmixed examples where `mixtures` is None."""
     if logits.ndim == 2 and logits.shape[1] == 1 and targets.ndim == 1:
@@ -137,7 +137,7 @@ def mixed_loss(
     mask: Tensor | None,
     mixtures: Mixtures | None,
     terms: Terms,
-    return_mixing_weights: bool,
+    return_mixing_weights: bool = False,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> LossAndWeights:
     """Compute `dense_mixed_cross_entropy` of logits (m, r, c), or plainly of logits (m, c).
@@ -284,8 +284,8 @@ def _finite(logits: Tensor) -> Tensor:
 
 def _leave_out(values: Tensor, attention: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Values (m, r, ...) and attention (m, r), both 0 where the mask is False."""
-    shape = values.shape[:2]
-    attention = values.new_ones(shape) if attention is None else clamp_attention(attention).to(values.dtype)
+    attention = values.new_ones(values.shape[:2]) if attention is None else attention
+    attention = clamp_attention(attention).to(values.dtype)
     if mask is None:
         return values, attention
     return values.masked_fill(~mask.unsqueeze(2), 0), attention.masked_fill(~mask, 0)

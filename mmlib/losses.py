@@ -27,10 +27,6 @@ class _MixtureLoss(nn.Module):
         weight, self.ignore_index, self.label_smoothing, self.reduction = terms
         self.register_buffer("weight", weight)
 
-    def alpha_interval(self, num_examples: int) -> tuple[float, float]:
-        """Return the interval that the concentration of each example of a mini-batch is drawn from."""
-        return Mixtures(None, self.alpha, self.alpha_is_total, None).interval(num_examples)
-
     def mixtures(self, mixing_weights: Tensor | None) -> Mixtures | None:
         """Return what to mix with; None in evaluation mode."""
         if not self.training:
@@ -258,11 +254,10 @@ class DenseMultiMixLoss(_MixtureLoss):
             raise ValueError(f"features must have shape (m, d, r) or alike, got {tuple(features.shape)}")
         shape = tuple(features.shape)
         features = features.flatten(2).mT if self.layout == "channels_first" else features.flatten(1, -2)
-        in_features = getattr(_linear(head), "in_features", features.shape[2])
-        if features.shape[2] != in_features:
-            raise ValueError(
-                f"{self.layout} features must have {in_features} channels for this head, got shape {shape}"
-            )
+        for layer in _linear_layers(head)[:1]:
+            if features.shape[2] != layer.in_features:
+                wanted = f"{layer.in_features} channels for this head"
+                raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
         if mask is None:
             return features, None
         mask = check_mask(mask.flatten(1), features.shape[:2])
@@ -273,7 +268,7 @@ class DenseMultiMixLoss(_MixtureLoss):
     ) -> Float[Tensor, "m r"]:
         features = features.to(accumulation_dtype(features.dtype))
         if query is None and self.attention == "cam":
-            query = _class_queries(head, targets, self.ignore_index).to(features.dtype)
+            query = _class_queries(head, targets).to(features.dtype)
         elif query is None:
             query = _mean_over_positions(features, mask)
         if self.detach_attention:
@@ -310,23 +305,25 @@ def is_affine(head: object) -> bool:
     return isinstance(head, nn.Identity) or getattr(type(head), "forward", None) is nn.Linear.forward
 
 
-def _linear(head: object) -> nn.Linear | None:
-    """The first linear layer of a head, if it is one or a sequence that has one."""
+def _linear_layers(head: object) -> list[nn.Linear]:
+    """The linear layers of a head, if it is one or a sequence of some."""
     head = getattr(head, "_orig_mod", head)
-    layers = map(_linear, head) if type(head) is nn.Sequential else [head if isinstance(head, nn.Linear) else None]
-    return next((layer for layer in layers if layer is not None), None)
+    if type(head) is nn.Sequential:
+        return [layer for module in head for layer in _linear_layers(module)]
+    return [head] if isinstance(head, nn.Linear) else []
 
 
-def _class_queries(head: object, targets: Tensor, ignore_index: int) -> Float[Tensor, "m d"]:
+def _class_queries(head: object, targets: Tensor) -> Float[Tensor, "m d"]:
     """The class activation map's query: the head's weights of each example's target, W y."""
-    linear = _linear(head)
-    if linear is None or not is_affine(head):
-        raise ValueError(f"attention='cam' needs a linear head, got {type(head).__name__}")
+    layers = _linear_layers(head)
+    if len(layers) != 1 or not is_affine(head):
+        raise ValueError(f"attention='cam' needs a head with one linear layer, got {type(head).__name__}")
+    weight = layers[0].weight
     if targets.ndim == 1:
-        return linear.weight[targets.long().clamp(0, linear.out_features - 1)]
-    if targets.ndim != 2 or targets.shape[1] != linear.out_features:
+        return weight[targets.long().clamp(0, len(weight) - 1)]  # those ignored are in no mixture
+    if targets.ndim != 2 or targets.shape[1] != len(weight):
         raise ValueError(f"attention='cam' needs targets per example, got shape {tuple(targets.shape)}")
-    return targets.to(linear.weight.dtype) @ linear.weight
+    return targets.to(weight.dtype) @ weight
 
 
 def _mean_over_positions(features: Tensor, mask: Tensor | None) -> Float[Tensor, "m d"]:

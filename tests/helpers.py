@@ -1,4 +1,4 @@
-"""Helpers of the methods' tests: draws replayed from a method's own generators, losses compared with their gradients."""
+"""Helpers of the methods' tests: draws replayed from a method's generators, losses compared with their gradients."""
 
 import torch
 

@@ -15,7 +15,7 @@ from mmbook.detection import Config, mean_average_precision, training
 from mmbook.detection.detectors import seeded
 from mmbook.notebook import project_root
 from mmbook.scenes import draw_canvas
-from mmlib.experiments import models
+from mmlib.experiments import models, runs
 from mmlib.experiments.data import shapes
 
 TINY = {"train_images": 8, "epochs": 1, "batch_size": 4}
@@ -256,8 +256,7 @@ def finished(folder, model="preactresnet-small", channels=3, size=32, classes=7,
     made = {"dataset": dataset, "model": model, "method": "erm", "options": {}, "seed": 0, "epochs": 1, "digest": "x"}
     (folder / "config.json").write_text(json.dumps(made))
     (folder / "metrics.json").write_text("{}")
-    state = {"objective": {f"classifier.{name}": value for name, value in classifier.state_dict().items()}}
-    torch.save(state, folder / "checkpoint.pt")
+    runs.write_weights(folder / "checkpoint.pt", classifier.state_dict())
     return classifier.eval()
 
 

@@ -85,6 +85,64 @@ def test_every_cell_of_every_grid_is_a_configuration(grid):
         assert cell.config.seed == cell.seed
 
 
+def test_settings_are_crossed_and_variants_have_seeds_of_their_own(grid_file):
+    tiny = {"seeds": [0, 1], "settings": {"model": "preactresnet-small"}, "datasets": {"digits": {}}}
+    variants = {"erm": {"method": "erm"}, "mixup": {"method": "mixup", "seeds": [1, 2]}}
+    write_grids(grid_file, tiny=tiny | {"cross": {"lr": [0.1, 0.3], "epochs": [2]}, "variants": variants})
+    assert [(cell.variant, cell.seed, cell.config.lr, cell.config.epochs) for cell in grids.cells("tiny")] == [
+        ("erm-lr0.1-epochs2", 0, 0.1, 2),
+        ("erm-lr0.3-epochs2", 0, 0.3, 2),
+        ("erm-lr0.1-epochs2", 1, 0.1, 2),
+        ("mixup-lr0.1-epochs2", 1, 0.1, 2),
+        ("erm-lr0.3-epochs2", 1, 0.3, 2),
+        ("mixup-lr0.3-epochs2", 1, 0.3, 2),
+        ("mixup-lr0.1-epochs2", 2, 0.1, 2),
+        ("mixup-lr0.3-epochs2", 2, 0.3, 2),
+    ]
+
+
+def test_a_grid_takes_cells_of_another_one_with_their_folder_and_record(grid_file):
+    own = {"seeds": [0], "settings": TINY["settings"], "datasets": {"digits": {"epochs": 1}}}
+    also = own | {"variants": {"mixup": {"method": "mixup"}}, "from": {"tiny": ["erm"]}}
+    write_grids(grid_file, tiny=TINY, also=also)
+    cells, (erm, *_) = grids.cells("also"), grids.cells("tiny")
+    assert [(cell.grid, cell.variant) for cell in cells] == [("also", "mixup"), ("tiny", "erm"), ("tiny", "erm")]
+    assert cells[1] == erm
+    record_cell(erm, grid_file)
+    records, missing, rejected = grids.grid_records("also")
+    assert ([record.path for record in records], rejected) == ([erm.path], [])
+    assert [cell.variant for cell in missing] == ["mixup", "erm"]
+
+
+def test_two_cells_in_one_place_are_refused(grid_file):
+    write_grids(grid_file, tiny=TINY, also=TINY | {"from": {"tiny": ["erm"]}})
+    with pytest.raises(ValueError, match="grid also must have one cell for each path, got several for digits/preact"):
+        grids.cells("also")
+
+
+def test_a_long_history_is_shortened_and_a_short_one_kept():
+    history = [
+        {
+            "epoch": k + 1,
+            "lr": 0.1 / (k + 1),
+            "loss": float(k),
+            "seconds": 0.5,
+            "validation_accuracy": 90.0 + k if (k + 1) % 70 == 0 else None,
+        }
+        for k in range(700)
+    ]
+    rows = ledger.thin_history(history)
+    assert len(rows) == 100
+    assert [row["epoch"] for row in rows] == list(range(7, 701, 7))
+    assert [row["validation_accuracy"] for row in rows if row["validation_accuracy"]] == [
+        row["validation_accuracy"] for row in history if row["validation_accuracy"]
+    ]
+    assert rows[1] == {"epoch": 14, "lr": 0.1 / 14, "loss": 10.0, "seconds": 3.5, "validation_accuracy": None}
+    assert sum(row["seconds"] for row in rows) == 350.0
+    assert ledger.thin_history(history[:100]) == history[:100]
+    assert [row["epoch"] for row in ledger.thin_history(history[:3])] == [1, 2, 3]
+
+
 def record_cell(cell, root, **changes):
     """Train the cell for real, with `changes` to its configuration, and add it to the ledger at its path."""
     dataset = data.load(cell.dataset, seed=cell.seed)

@@ -439,7 +439,7 @@ def test_attention_of_a_criterion():
     torch.testing.assert_close(value(softmax_attention_map, class_token), expected(scores.softmax(1)))
     uniform = value(lambda features, query, mask: torch.ones(M, R, dtype=torch.double))
     torch.testing.assert_close(uniform, expected(torch.ones(M, R, dtype=torch.double)))
-    with pytest.raises(ValueError, match="linear head"):
+    with pytest.raises(ValueError, match="one linear layer"):
         DenseMultiMixLoss(attention="cam", affine=True)(features, lambda z: z[..., :C], labels)
 
 

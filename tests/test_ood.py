@@ -161,7 +161,7 @@ def test_colour_becomes_grey_as_by_pillow_and_grey_becomes_colour(tmp_path, digi
     assert torch.equal(colour[:, 0], colour[:, 2])
 
 
-@pytest.mark.parametrize("name", ["uniform", "gaussian", "shapes"])
+@pytest.mark.parametrize("name", ["uniform", "gaussian", "digits"])
 def test_blocks_do_not_change_the_images(digits, monkeypatch, name):
     expected = load_ood_images(name, digits, 100).images
     monkeypatch.setattr(ood, "IMAGES_PER_BLOCK", 7)

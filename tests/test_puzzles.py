@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmlib import sample_mixing_weights
 from mmlib.experiments.methods import METHODS, comixup
 from mmlib.experiments.methods._saliency import pool_saliency, saliency_map
-from mmlib.experiments.methods.puzzlemix import upsample_blocks, minimize_energy_exact, transport
+from mmlib.experiments.methods.puzzlemix import minimize_energy_exact, transport, upsample_blocks
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.preact_resnet import preact_resnet
 from mmlib.transforms import draw_pairs

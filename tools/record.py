@@ -20,12 +20,12 @@ RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 
 def add_finished(grid: str) -> None:
     """Add finished runs that are not in the ledger yet."""
-    content = grids.load_grids()[grid]
-    embeddings, weights = content.get("embeddings", True), content.get("weights", False)
+    contents = grids.load_grids()
     for cell in grids.cells(grid):
-        folder = RUNS / grid / cell.path
-        if (folder / "metrics.json").exists() and not (LEDGER / grid / cell.path.with_suffix(".json")).exists():
-            ledger.add(runs.load_run(folder), LEDGER / grid, embeddings=embeddings, weights=weights)
+        folder, kept = RUNS / cell.grid / cell.path, contents[cell.grid]
+        if (folder / "metrics.json").exists() and not (LEDGER / cell.grid / cell.path.with_suffix(".json")).exists():
+            embeddings, weights = kept.get("embeddings", True), kept.get("weights", False)
+            ledger.add(runs.load_run(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
             print(f"added {cell.path}", flush=True)
 
 
@@ -36,7 +36,7 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
         RuntimeError: Snakemake did not start a single cell; the message is the end of its output.
     """
     since = time.time()
-    targets = [str(RUNS / grid / cell.path / "metrics.json") for cell in cells]
+    targets = [str(RUNS / cell.grid / cell.path / "metrics.json") for cell in cells]
     # No lock of the whole folder, which a kill would leave behind: each cell's folder has its own.
     options = ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock"]
     command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
@@ -46,17 +46,17 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
         while driver.poll() is None:
             time.sleep(1)
             add_finished(grid)  # at once: whoever kills this command keeps what has finished
-    began = any(path.stat().st_mtime >= since for path in (LOGS / grid).glob("*.log"))
+    began = any(path.stat().st_mtime >= since for path in LOGS.glob("*/*.log"))
     if driver.returncode and not began and since < deadline:
         raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text().split())[-500:])
 
 
-def state(grid: str, cell: grids.Cell, since: float) -> str:
+def state(cell: grids.Cell, since: float) -> str:
     """Describe how far a cell without a record has come, and whether it failed."""
-    log = LOGS / grid / f"{'-'.join(cell.path.parts)}.log"
+    log = LOGS / cell.grid / f"{'-'.join(cell.path.parts)}.log"
     lines = log.read_text().strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
     failed = lines and not any("max_minutes is" in line for line in lines)
-    state = Checkpoints(RUNS / grid / cell.path).load()
+    state = Checkpoints(RUNS / cell.grid / cell.path).load()
     done = f"{len(state['history']) if state else 0} of {cell.config.epochs} epochs"
     return f"{cell.path}: {done}" + (f"; FAILED: {lines[-1]} ({log})" if failed else "")
 
@@ -79,8 +79,8 @@ def main(arguments: list[str]) -> int:
     if cells := [cell for cell in missing if cell.dataset not in skipped]:
         run(given.grid, cells, start + 60 * given.minutes, given.cores)
     records, missing, rejected = grids.grid_records(given.grid, LEDGER)
-    print(f"{given.grid}: {len(records)} of {len(records) + len(missing)} cells are recorded in {LEDGER / given.grid}")
-    lines = [state(given.grid, cell, start) for cell in missing]
+    print(f"{given.grid}: {len(records)} of {len(records) + len(missing)} cells are recorded in {LEDGER}")
+    lines = [state(cell, start) for cell in missing]
     print("\n".join(rejected + [line for line in lines if "FAILED" in line or ": 0 of" not in line]))
     return int(any("FAILED" in line for line in lines))
 

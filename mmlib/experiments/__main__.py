@@ -21,6 +21,7 @@ from mmlib.experiments import runs
 from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
 from mmlib.experiments.evaluation import ood
 from mmlib.experiments.evaluation.suite import evaluate
+from mmlib.experiments.processor import use_common_instructions
 from mmlib.experiments.training import distributed
 from mmlib.experiments.training.config import Config, load_data
 from mmlib.experiments.training.devices import check_device
@@ -88,6 +89,8 @@ def main(arguments: list[str]) -> None:
     """Run what the arguments describe."""
     config, options = parse(arguments)
     folder = Path(options.folder)
+    if config.precision != "bfloat16":  # which only wider registers compute fast
+        use_common_instructions()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     dataset = load_data(config, root=options.root, workers=options.workers)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from mmlib.experiments.processor import instructions
+
 PACKAGE = Path(__file__).parents[1]
 # Modules that record, read or start runs without deciding their results, below the package's folder.
 EXCLUDED_FROM_DIGEST = (
@@ -46,7 +48,7 @@ def tracked_files(folder: Path) -> list[Path]:
     return [folder / name for name in listed if name and (folder / name).is_file()]
 
 
-def environment(device: str = "cpu") -> dict[str, str | int | bool | None]:
+def environment(device: str = "cpu") -> dict[str, str | int | bool | dict | None]:
     """Return the versions, the device, the number of threads and the commit that a run is made with.
 
     `commit` is None where mmlib is not in a clone, and says so where files differ from the commit. What the device
@@ -62,6 +64,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | bool | None]:
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} {instruction_set}",
         "device_type": "cuda" if on_gpu else "cpu",
         "instruction_set": instruction_set,
+        "instructions": instructions(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if on_gpu else None,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,

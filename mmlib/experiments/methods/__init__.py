@@ -67,11 +67,11 @@ def check_options(name: str, options: dict) -> None:
 
     >>> check_options("mixup", {"alpha": -1.0})
     Traceback (most recent call last):
-    ValueError: alpha must be a number > 0 or a pair (low, high) with 0 < low <= high, got -1.0
+    ValueError: alpha must be a positive number or a pair (low, high) with 0 < low <= high, got -1.0
     """
-    accepted = option_names(METHODS[name])
-    for option in options.keys() - accepted:
-        raise ValueError(f"options of {name} must be of {', '.join(sorted(accepted)) or 'none'}, got {option!r}")
+    names = option_names(METHODS[name])
+    for option in options.keys() - names:
+        raise ValueError(f"options must be among {', '.join(sorted(names)) or 'none'} for {name}, got {option!r}")
     # Methods check their options when they are made, and only store the classifier: an empty one on no device will do.
     with torch.device("meta"):
         METHODS[name](Classifier(nn.Sequential(), 1, classes=1, mean=(0.0,), std=(1.0,)), **options)

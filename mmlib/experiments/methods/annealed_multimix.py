@@ -43,7 +43,7 @@ class AnnealedMultiMix(MultiMix):
         )
         check_range(factor=factor)
         if factor == 0:
-            raise ValueError(f"factor must be a number > 0, got {factor!r}")
+            raise ValueError(f"factor must be a positive number, got {factor!r}")
         check_int(1, steps=steps)
         self.factor, self.steps, self.step = factor, steps, 0
 

@@ -18,7 +18,7 @@ from mmlib.transforms import draw_pairs
 BLOCKS = (2, 4, 8, 16)  # blocks along a side of the mask: one of those that divide it, drawn for every mini-batch
 REGION = 4  # pixels along a side, at most, of the regions that are transported or averaged at borders
 SHARES = (1.0, 0.5, 0.0)  # share of a block that the image keeps, by label
-GRIDS_TOGETHER = 8  # grids of one minimum cut; larger graphs take longer for each grid
+BLOCKS_TOGETHER = 2048  # blocks of one minimum cut, of several grids; in larger graphs each takes longer
 
 
 class PuzzleMix(Mixup):
@@ -162,7 +162,8 @@ def minimize_energy_exact(
     costs, below, beside = (x.detach().double().cpu().numpy() for x in (costs, below, beside))
     steps = np.diff(costs, axis=3)  # costs of x_i > k
     scale = 2**30 / (np.abs(steps).sum() or 1)
-    parts = [slice(i, i + GRIDS_TOGETHER) for i in range(0, len(costs), GRIDS_TOGETHER)]
+    grids = max(1, BLOCKS_TOGETHER // (costs.shape[1] * costs.shape[2]))
+    parts = [slice(i, i + grids) for i in range(0, len(costs), grids)]
     return torch.from_numpy(np.concatenate([_minimum_cut(steps[i], below[i], beside[i], scale) for i in parts]))
 
 

@@ -30,7 +30,7 @@ class PreActBlock(nn.Module):
 class ActivatedShortcutBlock(PreActBlock):
     """Pre-activation block whose identity shortcut starts from the activated input, as the other shortcuts do.
 
-    Source: released code of AlignMixup (Venkataramanan et al., CVPR 2022), whose first author wrote MultiMix too.
+    Source: released code of AlignMixup (Venkataramanan et al., CVPR 2022).
     """
 
     def forward(self, x: Float[Tensor, "m inputs h w"]) -> Float[Tensor, "m outputs h2 w2"]:
@@ -112,7 +112,7 @@ def preactresnet18(channels: int, size: int) -> Encoder:
 
 
 def preactresnet18_alignmixup(channels: int, size: int) -> Encoder:
-    """PreActResNet-18 of AlignMixup's released code, which MultiMix's authors share: 512x4x4 on 32x32 images."""
+    """PreActResNet-18 of AlignMixup's released code (by authors of MultiMix): 512x4x4 on 32x32 images."""
     return Encoder(preact_resnet_alignmixup(channels, 64, (2, 2, 2, 2)), 512)
 
 

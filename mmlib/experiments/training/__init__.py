@@ -1,4 +1,4 @@
-"""Training: the configuration of a run, its optimiser, its loop, its checkpoints."""
+"""Training: the configuration of a run, its optimizer, its loop, its checkpoints, its device and its processes."""
 
 from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config, load_data

@@ -1,0 +1,164 @@
+"""Verdicts on claims: paired differences over seeds, their intervals, and what they allow us to say.
+
+Runs of one seed share the split, the initial weights and the order of the data, so two methods are compared seed by
+seed. A verdict rests on the interval of the mean difference, after Holm's correction for the number of claims.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+LEVEL = 0.95
+POWER = 0.8
+RESAMPLES = 9999
+SATURATED = 98.0  # percent: an error at which every method fails tells them apart no more
+
+HOLDS, FAILS, OPEN, UNTESTABLE = "holds", "does not hold", "open", "not testable here"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The paired comparison of a method with another over the seeds that both have.
+
+    Args:
+        differences: method less other, one a seed; the sign is turned where lower is better, so that positive favours
+            the method.
+
+    >>> comparison = Comparison(np.array([1.0, 2.0, 3.0]))
+    >>> round(comparison.mean, 2), [round(float(end), 2) for end in comparison.t_interval()]
+    (2.0, [-0.48, 4.48])
+    """
+
+    differences: np.ndarray
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.differences)
+
+    @property
+    def mean(self) -> float:
+        """Mean difference."""
+        return float(self.differences.mean())
+
+    @property
+    def ahead(self) -> int:
+        """Number of seeds on which the method is ahead."""
+        return int((self.differences > 0).sum())
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p of Student's paired t-test; NaN for fewer than two seeds.
+
+        Differences that are all equal give 0, or 1 where they are all zero.
+        """
+        if self.seeds < 2:
+            return float("nan")
+        if np.ptp(self.differences) == 0:
+            return float(self.mean == 0)
+        return float(stats.ttest_1samp(self.differences, 0).pvalue)
+
+    def t_interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Student's interval of the mean difference; NaN for fewer than two seeds."""
+        if self.seeds < 2:
+            return float("nan"), float("nan")
+        if np.ptp(self.differences) == 0:
+            return self.mean, self.mean
+        interval = stats.ttest_1samp(self.differences, 0).confidence_interval(level)
+        return float(interval.low), float(interval.high)
+
+    def bootstrap_interval(self, level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
+        """Percentile bootstrap interval of the mean difference; it assumes no normality, but few seeds narrow it."""
+        if self.seeds < 2:
+            return float("nan"), float("nan")
+        interval = stats.bootstrap(
+            (self.differences,),
+            np.mean,
+            confidence_level=level,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        return float(interval.low), float(interval.high)
+
+    def smallest_detectable(self, level: float = LEVEL, power: float = POWER) -> float:
+        """The mean difference that a t-test of so many seeds and this spread shows with the given power."""
+        if self.seeds < 2:
+            return float("nan")
+        effect = TTestPower().solve_power(nobs=self.seeds, alpha=1 - level, power=power, alternative="two-sided")
+        return float(np.squeeze(effect) * self.differences.std(ddof=1))
+
+
+def compare(numbers: pd.DataFrame, method: str, other: str, metric: str, sign: int = 1) -> Comparison:
+    """Compare two variants over the seeds that both have.
+
+    Args:
+        numbers: one row a run, with the columns `variant`, `seed` and `metric`.
+        sign: 1 where a higher metric is better, -1 where a lower one is.
+
+    Raises:
+        ValueError: a variant without a run.
+    """
+    wide = numbers.pivot(index="seed", columns="variant", values=metric)
+    for name in (method, other):
+        if name not in wide:
+            raise ValueError(f"variant must be one of {', '.join(wide)}, got {name!r}")
+    return Comparison(sign * (wide[method] - wide[other]).dropna().to_numpy())
+
+
+def best_by_validation(numbers: pd.DataFrame, candidates: list[str]) -> str:
+    """The candidate with the highest mean validation accuracy; the test set takes no part in the choice."""
+    means = numbers[numbers["variant"].isin(candidates)].groupby("variant")["validation_accuracy"].mean()
+    if means.empty:
+        raise ValueError(f"candidates must hold a variant with runs, got {candidates}")
+    return str(means.idxmax())
+
+
+def verdicts(comparisons: dict, saturated: frozenset = frozenset(), level: float = LEVEL) -> pd.DataFrame:
+    """A row for every claim: the difference, its intervals, Holm's p and the verdict.
+
+    A claim *holds* or *does not hold* where Holm's corrected p lies below 1 - `level`, by the sign of the difference.
+    Else it is *open*, and the smallest difference that the seeds could have shown says how open.
+
+    Args:
+        comparisons: the family of claims, by any key; the correction is for all of them together.
+        saturated: keys whose metric cannot tell methods apart, which leave the family.
+    """
+    tested = {key: c for key, c in comparisons.items() if key not in saturated and c.seeds >= 2}
+    corrected = {}
+    if tested:
+        p_values = [comparison.p_value for comparison in tested.values()]
+        corrected = dict(zip(tested, multipletests(p_values, alpha=1 - level, method="holm")[1]))
+    rows = {}
+    for key, comparison in comparisons.items():
+        p = corrected.get(key, float("nan"))
+        low, high = comparison.t_interval(level)
+        bootstrap_low, bootstrap_high = comparison.bootstrap_interval(level)
+        rows[key] = {
+            "seeds": comparison.seeds,
+            "difference": comparison.mean if comparison.seeds else float("nan"),
+            "low": low,
+            "high": high,
+            "bootstrap_low": bootstrap_low,
+            "bootstrap_high": bootstrap_high,
+            "ahead": comparison.ahead,
+            "p_holm": p,
+            "detectable": comparison.smallest_detectable(level),
+            "verdict": UNTESTABLE if key in saturated else _verdict(comparison, p, level),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _verdict(comparison: Comparison, p: float, level: float) -> str:
+    if not p < 1 - level:
+        return OPEN
+    return HOLDS if comparison.mean > 0 else FAILS
+
+
+def is_saturated(numbers: pd.DataFrame, metric: str, limit: float = SATURATED) -> bool:
+    """Whether a metric, an error in percent, lies at `limit` or above for every run: then it tells nothing apart."""
+    return bool((numbers[metric] >= limit).all())
