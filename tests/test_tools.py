@@ -212,7 +212,7 @@ def record_file(tmp_path, monkeypatch):
     """Write a record into a ledger with changes to its environment and configuration; nothing may be run again."""
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
     monkeypatch.setattr(rerun, "run", lambda arguments, processes: pytest.fail("it ran"))
-    held = ledger.load_record(ROOT / "book/results/embedded/digits/preactresnet-small/erm/seed0.json")
+    held = ledger.load_record(ROOT / "book/results/digits/digits/preactresnet-small/erm/seed0.json")
 
     def write(environment=(), **config):
         changed = {k: v for k, v in held.config.items() if k != "digest"} | config
