@@ -94,7 +94,7 @@ def reliability(panels: Mapping[str, Tensor]) -> Figure:
     """Accuracy against confidence, a panel a name; a calibrated classifier lies on the diagonal.
 
     Args:
-        panels: rows of `metrics.reliability`, (3, bins). A dot's area is the bin's share of the predictions.
+        panels: rows of `metrics.reliability_bins`, (3, bins). A dot's area is the bin's share of the predictions.
     """
     figure, axes = _panels(len(panels), 2.8, 3.1, sharex=True, sharey=True)
     for axis, (name, bins) in zip(axes, panels.items()):

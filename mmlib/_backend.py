@@ -19,4 +19,4 @@ def _load() -> ModuleType | None:
         from mmlib import _cpu_kernels
     except ImportError:
         return None
-    return None if numba.config.DISABLE_JIT else _cpu_kernels
+    return None if numba.config.DISABLE_JIT else _cpu_kernels  # pyright: ignore[reportAttributeAccessIssue]

@@ -93,9 +93,9 @@ class MultiMixRecipe(nn.Module):
         if not self.training:
             return self._reduce(self._plain_loss(model(images), targets), self._takes_part(targets))
         if torch.rand((), generator=self.generator, device="cpu").item() < self.probability:
-            if dense:
-                return self.criterion(features(images), head, targets)
-            return self.criterion(model(images), targets)
+            if features is None:
+                return self.criterion(model(images), targets)
+            return self.criterion(features(images), head, targets)
         return self._mixup_loss(model, images, targets)
 
     def _mixup_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:

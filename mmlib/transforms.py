@@ -144,8 +144,8 @@ class _BatchTransform(nn.Module):
         self.num_classes, self.labels_getter, self.generator = num_classes, labels_getter, generator
 
     def forward(self, *inputs: Any) -> Any:
-        sample = inputs if len(inputs) > 1 else inputs[0]
-        labels = find_labels(sample) if self.labels_getter == "default" else self.labels_getter(sample)
+        sample = inputs[0] if len(inputs) == 1 else inputs
+        labels = find_labels(sample) if isinstance(self.labels_getter, str) else self.labels_getter(sample)
         leaves, structure = tree_flatten(sample)
         at_labels = next((at for at, leaf in enumerate(leaves) if leaf is labels), None)
         at_images = next((at for at, x in enumerate(leaves) if isinstance(x, Tensor) and x is not labels), None)

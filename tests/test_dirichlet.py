@@ -94,6 +94,7 @@ def test_a_row_is_decided_by_its_seed_and_number():
     assert not np.array_equal(drawn(2, 300, 1.0, seed=1), negative)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [(0.01, 0.01), (0.5, 2.0)])
 def test_a_processor_without_wide_registers_draws_the_same_bits(interval, tmp_path):
     code = (

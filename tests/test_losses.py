@@ -423,6 +423,7 @@ def test_no_attention_gives_finite_gradients(weights):
     assert bool((inputs["attention"].grad[:, 2] == 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_compiled_step_gives_the_same():
     head, features, classes = affine_head().float(), randn(M, D, R).float(), torch.arange(M) % C

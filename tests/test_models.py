@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmlib.experiments import data, models
 from mmlib.experiments.__main__ import main
+from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.evaluation import predict
 from mmlib.experiments.methods import DenseMultiMix
 from mmlib.experiments.methods.manifold_mixup import split_encoder
@@ -167,8 +168,9 @@ def test_without_its_package_a_network_is_refused(monkeypatch, model, package):
 
 @pytest.mark.parametrize("method", ["dense_multimix", "manifold_mixup"])
 def test_a_vit_runs_from_the_command_line(tmp_path, method):
-    folder, only = tmp_path / "run", ["attacked_per_class=0", "out_sets=[]"]
-    main(["dataset=digits", "model=vit-tiny", f"method={method}", "epochs=2", "lr=0.05", f"folder={folder}", *only])
+    folder = tmp_path / "run"
+    settings = {"dataset": "digits", "model": "vit-tiny", "method": method, "epochs": 2, "lr": 0.05}
+    main(to_arguments(settings | {"attacked_per_class": 0, "out_sets": [], "folder": str(folder)}))
     assert json.loads((folder / "config.json").read_text())["model"] == "vit-tiny"
     assert json.loads((folder / "metrics.json").read_text())["accuracy"] > 5
     losses = [float(line.split(",")[2]) for line in (folder / "history.csv").read_text().splitlines()[1:]]

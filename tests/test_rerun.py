@@ -31,6 +31,7 @@ def record(record_path):
     return ledger.load_record(record_path)
 
 
+@pytest.mark.slow
 def test_a_record_is_run_again_from_itself_alone(record_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
     rerun.main([str(record_path)])

@@ -12,6 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from mmlib.experiments import data, models, runs
 from mmlib.experiments.__main__ import main
+from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.data.streaming import ImageFiles, StreamedBatches
 from mmlib.experiments.evaluation import predict
@@ -219,9 +220,10 @@ def test_a_run_from_the_command_line(folder, tmp_path):
     records = []
     for workers in (0, 2):
         place = tmp_path / f"workers{workers}" / "photos" / "preactresnet-small" / "multimix" / "seed0"
-        arguments = [f"dataset={folder}", "size=16", "method=multimix", "epochs=3", "batch_size=10", f"folder={place}"]
-        main([*arguments, f"workers={workers}", "threads=1", "options={'num_mixtures': 20}"])
-        records.append(runs.read(place))
+        settings = {"dataset": str(folder), "size": 16, "method": "multimix", "options": {"num_mixtures": 20}}
+        settings |= {"epochs": 3, "batch_size": 10, "threads": 1, "folder": str(place)}
+        main(to_arguments(settings | {"workers": workers}))
+        records.append(runs.load_run(place))
     alone, helped = records
     assert alone.config == helped.config
     assert (alone.config["size"], alone.config["dataset"]) == (16, "photos")
@@ -229,7 +231,7 @@ def test_a_run_from_the_command_line(folder, tmp_path):
     assert alone.metrics == helped.metrics
     assert 0 <= alone.metrics["validation_accuracy"] <= 100
     with pytest.raises(ValueError, match="whose size is 16, not 24"):
-        main([*arguments, "threads=1", "options={'num_mixtures': 20}", "size=24"])
+        main(to_arguments(settings | {"size": 24}))
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-import mmlib.experiments.__main__
-from mmbook import ledger
-from mmlib.experiments import runs
-from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.runs import RunRecord
-from tools import digests, gpus, links, rerun
+from tools import digests, gpus, links
 from tools.digests import source_digest
 from tools.results import results_table
 
@@ -180,67 +175,3 @@ def test_gpus_are_occupied_all_or_none(tmp_path, monkeypatch):
     assert gpus.occupy(["0", "1", "2"], 2) == ["0", "1"]
     assert gpus.occupy(["0", "1", "2"], 2) == []
     assert gpus.occupy(["0", "1", "2"], 1) == ["2"]
-
-
-def recorded_run(tmp_path, **settings):
-    """Train a small run by the command, and return its folder."""
-    folder = tmp_path / "run" / "digits" / "preactresnet-small" / "few" / "seed3"
-    command = {"folder": str(folder), "dataset": "digits", "method": "multimix", "options": {"num_mixtures": 20}}
-    command |= {"epochs": 2, "seed": 3, "attacked_per_class": 1, "out_sets": ["gaussian"], "threads": 1}
-    mmlib.experiments.__main__.main(to_arguments(command | settings))
-    return folder
-
-
-@pytest.mark.slow
-def test_a_record_is_run_again_from_itself_alone(tmp_path, monkeypatch, capsys):
-    folder, grid = recorded_run(tmp_path), tmp_path / "ledger"
-    ledger.add(runs.load_run(folder), grid)
-    monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
-    path = grid / "digits" / "preactresnet-small" / "few" / "seed3.json"
-    rerun.main([str(path)])
-    printed = capsys.readouterr().out
-    assert "all metrics are the same to the last digit" in printed
-    accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
-    assert f"accuracy                {accuracy:12.4f}{accuracy:12.4f}     +0.0000" in printed
-    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
-    with pytest.raises(ValueError, match="edited by hand"):
-        rerun.main([str(path)])
-
-
-@pytest.fixture
-def record_file(tmp_path, monkeypatch):
-    """Write a record into a ledger with changes to its environment and configuration; nothing may be run again."""
-    monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
-    monkeypatch.setattr(rerun, "run", lambda arguments, processes: pytest.fail("it ran"))
-    held = ledger.load_record(ROOT / "book/results/digits/digits/preactresnet-small/erm/seed0.json")
-
-    def write(environment=(), **config):
-        changed = {k: v for k, v in held.config.items() if k != "digest"} | config
-        changed |= {"digest": runs.checksum(changed)}
-        content = dataclasses.replace(held, config=changed, environment=held.environment | dict(environment))
-        ledger.add(content, tmp_path, embeddings=False)
-        return tmp_path / held.path.with_suffix(".json")
-
-    return write
-
-
-def test_a_rerun_on_other_data_is_refused(record_file):
-    path = record_file({"device_type": "cpu"}, data="0" * 16)
-    with pytest.raises(ValueError, match="data must have the record's fingerprint 0000000000000000, got"):
-        rerun.main([str(path)])
-
-
-def test_a_rerun_takes_the_recorded_device_or_says_why_not(record_file):
-    path = record_file({"device_type": "cuda"})
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match=r"device must be 'cpu' where torch finds no GPU, got 'cuda'"):
-            rerun.main([str(path)])
-    with pytest.raises(ValueError, match=r"--device must be 'cuda', as recorded, got 'cpu'"):
-        rerun.main([str(path), "--device", "cpu"])
-
-
-def test_a_rerun_uses_the_recorded_threads_and_workers(record_file):
-    path = record_file({"device_type": "cpu", "threads": 3, "workers": 2})
-    arguments = rerun.command_arguments(ledger.load_record(path), "digits", "elsewhere", None)
-    given = dict(zip(arguments[::2], arguments[1::2]))
-    assert given.items() >= {"--threads": "3", "--workers": "2", "--root": "elsewhere", "--device": "cpu"}.items()

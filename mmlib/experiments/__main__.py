@@ -19,8 +19,7 @@ import torch
 from mmlib._checks import check_int, check_range
 from mmlib.experiments import runs
 from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
-from mmlib.experiments.evaluation import ood
-from mmlib.experiments.evaluation.suite import evaluate
+from mmlib.experiments.evaluation import check_out_sets, evaluate
 from mmlib.experiments.processor import use_common_instructions
 from mmlib.experiments.training import distributed
 from mmlib.experiments.training.config import Config, load_data
@@ -94,8 +93,7 @@ def main(arguments: list[str]) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     dataset = load_data(config, root=options.root, workers=options.workers)
-    for name in options.out_sets:  # what is missing must be known before the training
-        ood.load_ood_images(name, dataset.test, 1, root=options.root)
+    check_out_sets(options.out_sets, dataset.test, root=options.root)  # what is missing is named before the training
     device = distributed.init(options.device)
     try:
         trainer = runs.load_or_train(
@@ -121,6 +119,7 @@ def main(arguments: list[str]) -> None:
             attacked_per_class=options.attacked_per_class,
             out_sets=options.out_sets,
             root=options.root,
+            batch_size=config.batch_size,
         )
         runs.save_run(folder, trainer, metrics, predictions)
         print(f"{folder}: test accuracy {metrics['accuracy']:.2f} % after {len(trainer.history)} epochs")

@@ -9,7 +9,6 @@ import sys
 
 import torch
 from torch._dynamo.backends.registry import lookup_backend
-from torch._dynamo.utils import counters
 
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.models.classifier import Classifier
@@ -37,7 +36,6 @@ def difference(ones, others):
 def compare(name, whole, found):
     """Run the steps of two equal methods, one of them compiled; `found` is filled on the way."""
     torch._dynamo.reset()
-    counters.clear()
     aot_eager, graphs = lookup_backend("aot_eager"), []
 
     def backend(graph, inputs):
@@ -63,7 +61,6 @@ def compare(name, whole, found):
         found["graphs"].append(len(graphs))
         eager.zero_grad()
         ours.zero_grad()
-    found["breaks"] = counters["graph_break"].total()
 
 
 for name in sys.argv[1:]:
