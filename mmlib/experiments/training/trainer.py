@@ -240,7 +240,7 @@ def train_epoch(trainer: Trainer, epoch: int) -> Tensor:
     """Make one pass over the training images.
 
     Returns:
-        The loss of every step, (steps,), left on the device: the host waits for nothing inside an epoch.
+        The loss of every step, (steps,), left on the device, so that the host waits for nothing inside an epoch.
     """
     config, optimizer, steps = trainer.config, trainer.optimizer, len(trainer.batches)
     device_type = devices.device_type(trainer.device)
