@@ -42,10 +42,12 @@ class Trainer:
         classifier: the network.
         method: the module around the classifier that returns the loss.
         step_module: `method`, wrapped for several processes and compiled where asked; what a step calls.
-        optimizer, batches: of the training.
+        optimizer: of the training.
+        batches: of the training.
         history: a row for each finished epoch.
         peak_memory_mib: the most memory that training held, once it has ended.
-        rank, world_size: of this process.
+        rank: of this process.
+        world_size: the number of processes.
 
     Raises:
         ValueError: there is no such device.
