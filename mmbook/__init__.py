@@ -1,4 +1,4 @@
-"""What the book has beyond the library: grids, runs and their ledger, pictures, detectors on mmlib's encoders, data.
+"""The book's own code: grids, the ledger of their runs, verdicts, pictures, and detectors on the encoders of `mmlib`.
 
-`mmlib` never imports it; who takes MultiMix into a training loop needs none of it.
+`mmlib` never imports it. A training loop that uses MultiMix needs none of it.
 """

@@ -107,8 +107,8 @@ def dense_mixed_cross_entropy(
             could also be one-hot rows: give one-hot rows as booleans, classes per position as (m, r, c).
         attention: not negative; gradients flow into it where it asks for them and is not zero.
         mask: bool, (m, r), True where a position is real. Others are in no mixture, no term and no mean.
-        num_mixtures, alpha, alpha_is_total, weight, label_smoothing, mixing_weights, return_mixing_weights,
-            generator: as in `mixed_cross_entropy`.
+        num_mixtures, alpha, alpha_is_total, weight, label_smoothing: as in `mixed_cross_entropy`.
+        mixing_weights, return_mixing_weights, generator: as in `mixed_cross_entropy`.
         ignore_index: examples, or positions, with this class index are in no mixture.
         reduction: "mean", "sum", or "none" for a loss per mixture, (n,), its mean over positions.
 

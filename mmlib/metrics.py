@@ -103,7 +103,7 @@ def reliability_bins(
         bins: the number of bins.
 
     Returns:
-        Three rows: each bin's number of predictions, the sum of their confidences, how many of them are correct.
+        Three rows with each bin's number of predictions, the sum of their confidences, and how many are correct.
 
     >>> reliability_bins(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]), bins=2).round(decimals=2)
     tensor([[1.0000, 1.0000],
@@ -174,7 +174,7 @@ def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " 
     Embeddings are normalised first; a class counts by its size.
 
     Returns:
-        Two tensors without dimensions: within, between.
+        The variance within classes and the variance between them, tensors without dimensions.
 
     >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> [x.item() for x in class_variances(embeddings, torch.tensor([0, 0, 1, 1]))]

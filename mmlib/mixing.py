@@ -23,8 +23,8 @@ def mix(mixing_weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) 
         values: one row for each example: embeddings, logits or targets, shape (m, ...).
 
     Returns:
-        The mixtures, shape (n, ...), in the wider of the two types and at least in float32, under autocast too:
-        in half precision the targets' rows would no longer sum to 1.
+        The mixtures, shape (n, ...), in the wider of the two types and at least in float32, under autocast too,
+        because in half precision the targets' rows would no longer sum to 1.
 
     Source: MultiMix (NeurIPS 2023), section 3: z̃ = Λ z, ỹ = Λ y.
 

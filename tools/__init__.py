@@ -1,1 +1,1 @@
-"""What turns notebooks and records into a site; run as `python -m tools.<name>` from the repository's root."""
+"""Commands that turn notebooks and records into a site. Each runs as `python -m tools.<name>` from the root."""

@@ -4,6 +4,7 @@ python -m tools.site build/site --notebooks build/notebooks --results book/resul
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,9 @@ def main() -> int:
         "--keep-going",
         str(arguments.site),
     ]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    # The API pages import `tools`, which is not installed.
+    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(build, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
         print(done.stdout, done.stderr, file=sys.stderr)
     return done.returncode

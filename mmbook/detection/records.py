@@ -55,9 +55,9 @@ def run(config: Config, path: Path, *, root: str | Path = "data", device: str = 
         workers: processes that read images.
 
     Returns:
-        The content that was written: the configuration with that of the run it starts from, metrics of the test split
-        (and the mAP of the validation split, where there is one), history, environment, and the predictions of the
-        first test images. `ledger.read_verified` reads it back.
+        The content that was written. It has the configuration with that of the run it starts from, metrics of the test
+        split (and the mAP of the validation split, where there is one), history, environment, and the predictions of
+        the first test images. `ledger.read_verified` reads it back.
 
     Raises:
         ValueError: the file exists, or is not a `.json` file.

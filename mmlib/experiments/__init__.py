@@ -2,6 +2,7 @@
 
 ==============  ===================================================================================
 seeding         independent random streams from the one seed of a run
+processor       one instruction set for all x86-64 processors
 provenance      the code and the machine that made a run
 data            data sets, mini-batches and their augmentation
 models          networks: an encoder and a linear head

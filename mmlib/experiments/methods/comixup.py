@@ -156,7 +156,7 @@ def candidate_labels(counts: Float[Tensor, "groups n"]) -> tuple[Float[Tensor, "
     """Labels as shares of n images: each image alone, and halves of any two of the three images with most blocks.
 
     Returns:
-        The labels, and (groups, labels) which of them are allowed: halves that involve an image without blocks are not.
+        The labels, and (groups, labels) which of them are allowed. Halves that involve an image without blocks are not.
     """
     n = counts.shape[1]
     whole = torch.eye(n, device=counts.device, dtype=counts.dtype).expand(len(counts), n, n)

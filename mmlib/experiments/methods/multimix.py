@@ -24,7 +24,8 @@ class MultiMix(Method):
         alpha_is_total: read `alpha` as the concentration of a whole mixture, α/m for each of its m examples.
         seed: seed of all draws of the method.
 
-    Source: MultiMix (NeurIPS 2023), section 3. The interval of α, `alpha_is_total` and `mixup_alpha` are ours.
+    Source: MultiMix (NeurIPS 2023), section 3. The interval of α is the published recipe;
+    `alpha_is_total` and `mixup_alpha` are ours.
 
     >>> import torch
     >>> from mmlib.experiments.models import Classifier, preact_resnet

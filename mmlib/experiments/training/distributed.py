@@ -10,7 +10,7 @@ def init(device: str) -> str:
     """Join the processes that torchrun started, if it did.
 
     Returns:
-        The device of this process: under torchrun `cuda` becomes the GPU of its local rank.
+        The device of this process. Under torchrun `cuda` becomes the GPU of its local rank.
 
     Raises:
         ValueError: under torchrun, a device with an index, which all processes would share.

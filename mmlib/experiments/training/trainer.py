@@ -42,10 +42,12 @@ class Trainer:
         classifier: the network.
         method: the module around the classifier that returns the loss.
         step_module: `method`, wrapped for several processes and compiled where asked; what a step calls.
-        optimizer, batches: of the training.
+        optimizer: of the training.
+        batches: of the training.
         history: a row for each finished epoch.
         peak_memory_mib: the most memory that training held, once it has ended.
-        rank, world_size: of this process.
+        rank: of this process.
+        world_size: the number of processes.
 
     Raises:
         ValueError: there is no such device.
@@ -240,7 +242,7 @@ def train_epoch(trainer: Trainer, epoch: int) -> Tensor:
     """Make one pass over the training images.
 
     Returns:
-        The loss of every step, (steps,), left on the device: the host waits for nothing inside an epoch.
+        The loss of every step, (steps,), left on the device, so that the host waits for nothing inside an epoch.
     """
     config, optimizer, steps = trainer.config, trainer.optimizer, len(trainer.batches)
     device_type = devices.device_type(trainer.device)
