@@ -44,6 +44,7 @@ CHAPTERS = {
     "14-claims": {},
     "15-undetermined": {},
     "16-detection": {},
+    "17-how-long": {},
 }
 
 

@@ -18,12 +18,12 @@ from mmlib.experiments.training.checkpoints import Checkpoints
 RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 
 
-def add_finished(grid: str) -> None:
-    """Add finished runs that are not in the ledger yet."""
-    contents = grids.load_grids()
-    for cell in grids.cells(grid):
-        folder, kept = RUNS / cell.grid / cell.path, contents[cell.grid]
-        if (folder / "metrics.json").exists() and not (LEDGER / cell.grid / cell.path.with_suffix(".json")).exists():
+def add_finished(cells: list[grids.Cell]) -> None:
+    """Add the finished runs of cells that are not in the ledger yet."""
+    for cell in cells:
+        folder, path = RUNS / cell.grid / cell.path, LEDGER / cell.grid / cell.path.with_suffix(".json")
+        if (folder / "metrics.json").exists() and not path.exists():
+            kept = grids.load_grids()[cell.grid]
             embeddings, weights = kept.get("embeddings", True), kept.get("weights", False)
             ledger.add(runs.load_run(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
             print(f"added {cell.path}", flush=True)
@@ -45,7 +45,7 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
     with log.open("w") as words, subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver:
         while driver.poll() is None:
             time.sleep(1)
-            add_finished(grid)  # at once: whoever kills this command keeps what has finished
+            add_finished(cells)  # at once: whoever kills this command keeps what has finished
     began = any(path.stat().st_mtime >= since for path in LOGS.glob("*/*.log"))
     if driver.returncode and not began and since < deadline:
         raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text().split())[-500:])
@@ -69,8 +69,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cores", default="all", help="how many runs at a time; on GPUs one run on each")
     given = parser.parse_args(arguments)
     start = time.time()
-    grids.cells(given.grid)  # an unknown grid ends here
-    add_finished(given.grid)
+    add_finished(grids.cells(given.grid))
     missing = grids.grid_records(given.grid, LEDGER).missing
     skipped = grids.missing_datasets(missing)
     for dataset, reason in skipped.items():
