@@ -25,8 +25,8 @@ record: environment          ## run the cells of GRID without a record for MINUT
 detection: environment       ## run the detectors of detection.yml without a record, for MINUTES
 	python -m tools.detect --minutes $(or $(MINUTES),inf)
 
-results: environment         ## record finished embedded runs in book/results, and write README's table from them
-	python -m tools.results runs/embedded book/results/embedded
+results: environment         ## write README's table from the records
+	python -m tools.results book/results/digits
 
 bench: environment           ## measure losses, training step and checkpoints on a quiet machine; OUT=book/results/cost records them
 	python benchmarks/losses.py --out $(or $(OUT),build/bench)

@@ -31,12 +31,12 @@ CHAPTERS = {
     "01-multimix": {},
     "02-dense-multimix": {},
     "03-self-distillation": {},
-    "04-one-run": {"method": "multimix", "folder": "runs/embedded/digits/preactresnet-small/multimix/seed0"},
-    "05-embedding-space": {"results": "runs/embedded"},
-    "06-compare-methods": {"results": "runs/embedded"},
+    "04-one-run": {"method": "multimix", "folder": "runs/digits/digits/preactresnet-small/multimix/seed0"},
+    "05-embedding-space": {},
+    "06-compare-methods": {},
     "07-cost": {},
-    "08-robustness": {"results": "runs/embedded"},
-    "09-out-of-distribution": {"results": "runs/embedded"},
+    "08-robustness": {},
+    "09-out-of-distribution": {},
     "10-mixing-methods": {},
     "11-cifar100": {},
     "12-signal": {},
@@ -68,7 +68,7 @@ def chapter_parameters(chapter):
     given = CHAPTERS[chapter]
     if chapter != "04-one-run":
         return given
-    (cell,) = (cell for cell in CELLS["embedded"] if given["folder"].endswith(str(cell.path)))
+    (cell,) = (cell for cell in CELLS["embedded"] if given["folder"] == f"runs/{cell.grid}/{cell.path}")
     return cell.parameters | given
 
 
@@ -94,13 +94,14 @@ rule site:
         expand("build/notebooks/{chapter}.ipynb", chapter=CHAPTERS),
         finished("embedded"),
     params:
+        records=RECORDS,
         sources=source_digest(
             "book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmbook", "mmlib"
         ),
     output:
         "build/site/_build/html/index.html",
     shell:
-        "python -m tools.site build/site --notebooks build/notebooks --results runs/embedded"
+        "python -m tools.site build/site --notebooks build/notebooks --results book/results/digits"
 
 
 for grid in CELLS:
@@ -132,7 +133,7 @@ rule cell:
 
 rule chapter:
     input:
-        lambda wildcards: finished("embedded") if "runs/embedded" in str(CHAPTERS[wildcards.chapter]) else [],
+        lambda wildcards: finished("embedded") if "folder" in CHAPTERS[wildcards.chapter] else [],
     params:
         sources=lambda wildcards: source_digest(
             f"notebooks/{wildcards.chapter}.ipynb", "mmbook", "mmlib", "experiments.yml", "detection.yml"

@@ -24,7 +24,7 @@ class Cell:
         processes: how many processes run the cell together, each on a GPU of its own.
 
     >>> cells("embedded")[0].path
-    PosixPath('digits/preactresnet-small/erm/seed0')
+    PosixPath('digits/preactresnet-small/mixup/seed0')
     """
 
     grid: str

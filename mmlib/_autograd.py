@@ -1,5 +1,7 @@
 """Autograd functions that compute a loss and its gradients in one pass over chunks of mixtures."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -19,7 +21,12 @@ def mark_infinite(losses: Tensor) -> Tensor:
 
     Logits of -inf are computed with as a quarter of the lowest number (`finite_logits`), for 0 times infinity is NaN.
     """
-    return losses.masked_fill(losses >= torch.finfo(losses.dtype).max ** 0.5, torch.inf)
+    return losses.masked_fill(losses >= impossible(losses.dtype), torch.inf)
+
+
+def impossible(dtype: torch.dtype) -> float:
+    """Return the loss from which on a label must be one of an impossible class."""
+    return torch.finfo(dtype).max ** 0.5
 
 
 class PrecomputedGradient(torch.autograd.Function):
@@ -126,12 +133,13 @@ class LabelLossCpu(PrecomputedGradient):
             for rows in block.split(size):
                 mixed, totals = logits @ rows.T, attention.T @ rows.T
                 positions_first = mixed.view(-1, attention.shape[1], len(rows)).numpy()
+                label_totals = label_weights.detach().T @ rows.T
                 value, counted = kernels.cross_entropy_with_grad(
-                    positions_first, rows.contiguous().detach().numpy(), *arrays, totals.numpy()
+                    positions_first, rows.contiguous().detach().numpy(), *arrays, totals.numpy(), label_totals.numpy()
                 )
                 loss, count = loss + value, count + counted
                 if needs:
                     gradient.addmm_(mixed, rows)
         divisor = max(count, 1) if mean else 1
-        value = mark_infinite(logits.new_tensor(loss)) / divisor
-        return value, gradient.div_(divisor) if needs else None
+        loss = math.inf if loss >= impossible(logits.dtype) else loss / divisor
+        return logits.new_tensor(loss), gradient.div_(divisor) if needs else None

@@ -37,11 +37,10 @@ def check_int(minimum: int = 0, **values: object) -> None:
     """
     for name, value in values.items():
         number = as_number(value)
-        message = f"{name} must be an integer >= {minimum}, got {value!r}"
-        if not isinstance(number, int):
-            raise TypeError(message)
-        if number < minimum:
-            raise ValueError(message)
+        is_integer = isinstance(number, int)
+        if not is_integer or number < minimum:
+            error = ValueError if is_integer else TypeError
+            raise error(f"{name} must be an integer >= {minimum}, got {value!r}")
 
 
 def check_range(low: float = 0, high: float = math.inf, **values: object) -> None:
@@ -55,14 +54,12 @@ def check_range(low: float = 0, high: float = math.inf, **values: object) -> Non
     Traceback (most recent call last):
     ValueError: probability must be a number from 0 to 1, got 2
     """
-    wanted = f"a finite number >= {low}" if high == math.inf else f"a number from {low} to {high}"
     for name, value in values.items():
         number = as_number(value)
-        message = f"{name} must be {wanted}, got {value!r}"
-        if number is None:
-            raise TypeError(message)
-        if not low <= number <= high or math.isinf(number):
-            raise ValueError(message)
+        if number is None or not low <= number <= high or math.isinf(number):
+            wanted = f"a finite number >= {low}" if high == math.inf else f"a number from {low} to {high}"
+            error = TypeError if number is None else ValueError
+            raise error(f"{name} must be {wanted}, got {value!r}")
 
 
 def check_type(name: str, value: object, annotation: type | UnionType) -> object:

@@ -210,11 +210,11 @@ def _normalise(row, out):
 
 @_survives_broken_cache
 @_compiled
-def cross_entropy_with_grad(logits, mixing_weights, classes, label_weights, smoothing, totals):
+def cross_entropy_with_grad(logits, mixing_weights, classes, label_weights, smoothing, totals, label_totals):
     """The cross-entropy of k mixtures, summed; it overwrites `logits` with its derivatives by them.
 
     A mixture's logits at a position are Λ (a l) / Λ a, its target is Λ (label_weights · y) / Λ a + smoothing. Its loss
-    is the mean over the positions where Λ a > 0. `totals` are overwritten.
+    is the mean over the positions where Λ a > 0.
 
     Args:
         logits: Λ (a l), (c, r, k).
@@ -223,6 +223,7 @@ def cross_entropy_with_grad(logits, mixing_weights, classes, label_weights, smoo
         label_weights: what a label counts in its class, a included, (m, r).
         smoothing: what is added to every class, (c,).
         totals: Λ a, (r, k).
+        label_totals: Λ label_weights, (r, k).
 
     Returns:
         The loss, and the number of mixtures that have a position.
@@ -241,23 +242,26 @@ def cross_entropy_with_grad(logits, mixing_weights, classes, label_weights, smoo
         stop = min(start + MIXTURES_PER_BLOCK, k)
         columns = np.ascontiguousarray(mixing_weights[start:stop].T)
         for j in range(r):
-            loss += _differentiate_block(
-                logits, columns, classes[:, j], label_weights[:, j], smoothing, totals[j], term_weights, j, start, stop
-            )
+            of_block = (totals[j, start:stop], label_totals[j, start:stop], term_weights[start:stop])
+            of_position = (classes[:, j], label_weights[:, j], smoothing)
+            loss += _differentiate_block(logits, columns, of_position, of_block, j, start, stop)
     return loss, count
 
 
 @_compiled
-def _differentiate_block(logits, columns, classes, label_weights, smoothing, totals, term_weights, j, start, stop):
+def _differentiate_block(logits, columns, of_position, of_block, j, start, stop):
+    classes, label_weights, smoothing = of_position
+    totals, label_totals, term_weights = of_block
     k = stop - start
     inverse, weight, scale = np.empty(k, np.float32), np.empty(k, np.float32), np.empty(k, np.float32)
     max_logit, partition = np.full(k, -np.inf, np.float32), np.zeros(k, np.float32)
-    target_logit, mass = np.zeros(k, np.float32), np.full(k, smoothing.sum(), np.float32)
-    smooth = mass[0] > 0
+    target_logit, mass = np.zeros(k, np.float32), np.empty(k, np.float32)
+    smoothed = smoothing.sum()
     for t in range(k):
-        valid = not totals[start + t] < TINY
-        inverse[t] = ONE / totals[start + t] if valid else ZERO
-        weight[t] = term_weights[start + t] if valid else ZERO
+        valid = not totals[t] < TINY
+        inverse[t] = ONE / totals[t] if valid else ZERO
+        weight[t] = term_weights[t] if valid else ZERO
+        mass[t] = smoothed + label_totals[t] * inverse[t]
     for y in range(len(logits)):
         row = logits[y, j, start:stop]  # a contiguous 1-D view, so that the loop vectorizes
         for t in range(k):
@@ -266,11 +270,10 @@ def _differentiate_block(logits, columns, classes, label_weights, smoothing, tot
         row = logits[classes[i], j, start:stop]
         for t in range(k):
             fraction = label_weights[i] * columns[i, t] * inverse[t]
-            mass[t] += fraction
             target_logit[t] += fraction * ((row[t] - max_logit[t]) * inverse[t])
     for y in range(len(logits)):
         row = logits[y, j, start:stop]
-        if smooth:
+        if smoothed > 0:
             for t in range(k):
                 target_logit[t] += smoothing[y] * ((row[t] - max_logit[t]) * inverse[t])
         for t in range(k):
@@ -284,7 +287,10 @@ def _differentiate_block(logits, columns, classes, label_weights, smoothing, tot
     for y in range(len(logits)):
         row = logits[y, j, start:stop]
         for t in range(k):
-            row[t] = row[t] * scale[t] - smoothing[y] * weight[t]
+            row[t] *= scale[t]
+        if smoothed > 0:
+            for t in range(k):
+                row[t] -= smoothing[y] * weight[t]
     for i in range(len(classes)):
         row = logits[classes[i], j, start:stop]
         for t in range(k):

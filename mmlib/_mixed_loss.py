@@ -191,7 +191,6 @@ def _fused_loss(
     with torch.autocast(logits.device.type, enabled=False):
         if kernels is not None and classes is not None and not any(needs_grad(attention, rows, terms.weight)):
             own, smoothing = terms.coefficients(logits)
-            classes = classes.masked_fill(classes == terms.ignore_index, 0)
             constants = (classes, attention * own[classes], smoothing, attention)
             return LabelLossCpu.apply(scaled, *constants, rows, blocks, mean, needs_grad(scaled)[0], kernels)[0]
         soft = attention.unsqueeze(2) * _soft_targets(targets, classes, logits, terms)
@@ -228,16 +227,19 @@ def _participants(
         shape: (m,), or (m, r) where targets may be per position.
 
     Returns:
-        Class indices (m, r), `ignore_index` where masked, and a mask (m, r), None if it is known to be all True.
+        Class indices (m, r), 0 where masked, and a mask (m, r), None if it is known to be all True.
     """
     classes = None
     if mask is not None:
         check_mask(mask, shape)
     if is_integer(targets) and targets.shape in (shape[:1], shape):
         classes = targets.long().view(len(targets), -1).expand(*shape[:1], *(shape[1:] or (1,)))
-        classes = classes if mask is None else classes.masked_fill(~mask, ignore_index)
-        mask = classes != ignore_index
-    return classes, None if mask is None or (mask.device.type == "cpu" and bool(mask.all())) else mask
+        labelled = classes != ignore_index
+        mask = labelled if mask is None else labelled & mask
+        if mask.device.type == "cpu" and bool(mask.all()):
+            return classes, None
+        classes = classes.masked_fill(~mask, 0)  # any class will do for what is left out
+    return classes, mask
 
 
 def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ...], terms: Terms) -> None:
@@ -256,11 +258,14 @@ def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ..
             f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
             f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
         )
-    if classes is not None and classes.device.type == "cpu":  # elsewhere the host would have to wait
-        outside = classes[((classes < 0) | (classes >= c)) & (classes != terms.ignore_index)]
-        if len(outside):
+    # Elsewhere the host would have to wait.
+    if (
+        classes is not None and classes.numel() and classes.device.type == "cpu"
+    ):  # elsewhere the host would have to wait
+        low, high = (end.item() for end in classes.aminmax())
+        if not 0 <= low <= high < c:
             wanted = f"classes 0 to {c - 1} or ignore_index ({terms.ignore_index})"
-            raise ValueError(f"targets must be {wanted}, got {outside[0].item()}")
+            raise ValueError(f"targets must be {wanted}, got {low if low < 0 else high}")
 
 
 def _soft_targets(targets: Tensor, classes: Tensor | None, logits: Tensor, terms: Terms) -> Tensor:
@@ -270,7 +275,7 @@ def _soft_targets(targets: Tensor, classes: Tensor | None, logits: Tensor, terms
         distributions = targets.to(logits.dtype)
         return (distributions.unsqueeze(1) if targets.ndim == 2 else distributions) * own + smoothing
     indices = torch.arange(logits.shape[-1], device=logits.device)
-    outside = ((classes < 0) | (classes >= logits.shape[-1])) & (classes != terms.ignore_index)
+    outside = (classes < 0) | (classes >= logits.shape[-1])
     one_hot = (classes.unsqueeze(2) == indices).to(logits.dtype)
     return (one_hot * own + smoothing).masked_fill(outside.unsqueeze(2), torch.nan)
 

@@ -153,16 +153,14 @@ def check_alpha(alpha: Alpha) -> tuple[float, float]:
     >>> check_alpha(1), check_alpha((0.5, 2.0))
     ((1.0, 1.0), (0.5, 2.0))
     """
-    message = f"alpha must be a positive number or a pair (low, high) with 0 < low <= high, got {alpha!r}"
-    numbers = [as_number(x) for x in (alpha if isinstance(alpha, tuple | list) else (alpha, alpha))]
-    if len(numbers) != 2:
-        raise ValueError(message)
-    low, high = numbers
-    if low is None or high is None:
-        raise TypeError(message)
-    if not 0 < low <= high < math.inf:
-        raise ValueError(message)
-    return float(low), float(high)
+    match [as_number(x) for x in (alpha if isinstance(alpha, tuple | list) else (alpha, alpha))]:
+        case [int() | float() as low, int() | float() as high] if 0 < low <= high < math.inf:
+            return float(low), float(high)
+        case [None, _] | [_, None]:
+            error = TypeError
+        case _:
+            error = ValueError
+    raise error(f"alpha must be a positive number or a pair (low, high) with 0 < low <= high, got {alpha!r}")
 
 
 def _resolve_devices(generator: Generator | None, device: Device | None) -> tuple[torch.device, torch.device]:

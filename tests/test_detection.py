@@ -293,7 +293,7 @@ def test_start_from_a_ledger_and_not_from_one_without_weights(tmp_path, few):
     """Any ledger's record reads alike: one of the recorded ones, with weights beside it or not."""
     classifier = finished(tmp_path / "run")
     place = "shapes/preactresnet-small/erm/seed0"
-    recorded = project_root() / "book" / "results" / "embedded" / place
+    recorded = project_root() / "book" / "results" / "pretraining" / place
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.with_suffix(".json").write_bytes(recorded.with_suffix(".json").read_bytes())

@@ -47,8 +47,8 @@ def clone(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     for name in ("Snakefile", "notebooks/04-one-run.ipynb"):
         shutil.copy(ROOT / name, tmp_path / name)
-    embedded = yaml.safe_load((ROOT / "experiments.yml").read_text())["embedded"]
-    write_grids(tmp_path, tiny=TINY, embedded=embedded)
+    content = yaml.safe_load((ROOT / "experiments.yml").read_text())
+    write_grids(tmp_path, tiny=TINY, digits=content["digits"], embedded=content["embedded"])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

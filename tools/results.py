@@ -1,6 +1,6 @@
 """The results table, from records alone.
 
-python -m tools.results RUNS LEDGER    adds finished runs to the ledger and writes README's table from it
+python -m tools.results book/results/digits    writes README's table
 """
 
 import argparse
@@ -46,13 +46,10 @@ def _cell(mean: float, spread: float, digits: int, best: float) -> str:
 
 
 def main() -> None:
-    """Add the runs, then rewrite the table between README's marks."""
+    """Rewrite the table between README's marks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="a grid's folder of runs")
-    parser.add_argument("ledger", type=Path, help="the grid's folder in the ledger")
+    parser.add_argument("ledger", type=Path, help="a grid's folder in the ledger")
     arguments = parser.parse_args()
-    for record in ledger.collect(arguments.runs):
-        ledger.add(record, arguments.ledger)
     readme = Path("README.md")
     table = results_table(ledger.collect(arguments.ledger))
     readme.write_text(MARKS.sub(lambda _: table, readme.read_text()))

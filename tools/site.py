@@ -1,6 +1,6 @@
 """Stage the executed notebooks beside the prose, then build the site with warnings as errors.
 
-python -m tools.site build/site --notebooks build/notebooks --results runs/embedded
+python -m tools.site build/site --notebooks build/notebooks --results book/results/digits
 """
 
 import argparse

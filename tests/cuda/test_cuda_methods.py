@@ -1,5 +1,7 @@
 """Training methods on the device: all of them against the processor, in half precision, and which never wait."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,21 +47,28 @@ def trained(name, dataset, device, epochs, **overrides):
     return losses.cpu(), {key: value.cpu() for key, value in trainer.classifier.state_dict().items()}
 
 
+def few(dataset):
+    """Two steps an epoch: Co-Mixup takes seconds for each."""
+    return dataclasses.replace(dataset, train=dataset.train[:8])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_as_on_the_processor(device, dataset, name):
     """In double precision, with the processor's random numbers."""
-    few = dataset if name != "comixup" else type(dataset)(**vars(dataset) | {"train": dataset.train[:8]})
+    if name == "puzzlemix":
+        pytest.importorskip("scipy")
     with DrawnOnTheHost():
-        losses, weights = trained(name, few, device, 1, precision="float64")
-    expected_losses, expected_weights = trained(name, few, "cpu", 1, precision="float64")
+        losses, weights = trained(name, few(dataset), device, 1, precision="float64")
+    expected_losses, expected_weights = trained(name, few(dataset), "cpu", 1, precision="float64")
     torch.testing.assert_close(losses, expected_losses, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(weights, expected_weights, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_in_half_precision(device, dataset, name):
-    few = type(dataset)(**vars(dataset) | {"train": dataset.train[:8]})
-    losses, weights = trained(name, few, device, 1, precision="bfloat16")
+    if name == "puzzlemix":
+        pytest.importorskip("scipy")
+    losses, weights = trained(name, few(dataset), device, 1, precision="bfloat16")
     assert losses.isfinite().all()
     assert all(value.isfinite().all() and value.dtype != torch.bfloat16 for value in weights.values())
 
