@@ -45,3 +45,14 @@ def perturb(classifier):
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter.mul_(1.1).add_(0.01)
+
+
+def assert_same_state(state, expected):
+    """Compare the states of two methods to the last bit, and the kind of device that their generators draw for."""
+    kinds, tensors = [], []
+    for given in (state, expected):
+        extra = dict(given["_extra_state"])
+        kinds.append(extra.pop("device"))
+        tensors.append(dict(given) | {"_extra_state": extra})
+    assert kinds[0] == kinds[1]
+    torch.testing.assert_close(*tensors, rtol=0, atol=0)

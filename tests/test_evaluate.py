@@ -62,6 +62,7 @@ def test_embedding_space_is_that_of_test_and_train(classifier, digits, evaluated
     assert numbers["class_mean_cosine"] == metrics.class_mean_cosine(embeddings, labels)
 
 
+@pytest.mark.slow
 def test_out_sets_are_told_apart_by_both_scores(classifier, digits, tmp_path):
     numbers, (_, logits) = evaluate(classifier, digits, attacked_per_class=0, out_sets=("gaussian", "shapes"))
     assert list(numbers["ood"]) == ["gaussian", "shapes"]
@@ -88,6 +89,7 @@ def test_evaluation_repeats_itself_and_is_read_back(classifier, digits, evaluate
     assert json.loads(json.dumps(again), parse_constant=pytest.fail) == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_classifiers_of_every_precision(classifier, digits, evaluated, dtype):
     numbers, predictions = evaluate(copy.deepcopy(classifier).to(dtype).train(), digits)

@@ -216,6 +216,7 @@ def test_more_than_8_bits_a_channel_are_refused(tmp_path):
         next(ImageFiles(tmp_path, np.array(["deep.png"]), SIZE).split(1))
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line(folder, tmp_path):
     records = []
     for workers in (0, 2):

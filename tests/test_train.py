@@ -21,6 +21,7 @@ from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config, first_mismatch
 from mmlib.experiments.training.optim import learning_rate
 from mmlib.experiments.training.trainer import Trainer, train, train_epoch
+from tests.helpers import assert_same_state
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, of_metho
     begun = Checkpoints(tmp_path).load()
     assert len(begun["history"]) == {1: 3, 2: 2, None: 3 if every else 1}[every.get("checkpoint_epochs")]
     again = train(config, digits, folder=tmp_path)
-    torch.testing.assert_close(again.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)
+    assert_same_state(again.method.state_dict(), whole.method.state_dict())
     torch.testing.assert_close(again.optimizer.state_dict(), whole.optimizer.state_dict(), rtol=0, atol=0)
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
     assert [row["lr"] for row in again.history] == [row["lr"] for row in whole.history]
@@ -201,7 +202,7 @@ def test_a_run_out_of_time_stops_at_a_checkpoint_and_goes_on(digits, tmp_path):
             train(config, digits, folder=tmp_path, max_minutes=1e-6)
     run = train(config, digits, folder=tmp_path, max_minutes=1e-6)  # nothing is left to stop before
     whole = train(config, digits)
-    torch.testing.assert_close(run.method.state_dict(), whole.method.state_dict(), rtol=0, atol=0)
+    assert_same_state(run.method.state_dict(), whole.method.state_dict())
     with pytest.raises(TimeoutError, match="max_minutes is -3: no time is left"):
         train(config, digits, max_minutes=-3)
 
@@ -236,7 +237,7 @@ def test_a_compiled_run_trains_through_what_is_compiled(digits, tmp_path, monkey
     run = train(small(method="multimix", epochs=2), digits, compile=True, folder=tmp_path)
     assert run.step_module is compiled[0]
     plain = train(small(method="multimix", epochs=2), digits)
-    torch.testing.assert_close(run.method.state_dict(), plain.method.state_dict(), rtol=0, atol=0)
+    assert_same_state(run.method.state_dict(), plain.method.state_dict())
     assert len(compiled) == 1
 
 
