@@ -44,7 +44,7 @@ def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accu
     """Compare every variant with the baseline at every length, seed by seed.
 
     Returns:
-        One row for each variant and number of steps: the mean difference, the ends of its interval, the seeds.
+        One row for each variant and number of steps, with the mean difference, the ends of its interval and the seeds.
     """
     rows = []
     for steps, here in runs.groupby("steps"):
