@@ -20,6 +20,8 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
+from mmbook.names import in_order, printed_name, style_of
+
 INK, ACCENT = "#3b3b3b", "#1f77b4"
 SERIES = (ACCENT, "#d95f02", "#1b9e77", "#7570b3", "#e7298a")  # in the order of the legend
 
@@ -196,7 +198,7 @@ def scatter_panels(layouts: dict[str, np.ndarray], labels: np.ndarray, columns: 
     figure.set_layout_engine("tight", rect=(0, 0, 0.92, 1))
     for axis, (name, points) in zip(axes, layouts.items()):
         dots = axis.scatter(*points.T, c=labels, cmap="tab10", s=5, lw=0)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(printed_name(name), fontsize=10)
         axis.set_axis_off()
     figure.legend(*dots.legend_elements(num=None), title="class", loc="center right", frameon=False)
     return figure
@@ -245,18 +247,28 @@ def seeds_by_variant(numbers: pd.DataFrame, column: str, title: str) -> Figure:
     """One panel a data set: every seed's number by variant, with mean and standard deviation."""
     figure, axes = _panels(numbers["dataset"].nunique(), 4.6, 2.9, sharey=True)
     for axis, (dataset, rows) in zip(axes, numbers.groupby("dataset", sort=False)):
-        style = {"x": column, "y": "variant", "ax": axis}
-        sns.stripplot(rows, **style, color="0.65", size=4, jitter=False)
-        sns.pointplot(rows, **style, errorbar="sd", color=ACCENT, ls="none", markersize=5)
+        rows = rows.assign(variant=rows["variant"].map(printed_name))
+        place = {"x": column, "y": "variant", "ax": axis}
+        sns.stripplot(rows, **place, color="0.65", size=4, jitter=False)
+        sns.pointplot(rows, **place, errorbar="sd", color=ACCENT, ls="none", markersize=5)
         axis.set(title=dataset, xlabel=title, ylabel="")
     return figure
+
+
+def by_variant(axis: Axes, numbers: pd.DataFrame, x: str, y: str, *, legend: bool = True) -> None:
+    """Every run by two of its numbers, in the colour and with the marker of its variant."""
+    for variant in in_order(numbers["variant"]):
+        rows, (name, colour, marker) = numbers[numbers["variant"] == variant], style_of(variant)
+        axis.scatter(rows[x], rows[y], s=45, color=colour, marker=marker, label=name, edgecolor="white", lw=0.4)
+    axis.set(xlabel=x, ylabel=y)
+    if legend:
+        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def alignment_uniformity(numbers: pd.DataFrame) -> Figure:
     """Every run by uniformity and alignment, the lower left being better in both."""
     figure, (axis,) = _panels(1, 6.4, 3.4)
-    sns.scatterplot(numbers, x="uniformity", y="alignment", hue="variant", style="variant", s=60, ax=axis)
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False)
+    by_variant(axis, numbers, "uniformity", "alignment")
     return figure
 
 
@@ -268,7 +280,7 @@ def pair_distances(embeddings: dict[str, dict[str, np.ndarray]], columns: int = 
         distances = pdist(unit / np.linalg.norm(unit, axis=1, keepdims=True))
         same = pdist(labels[:, None]) == 0
         pairs = {"same class": distances[same], "different classes": distances[~same]}
-        _histogram(axis, pairs, 60, 2, title=name, xlabel="distance")
+        _histogram(axis, pairs, 60, 2, title=printed_name(name), xlabel="distance")
     axes[0].legend(fontsize=7, frameon=False)
     return figure
 

@@ -1,0 +1,137 @@
+"""The forms of MultiMix against the best other method: what the chapters on embeddings and accuracy share."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mmbook import plots
+from mmbook.names import FORMS, in_order, known_method, printed_name, style_of
+from mmbook.verdicts import Comparison, best_by_validation, compare
+from mmlib.experiments.runs import RunRecord
+
+DEFAULT_BATCH_SIZES = {"digits": 50, "shapes": 50}  # as in mmlib.experiments.data; 128 elsewhere
+
+
+def training_images(run: RunRecord) -> int:
+    """Return the number of images that a run was trained on, each counted as often as it was seen."""
+    return round(run.environment["images_per_second"] * run.environment["train_seconds"])
+
+
+def training_steps(run: RunRecord) -> int:
+    """Return the number of steps that a run took."""
+    return training_images(run) // (run.config["batch_size"] or DEFAULT_BATCH_SIZES.get(run.dataset, 128))
+
+
+def describe(runs: list[RunRecord]) -> str:
+    """Count the methods, seeds, steps and training images of runs in one line."""
+    seeds = pd.Series([run.variant for run in runs]).value_counts()
+    steps = {training_steps(run) for run in runs}
+    images = {training_images(run) // run.config["epochs"] for run in runs}
+    return (
+        f"{_plural(len(runs), 'finished run')} of {_plural(len(seeds), 'method')}: "
+        f"{_span(set(seeds), 'seed')} a method, {_span(steps, 'step')}, {_span(images, 'labelled image')}"
+    )
+
+
+def _span(counts: set[int], noun: str) -> str:
+    low, high = min(counts), max(counts)
+    return _plural(high, noun) if low == high else f"{low:,} to {_plural(high, noun)}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def forms_and_others(numbers: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Split the variants of a table of runs into forms of MultiMix and other methods; unknown variants are neither."""
+    known = {variant: known_method(variant) for variant in in_order(numbers["variant"])}
+    forms = [variant for variant, method in known.items() if method in FORMS]
+    return forms, [variant for variant, method in known.items() if method and method not in FORMS]
+
+
+def best_other(numbers: pd.DataFrame) -> str | None:
+    """Choose the other method with the highest mean validation accuracy; None where there is no other method.
+
+    A method takes part with at least half as many seeds as the one with most. Means are over the seeds that all these
+    have, so that none wins by an easy split.
+    """
+    others = numbers[numbers["variant"].isin(forms_and_others(numbers)[1])]
+    if others.empty:
+        return None
+    counts = others.groupby("variant")["seed"].nunique()
+    candidates = list(counts[2 * counts >= counts.max()].index)
+    others = others[others["variant"].isin(candidates)]
+    shared = others.groupby("seed")["variant"].nunique() == len(candidates)
+    return best_by_validation(others[others["seed"].isin(shared[shared].index)] if shared.any() else others, candidates)
+
+
+def compare_forms(numbers: pd.DataFrame, other: str, metric: str, sign: int = 1) -> dict[str, Comparison]:
+    """Compare every form of MultiMix with another method, by variant.
+
+    Args:
+        sign: 1 where a higher metric is better, -1 where a lower one is: positive differences favour the form.
+    """
+    compared = {form: compare(numbers, form, other, metric, sign) for form in forms_and_others(numbers)[0]}
+    return {form: comparison for form, comparison in compared.items() if form != other and comparison.seeds}
+
+
+def draw_comparisons(axis: Axes, comparisons: dict[str, Comparison], title: str) -> None:
+    """Draw a row for each variant: every seed's difference, their mean and its 95 % interval."""
+    for row, (variant, comparison) in enumerate(comparisons.items()):
+        colour = style_of(variant).colour
+        axis.scatter(comparison.differences, [row] * comparison.seeds, s=16, color=colour, alpha=0.4, lw=0)
+        axis.plot(comparison.t_interval(), [row, row], color=colour, lw=2)
+        axis.plot(comparison.mean, row, style_of(variant).marker, color=colour, ms=9, mew=0)
+    axis.axvline(0, color=plots.INK, lw=0.8)
+    axis.set_yticks(range(len(comparisons)), map(printed_name, comparisons))
+    axis.set(ylim=(len(comparisons) - 0.5, -0.5), xlabel=title)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def mean_and_deviation(numbers: pd.DataFrame, decimals: dict[str, int]) -> pd.DataFrame:
+    """Write mean ± standard deviation over seeds of some columns, and the number of seeds, a row for each variant.
+
+    >>> rows = [{"variant": "erm", "seed": k, "accuracy": 90.0 + k} for k in range(3)]
+    >>> mean_and_deviation(pd.DataFrame(rows), {"accuracy": 1}).loc["ERM", "accuracy"]
+    '91.0 ± 1.0'
+    """
+    groups = numbers.groupby("variant")
+    written = {"seeds": groups["seed"].nunique()}
+    for column, digits in decimals.items():
+        number = f"{{:.{digits}f}}".format
+        spread = " ± " + groups[column].std().map(number)
+        written[column] = groups[column].mean().map(number) + spread.where(groups.size() > 1, "")
+    return pd.DataFrame(written).loc[in_order(numbers["variant"])].rename(printed_name).rename_axis(None)
+
+
+def verdict_table(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """Write the rows of `verdicts.verdicts` for a reader, with as many decimals as asked for."""
+    number = f"{{:+.{digits}f}}".format
+    interval = [f"[{number(low)}, {number(high)}]" for low, high in zip(table["low"], table["high"])]
+    bootstrap = zip(table["bootstrap_low"], table["bootstrap_high"])
+    columns = {
+        "seeds": table["seeds"],
+        "advantage": table["difference"].map(number),
+        "95 % interval (t)": interval,
+        "bootstrap": [f"[{number(low)}, {number(high)}]" for low, high in bootstrap],
+        "ahead": table["ahead"].astype(str) + " of " + table["seeds"].astype(str),
+        "Holm's p": table["p_holm"].map("{:.3f}".format),
+        "detectable": table["detectable"].map(f"{{:.{digits}f}}".format),
+        "verdict": table["verdict"],
+    }
+    written = pd.DataFrame(columns, index=table.index).rename(printed_name)
+    return written.replace({"nan": "–", "+nan": "–", "[+nan, +nan]": "–"})
+
+
+def sentence(claim: str, verdicts: pd.Series) -> str:
+    """Say for which methods a claim holds, for which it does not and for which it is open.
+
+    >>> sentence("Tighter", pd.Series({"multimix": "holds", "erm": "open", "cutmix": "holds"}))
+    '**Tighter**: holds for MultiMix and CutMix; open for ERM.'
+    """
+    groups = verdicts.rename(printed_name).groupby(verdicts.to_numpy(), sort=False)
+    parts = [f"{word} for {_list(list(of.index))}" for word, of in groups]
+    return f"**{claim}**: {'; '.join(parts)}."
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
