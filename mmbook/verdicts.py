@@ -22,24 +22,6 @@ MIN_SEEDS = 3  # of two, chance alone often makes the differences equal
 
 HOLDS, FAILS, OPEN, UNTESTABLE = "holds", "does not hold", "open", "not testable here"
 
-NAMES = {
-    "erm": "ERM",
-    "mixup": "mixup",
-    "cutmix": "CutMix",
-    "manifold_mixup": "Manifold Mixup",
-    "puzzlemix": "Puzzle Mix",
-    "comixup": "Co-Mixup",
-    "alignmixup": "AlignMixup",
-    "zeta_mixup": "ζ-Mixup",
-    "multimix": "MultiMix",
-    "multimix-total": "MultiMix, total α",
-    "dense_multimix": "Dense MultiMix",
-    "dense_multimix-total": "Dense MultiMix, total α",
-    "multimix_distill": "MultiMix, distilled",
-    "dense_multimix_distill": "Dense MultiMix, distilled",
-    "scratch": "from scratch",
-}
-
 # The papers' claims by title: the metric that tests each, and 1 where higher is better, -1 where lower.
 CLAIMS = {
     "classification: accuracy (%)": ("accuracy", 1),
