@@ -128,8 +128,8 @@ def compare(numbers: pd.DataFrame, method: str, other: str, metric: str, sign: i
 def best_by_validation(numbers: pd.DataFrame, candidates: list[str]) -> str:
     """Choose the candidate with the highest mean validation accuracy; the test set takes no part in the choice.
 
-    A candidate takes part with at least half as many seeds as the one with most. The mean is over the seeds that all of
-    these have, so that none wins by an easy split.
+    A candidate takes part with at least half as many seeds as the one with most, and with `MIN_SEEDS` where one has as
+    many. The mean is over the seeds that all of these have, so that none wins by an easy split.
 
     Raises:
         ValueError: no candidate has a run.
@@ -140,7 +140,7 @@ def best_by_validation(numbers: pd.DataFrame, candidates: list[str]) -> str:
     if wide.empty:
         raise ValueError(f"candidates must hold a variant with runs, got {candidates}")
     counts = wide.count()
-    wide = wide.loc[:, 2 * counts >= counts.max()]
+    wide = wide.loc[:, counts >= max(counts.max() / 2, min(MIN_SEEDS, counts.max()))]
     shared = wide.dropna()
     return str((shared if len(shared) else wide).mean().idxmax())
 

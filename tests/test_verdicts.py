@@ -132,6 +132,9 @@ def test_the_choice_is_made_on_the_seeds_that_all_candidates_have():
     more = pd.concat([runs(), runs()[:1].assign(seed=2), runs()[:1].assign(variant="single", validation_accuracy=99.0)])
     assert best_by_validation(more, ["mixup", "single"]) == "mixup"
     assert best_by_validation(more, ["single"]) == "single"
+    # Nor does one of two seeds where another has three, with which a verdict is possible.
+    pair = pd.concat([more, runs()[:2].assign(variant="pair", validation_accuracy=99.0)])
+    assert best_by_validation(pair, ["mixup", "pair"]) == "mixup"
 
 
 def test_summary_pairs_seeds_and_does_without_the_baseline():
