@@ -71,12 +71,13 @@ def draw_comparisons(axis: Axes, comparisons: dict[str, Comparison], title: str)
     """Draw a row for each variant: every seed's difference, their mean and its 95 % interval."""
     for row, (variant, comparison) in enumerate(comparisons.items()):
         colour = style_of(variant).colour
-        axis.scatter(comparison.differences, [row] * comparison.seeds, s=16, color=colour, alpha=0.4, lw=0)
+        axis.scatter(comparison.differences, [row - 0.25] * comparison.seeds, s=12, color=colour, alpha=0.6, lw=0)
         axis.plot(comparison.t_interval(), [row, row], color=colour, lw=2)
         axis.plot(comparison.mean, row, style_of(variant).marker, color=colour, ms=9, mew=0)
-    axis.axvline(0, color=plots.INK, lw=0.8)
+    axis.axvline(0, color=plots.INK, lw=0.8, zorder=0)
+    axis.locator_params(axis="x", nbins=6)
     axis.set_yticks(range(len(comparisons)), map(printed_name, comparisons))
-    axis.set(ylim=(len(comparisons) - 0.5, -0.5), xlabel=title)
+    axis.set(ylim=(len(comparisons) - 0.5, -0.7), xlabel=title)
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -20,17 +20,17 @@ STYLES = {
     "erm": Style("ERM", "#3b3b3b", "X"),
     "mixup": Style("mixup", "#7570b3", "^"),
     "cutmix": Style("CutMix", "#a6761d", "v"),
-    "manifold_mixup": Style("Manifold mixup", "#8c8c8c", "D"),
-    "alignmixup": Style("AlignMixup", "#c994c7", "<"),
+    "manifold_mixup": Style("Manifold mixup", "#8c8c8c", "<"),
+    "alignmixup": Style("AlignMixup", "#c994c7", ">"),
     "puzzlemix": Style("Puzzle Mix", "#b3b36b", "p"),
     "comixup": Style("Co-Mixup", "#6b8e9e", "h"),
-    "zeta_mixup": Style("ζ-mixup", "#c7a17a", ">"),
+    "zeta_mixup": Style("ζ-mixup", "#c7a17a", "8"),
     "multimix": Style("MultiMix", "#1f77b4", "o"),
     "multimix-total": Style("MultiMix (total α)", "#17becf", "s"),
     "dense_multimix": Style("Dense MultiMix", "#d62728", "P"),
-    "dense_multimix-total": Style("Dense MultiMix (total α)", "#ff7f0e", "*"),
-    "multimix_distill": Style("MultiMix, distilled", "#1b9e77", "d"),
-    "dense_multimix_distill": Style("Dense MultiMix, distilled", "#e7298a", "8"),
+    "dense_multimix-total": Style("Dense MultiMix (total α)", "#ff7f0e", "D"),
+    "multimix_distill": Style("MultiMix with distillation", "#1b9e77", "d"),
+    "dense_multimix_distill": Style("Dense MultiMix with distillation", "#e7298a", "*"),
 }
 FORMS = tuple(variant for variant in STYLES if "multimix" in variant)  # forms of MultiMix; the rest are other methods
 

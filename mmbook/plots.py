@@ -281,7 +281,7 @@ def pair_distances(embeddings: dict[str, dict[str, np.ndarray]], columns: int = 
         same = pdist(labels[:, None]) == 0
         pairs = {"same class": distances[same], "different classes": distances[~same]}
         _histogram(axis, pairs, 60, 2, title=printed_name(name), xlabel="distance")
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[-1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
