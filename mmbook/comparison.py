@@ -51,17 +51,10 @@ def forms_and_others(numbers: pd.DataFrame) -> tuple[list[str], list[str]]:
 def best_other(numbers: pd.DataFrame) -> str | None:
     """Choose the other method with the highest mean validation accuracy; None where there is no other method.
 
-    A method takes part with at least half as many seeds as the one with most. Means are over the seeds that all these
-    have, so that none wins by an easy split.
+    The choice is `best_by_validation`.
     """
-    others = numbers[numbers["variant"].isin(forms_and_others(numbers)[1])]
-    if others.empty:
-        return None
-    counts = others.groupby("variant")["seed"].nunique()
-    candidates = list(counts[2 * counts >= counts.max()].index)
-    others = others[others["variant"].isin(candidates)]
-    shared = others.groupby("seed")["variant"].nunique() == len(candidates)
-    return best_by_validation(others[others["seed"].isin(shared[shared].index)] if shared.any() else others, candidates)
+    others = forms_and_others(numbers)[1]
+    return best_by_validation(numbers, others) if others else None
 
 
 def compare_forms(numbers: pd.DataFrame, other: str, metric: str, sign: int = 1) -> dict[str, Comparison]:

@@ -4,6 +4,8 @@ Runs of one seed share the split, the initial weights and the order of the data,
 seed. A verdict rests on the interval of the mean difference, after Holm's correction for the number of claims.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +17,20 @@ from statsmodels.stats.power import TTestPower
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 9999
-SATURATED = 98.0  # percent: an error at which every method fails tells them apart no more
+SATURATED = 95.0  # percent: an error at which every method fails tells them apart no more
+MIN_SEEDS = 3  # of two, chance alone often makes the differences equal
 
 HOLDS, FAILS, OPEN, UNTESTABLE = "holds", "does not hold", "open", "not testable here"
+
+# The papers' claims by title: the metric that tests each, and 1 where higher is better, -1 where lower.
+CLAIMS = {
+    "classification: accuracy (%)": ("accuracy", 1),
+    "robustness: error, FGSM (%)": ("fgsm_error", -1),
+    "robustness: error, PGD (%)": ("pgd_error", -1),
+    "unknown data: AUROC (%)": ("ood_auroc", 1),
+    "tight classes: alignment": ("alignment", -1),
+    "spread: uniformity": ("uniformity", -1),
+}
 
 
 @dataclass(frozen=True)
@@ -52,28 +65,27 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p of Student's paired t-test; NaN for fewer than two seeds.
+        """Two-sided p of Student's paired t-test; NaN for fewer than two seeds, 1 where all differences are zero.
 
-        Differences that are all equal give 0, or 1 where they are all zero.
+        It is NaN too where they are all equal: a metric in coarse steps, such as an error on a hundred images, then
+        hides their spread.
         """
-        if self.seeds < 2:
+        if self.seeds and not self.differences.any():
+            return 1.0
+        if self._spread_is_unknown():
             return float("nan")
-        if np.ptp(self.differences) == 0:
-            return float(self.mean == 0)
         return float(stats.ttest_1samp(self.differences, 0).pvalue)
 
     def t_interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Student's interval of the mean difference; NaN for fewer than two seeds."""
-        if self.seeds < 2:
+        """Student's interval of the mean difference; NaN for fewer than two seeds or equal differences."""
+        if self._spread_is_unknown():
             return float("nan"), float("nan")
-        if np.ptp(self.differences) == 0:
-            return self.mean, self.mean
         interval = stats.ttest_1samp(self.differences, 0).confidence_interval(level)
         return float(interval.low), float(interval.high)
 
     def bootstrap_interval(self, level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
         """Percentile bootstrap interval of the mean difference; it assumes no normality, but few seeds narrow it."""
-        if self.seeds < 2:
+        if self._spread_is_unknown():
             return float("nan"), float("nan")
         interval = stats.bootstrap(
             (self.differences,),
@@ -87,10 +99,13 @@ class Comparison:
 
     def smallest_detectable(self, level: float = LEVEL, power: float = POWER) -> float:
         """The mean difference that a t-test of so many seeds and this spread shows with the given power."""
-        if self.seeds < 2:
+        if self._spread_is_unknown():
             return float("nan")
         effect = TTestPower().solve_power(nobs=self.seeds, alpha=1 - level, power=power, alternative="two-sided")
         return float(np.squeeze(effect) * self.differences.std(ddof=1))
+
+    def _spread_is_unknown(self) -> bool:
+        return self.seeds < 2 or float(np.ptp(self.differences)) == 0
 
 
 def compare(numbers: pd.DataFrame, method: str, other: str, metric: str, sign: int = 1) -> Comparison:
@@ -111,28 +126,80 @@ def compare(numbers: pd.DataFrame, method: str, other: str, metric: str, sign: i
 
 
 def best_by_validation(numbers: pd.DataFrame, candidates: list[str]) -> str:
-    """The candidate with the highest mean validation accuracy; the test set takes no part in the choice."""
-    means = numbers[numbers["variant"].isin(candidates)].groupby("variant")["validation_accuracy"].mean()
-    if means.empty:
+    """Choose the candidate with the highest mean validation accuracy; the test set takes no part in the choice.
+
+    A candidate takes part with at least half as many seeds as the one with most, and with `MIN_SEEDS` where one has as
+    many. The mean is over the seeds that all of these have, so that none wins by an easy split.
+
+    Raises:
+        ValueError: no candidate has a run.
+    """
+    wide = numbers[numbers["variant"].isin(candidates)].pivot(
+        index="seed", columns="variant", values="validation_accuracy"
+    )
+    if wide.empty:
         raise ValueError(f"candidates must hold a variant with runs, got {candidates}")
-    return str(means.idxmax())
+    counts = wide.count()
+    wide = wide.loc[:, counts >= max(counts.max() / 2, min(MIN_SEEDS, counts.max()))]
+    shared = wide.dropna()
+    return str((shared if len(shared) else wide).mean().idxmax())
+
+
+def summarize(numbers: pd.DataFrame, metric: str, baseline: str = "mixup") -> pd.DataFrame:
+    """Summarize a metric for each variant, in the order of the rows, beside a baseline.
+
+    Returns:
+        A row for each variant: `seeds`, `mean`, `std`, and the paired difference to the baseline, `difference`, with
+        the ends of its interval, `low` and `high`. These three are NaN for the baseline and without runs of it.
+    """
+    rows = {}
+    for variant, here in numbers.dropna(subset=metric).groupby("variant", sort=False):
+        row = {"seeds": len(here), "mean": here[metric].mean(), "std": here[metric].std()}
+        pairs = Comparison(np.array([]))
+        if variant != baseline and baseline in set(numbers["variant"]):
+            pairs = compare(numbers, str(variant), baseline, metric)
+        low, high = pairs.t_interval()
+        rows[variant] = row | {"difference": pairs.mean if pairs.seeds else float("nan"), "low": low, "high": high}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def judge(
+    numbers: pd.DataFrame, methods: list[str], against: str, claims: Mapping[str, tuple[str, int]] = CLAIMS
+) -> pd.DataFrame:
+    """Judge the claims about some methods, held against one other, as one family: `verdicts` by claim and method.
+
+    Args:
+        numbers: the runs of one regime, with the metrics of the claims as columns.
+        methods: variants that the claims are about; those without a run are left out.
+        against: the variant that they are held against.
+        claims: the metric and its sign, by the claim's title.
+    """
+    known = [method for method in methods if method in set(numbers["variant"])]
+    family = {
+        (title, method): compare(numbers, method, against, metric, sign)
+        for title, (metric, sign) in claims.items()
+        for method in known
+    }
+    full = [title for title, (metric, sign) in claims.items() if sign < 0 and is_saturated(numbers, metric)]
+    return verdicts(family, frozenset(key for key in family if key[0] in full))
 
 
 def verdicts(comparisons: dict, saturated: frozenset = frozenset(), level: float = LEVEL) -> pd.DataFrame:
     """A row for every claim: the difference, its intervals, Holm's p and the verdict.
 
     A claim *holds* or *does not hold* where Holm's corrected p lies below 1 - `level`, by the sign of the difference.
-    Else it is *open*, and the smallest difference that the seeds could have shown says how open.
+    Else it is *open*, and the smallest difference that the seeds could have shown says how open. A claim with fewer
+    than `MIN_SEEDS` seeds is open and leaves the family.
 
     Args:
         comparisons: the family of claims, by any key; the correction is for all of them together.
         saturated: keys whose metric cannot tell methods apart, which leave the family.
     """
-    tested = {key: c for key, c in comparisons.items() if key not in saturated and c.seeds >= 2}
+    p_values = {key: c.p_value for key, c in comparisons.items() if key not in saturated and c.seeds >= MIN_SEEDS}
+    tested = {key: p for key, p in p_values.items() if not math.isnan(p)}
     corrected = {}
     if tested:
-        p_values = [comparison.p_value for comparison in tested.values()]
-        corrected = dict(zip(tested, multipletests(p_values, alpha=1 - level, method="holm")[1]))
+        corrected = dict(zip(tested, multipletests(list(tested.values()), alpha=1 - level, method="holm")[1]))
     rows = {}
     for key, comparison in comparisons.items():
         p = corrected.get(key, float("nan"))

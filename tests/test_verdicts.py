@@ -16,6 +16,8 @@ from mmbook.verdicts import (
     best_by_validation,
     compare,
     is_saturated,
+    judge,
+    summarize,
     verdicts,
 )
 
@@ -80,10 +82,22 @@ def test_verdicts_by_sign_number_and_saturation():
     assert table.loc["behind", "ahead"] == 0
 
 
-@pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (2.0, 0.0)])
-def test_equal_differences(value, p):
-    comparison = Comparison(np.full(3, value))
-    assert (comparison.p_value, comparison.t_interval()) == (p, (value, value))
+def test_equal_differences_hide_their_spread():
+    """On a hundred images, three differences of two points each prove nothing: they are steps of one point."""
+    assert Comparison(np.zeros(3)).p_value == 1.0
+    equal = Comparison(np.full(3, 2.0))
+    assert np.isnan(
+        [equal.p_value, *equal.t_interval(), *equal.bootstrap_interval(), equal.smallest_detectable()]
+    ).all()
+    assert verdicts({"equal": equal})["verdict"].tolist() == [OPEN]
+
+
+def test_two_seeds_are_too_few_and_leave_the_family():
+    nearly_equal, clear = Comparison(np.array([2.0, 2.0001])), Comparison(np.array([2.0, 2.1, 1.9]))
+    table = verdicts({"two": nearly_equal, "three": clear})
+    assert nearly_equal.p_value < 0.001
+    assert table["verdict"].tolist() == [OPEN, HOLDS]
+    assert table.loc["three", "p_holm"] == pytest.approx(clear.p_value)
 
 
 def runs() -> pd.DataFrame:
@@ -111,7 +125,57 @@ def test_the_best_other_is_chosen_by_validation_and_not_by_test():
         best_by_validation(runs(), ["erm"])
 
 
+def test_the_choice_is_made_on_the_seeds_that_all_candidates_have():
+    unpaired = pd.concat([runs(), runs()[:2].assign(variant="late", seed=[1, 2], validation_accuracy=[81.0, 99.0])])
+    assert best_by_validation(unpaired, ["mixup", "late"]) == "mixup"
+    # A candidate with a third of the seeds takes no part, however good.
+    more = pd.concat([runs(), runs()[:1].assign(seed=2), runs()[:1].assign(variant="single", validation_accuracy=99.0)])
+    assert best_by_validation(more, ["mixup", "single"]) == "mixup"
+    assert best_by_validation(more, ["single"]) == "single"
+    # Nor does one of two seeds where another has three, with which a verdict is possible.
+    pair = pd.concat([more, runs()[:2].assign(variant="pair", validation_accuracy=99.0)])
+    assert best_by_validation(pair, ["mixup", "pair"]) == "mixup"
+
+
+def test_summary_pairs_seeds_and_does_without_the_baseline():
+    summary = summarize(runs(), "accuracy", "mixup")
+    assert list(summary.index) == ["mixup", "cutmix", "ours"]
+    assert summary.loc["cutmix", ["seeds", "mean", "std", "difference"]].tolist() == [2, 95.0, 0.0, 4.5]
+    low, high = Comparison(np.array([5.0, 4.0])).t_interval()
+    assert summary.loc["cutmix", ["low", "high"]].tolist() == pytest.approx([low, high])
+    assert summary.loc["ours", "difference"] == 2.0
+    assert math.isnan(summary.loc["mixup", "difference"])
+    assert summarize(runs(), "accuracy", "erm")["difference"].isna().all()
+
+
+def test_a_family_is_corrected_together_and_leaves_out_what_tells_nothing():
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "variant": v,
+            "seed": s,
+            "accuracy": 90 + shift + rng.normal(0, 0.1),
+            "pgd_error": 99.0,
+            "alignment": 1 - shift,
+        }
+        for v, shift in (("mixup", 0.0), ("ours", 3.0))
+        for s in range(4)
+    ]
+    numbers = pd.DataFrame(rows)
+    numbers["alignment"] += rng.normal(0, 0.01, len(numbers))
+    claims = {"accuracy": ("accuracy", 1), "robustness": ("pgd_error", -1), "alignment": ("alignment", -1)}
+    table = judge(numbers, ["ours", "absent"], "mixup", claims)
+    assert list(table.index) == [(title, "ours") for title in claims]
+    assert table["verdict"].tolist() == [HOLDS, UNTESTABLE, HOLDS]
+    assert (table["difference"].iloc[[0, 2]] > 2).all()
+    p = [
+        compare(numbers, "ours", "mixup", metric, sign).p_value
+        for metric, sign in (claims["accuracy"], claims["alignment"])
+    ]
+    assert max(table["p_holm"].dropna()) == pytest.approx(max(2 * min(p), max(p)))
+
+
 def test_errors_near_one_hundred_are_saturated():
-    numbers = pd.DataFrame({"pgd_error": [99.0, 98.0], "fgsm_error": [99.0, 60.0]})
+    numbers = pd.DataFrame({"pgd_error": [99.0, 95.0], "fgsm_error": [99.0, 60.0]})
     assert is_saturated(numbers, "pgd_error")
     assert not is_saturated(numbers, "fgsm_error")
