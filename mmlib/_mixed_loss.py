@@ -15,12 +15,13 @@ from torch import Generator, Tensor
 
 from mmlib import _backend
 from mmlib._autograd import LabelLossCpu, SoftTargetLoss, mark_infinite, needs_grad
-from mmlib._checks import check_choice, check_int, check_range
+from mmlib._checks import check_choice, check_int, check_range, check_tensor, check_type, check_values
 from mmlib._typing import Alpha
 from mmlib.mixing import accumulation_dtype, clamp_attention, mix
 from mmlib.sampling import check_alpha, iter_mixing_weights
 
 DEFAULT_NUM_MIXTURES = 1000
+REDUCTIONS = ("mean", "sum", "none")
 
 LossAndWeights = Tensor | tuple[Tensor, Tensor]
 
@@ -52,16 +53,18 @@ class Mixtures(NamedTuple):
     def check(self, m: int) -> None:
         """Check the arguments of a loss of m examples; rows that do not sum to 1 are found on the CPU only."""
         n, weights = self.num_mixtures, self.mixing_weights
+        check_type("alpha_is_total", self.alpha_is_total, bool)
+        check_type("generator", self.generator, Generator | None)
         self.interval(m)
         if n is not None:
             check_int(1, num_mixtures=n)
         if weights is None:
             return
-        if weights.ndim != 2 or weights.shape[1] != m or not len(weights) or n not in (None, len(weights)):
-            raise ValueError(f"mixing_weights must have shape ({n or 'n'}, {m}), got {tuple(weights.shape)}")
+        check_tensor("mixing_weights", weights, (n or "n", m), "floating-point")
         if weights.device.type == "cpu":  # elsewhere the host would have to wait
             # Rows in half precision sum to 1 within the rounding of their largest entry.
             tolerance, sums = max(1e-3, torch.finfo(weights.dtype).eps), weights.detach().sum(1, dtype=torch.double)
+            check_values("mixing_weights", weights, low=-tolerance)
             error = (sums - 1).abs().max().item()
             if not error <= tolerance:
                 raise ValueError(f"mixing_weights must have rows that sum to 1, got one that is {error:g} off")
@@ -86,18 +89,45 @@ class Terms(NamedTuple):
     label_smoothing: float = 0.0
     reduction: str = "mean"
 
-    def check(self, c: int | None = None) -> None:
-        """Check the arguments, the class weights for c classes."""
+    def check(self) -> None:
+        """Check the arguments, save that the class weights are as many as the classes."""
+        check_type("ignore_index", self.ignore_index, int)
         check_range(0, 1, label_smoothing=self.label_smoothing)
-        check_choice("reduction", self.reduction, ("mean", "sum", "none"))
-        if self.weight is not None and c is not None and self.weight.shape != (c,):
-            raise ValueError(f"weight must have shape ({c},), got {tuple(self.weight.shape)}")
+        check_choice("reduction", self.reduction, REDUCTIONS)
+        check_class_weights("weight", self.weight)
 
     def coefficients(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """What an example's own label and what smoothing contributes to each class, (c,) each."""
         c, smoothing = logits.shape[-1], float(self.label_smoothing)
         weight = logits.new_ones(c) if self.weight is None else self.weight.to(logits.dtype)
         return (1 - smoothing) * weight, smoothing / c * weight
+
+
+def check_class_weights(name: str, weight: Tensor | None, c: int | None = None) -> None:
+    """Check weights of classes, where there are any, and that they are c where c is known."""
+    if weight is not None:
+        check_tensor(name, weight, ("c" if c is None else c,))
+        check_values(name, weight)
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse what are no logits of examples, (m, c)."""
+    hint = "; dense_mixed_cross_entropy takes (m, r, c), and nn.CrossEntropyLoss's (m, c, d1, ...) is not accepted"
+    check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
+
+
+def check_binary(logits: Tensor, targets: Tensor, weight: Tensor | None, pos_weight: Tensor | None) -> Tensor:
+    """Check the arguments of a binary cross-entropy; return the targets in the shape and type of the logits."""
+    check_logits(logits)
+    check_tensor("targets", targets)
+    if logits.shape[1] == 1 and targets.ndim == 1:
+        targets = targets.unsqueeze(1)
+    check_tensor("targets", targets, tuple(logits.shape))
+    targets = targets.to(accumulation_dtype(logits.dtype))
+    check_values("targets", targets, high=1)
+    for name, value in {"weight": weight, "pos_weight": pos_weight}.items():
+        check_class_weights(name, value, logits.shape[1])
+    return targets
 
 
 @_exclude_from_compile
@@ -111,16 +141,12 @@ def binary_loss(
     return_mixing_weights: bool = False,
 ) -> LossAndWeights:
     """Compute `mixed_binary_cross_entropy`, or that of the unmixed examples where `mixtures` is None."""
-    if logits.ndim == 2 and logits.shape[1] == 1 and targets.ndim == 1:
-        targets = targets.unsqueeze(1)
-    if logits.ndim != 2 or targets.shape != logits.shape:
-        got = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
-        raise ValueError(f"logits and targets must have the same shape (m, c), got {got}")
-    Terms(weight, reduction=reduction).check(logits.shape[1])
+    targets = check_binary(logits, targets, weight, pos_weight)
+    check_choice("reduction", reduction, REDUCTIONS)
     if mixtures is not None:
         mixtures.check(len(logits))
     logits = logits.to(accumulation_dtype(logits.dtype))
-    targets, rows = targets.to(logits.dtype), _draw(mixtures, logits)
+    rows = _draw(mixtures, logits)
     if mixtures is not None:
         logits, targets = (mix(rows.to(logits.dtype), x) for x in (logits, targets))
     weight, pos_weight = (None if x is None else x.to(logits.dtype) for x in (weight, pos_weight))
@@ -147,6 +173,7 @@ def mixed_loss(
     """
     if mixtures is not None:
         mixtures.check(len(values))
+    terms.check()
     classes, mask = _participants(targets, values.shape[:-1], mask, terms.ignore_index)
     logits, folded = _leave_out(_finite(values), attention, mask)
     rows, whole = None, head is not None or terms.reduction == "none" or mixtures is None
@@ -211,11 +238,11 @@ def is_integer(targets: Tensor) -> bool:
     return not targets.is_floating_point() and targets.dtype != torch.bool
 
 
-def check_mask(mask: Tensor, shape: torch.Size) -> Tensor:
-    """Refuse a mask of another shape or dtype."""
-    if mask.shape != shape or mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool of shape {tuple(shape)}, got {mask.dtype} of {tuple(mask.shape)}")
-    return mask
+def check_examples(logits: Tensor, targets: Tensor, terms: Terms) -> None:
+    """Check the arguments of a cross-entropy of examples, logits (m, c), as the mixtures' own is checked."""
+    check_logits(logits)
+    terms.check()
+    _check_targets(targets, _participants(targets, logits.shape[:1], None, terms.ignore_index)[0], logits.shape, terms)
 
 
 def _participants(
@@ -230,8 +257,9 @@ def _participants(
         Class indices (m, r), 0 where masked, and a mask (m, r), None if it is known to be all True.
     """
     classes = None
+    check_tensor("targets", targets)
     if mask is not None:
-        check_mask(mask, shape)
+        check_tensor("mask", mask, tuple(shape), "boolean")
     if is_integer(targets) and targets.shape in (shape[:1], shape):
         classes = targets.long().view(len(targets), -1).expand(*shape[:1], *(shape[1:] or (1,)))
         labelled = classes != ignore_index
@@ -245,7 +273,7 @@ def _participants(
 def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ...], terms: Terms) -> None:
     """Refuse targets that do not fit logits of a shape, and on the CPU class indices out of range."""
     (m, *positions, c), got = shape, tuple(targets.shape)
-    terms.check(c)
+    check_class_weights("weight", terms.weight, c)
     if c < 2:
         raise ValueError(f"logits must have at least 2 classes, got {tuple(shape)}; MultiMixBCELoss is for yes or no")
     if classes is None and got not in ((m, c), tuple(shape)):
@@ -258,10 +286,7 @@ def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ..
             f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
             f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
         )
-    # Elsewhere the host would have to wait.
-    if (
-        classes is not None and classes.numel() and classes.device.type == "cpu"
-    ):  # elsewhere the host would have to wait
+    if classes is not None and classes.device.type == "cpu":  # elsewhere the host would have to wait
         low, high = (end.item() for end in classes.aminmax())
         if not 0 <= low <= high < c:
             wanted = f"classes 0 to {c - 1} or ignore_index ({terms.ignore_index})"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmlib._checks import check_tensor
 from mmlib._typing import Bool, Float
 from mmlib.mixing import accumulation_dtype
 
@@ -71,9 +72,12 @@ def softmax_attention_map(
 
 def _scores(features: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
     """Return inner products of features and queries, (m, r), in float32 or wider; 0 at padding."""
+    check_tensor("features", features, ("m", "d", "r"))
+    m, d, r = features.shape
+    check_tensor("query", query)
+    check_tensor("query", query, (m, d) if query.ndim > 1 else (d,), hint=f"; features have shape {(m, d, r)}")
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be a boolean tensor, True at real positions, got {mask.dtype}")
+        check_tensor("mask", mask, (m, r), "boolean")
         features = features.masked_fill(~mask.unsqueeze(1), 0)  # padding may hold NaN
     dtype = accumulation_dtype(features.dtype)
     with torch.autocast(features.device.type, enabled=False):  # a sum over d overflows float16

@@ -11,7 +11,8 @@ Under `torch.compile` these functions are graph breaks, so `fullgraph=True` is n
 
 from torch import Generator, Tensor
 
-from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, mixed_loss
+from mmlib._checks import check_tensor
+from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, check_logits, mixed_loss
 from mmlib._typing import Alpha, Float
 
 
@@ -67,10 +68,7 @@ def mixed_cross_entropy(
     >>> logits.grad[7]
     tensor([0., 0., 0.])
     """
-    if logits.ndim != 2:
-        raise ValueError(
-            f"logits must have shape (m, c), got {tuple(logits.shape)}; dense_mixed_cross_entropy is for more"
-        )
+    check_logits(logits)
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
     terms = Terms(weight, ignore_index, label_smoothing, reduction)
     return mixed_loss(logits, targets, None, None, mixtures, terms, return_mixing_weights)
@@ -125,11 +123,9 @@ def dense_mixed_cross_entropy(
     >>> attention = torch.full((8, 16), 1 / 16)
     >>> dense_mixed_cross_entropy(logits, torch.randint(3, (8,)), attention, num_mixtures=1000).backward()
     """
-    if logits.ndim != 3:
-        hint = "; for a map (m, c, h, w) give logits.flatten(2).mT" if logits.ndim == 4 else ""
-        raise ValueError(f"logits must have shape (m, r, c), got {tuple(logits.shape)}{hint}")
-    if attention.shape != logits.shape[:2]:
-        raise ValueError(f"attention must have shape {tuple(logits.shape[:2])}, got {tuple(attention.shape)}")
+    hint = "; for a map (m, c, h, w) give logits.flatten(2).mT"
+    check_tensor("logits", logits, ("m", "r", "c"), "floating-point", hint)
+    check_tensor("attention", attention, tuple(logits.shape[:2]), "floating-point")
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
     terms = Terms(weight, ignore_index, label_smoothing, reduction)
     return mixed_loss(logits, targets, attention, mask, mixtures, terms, return_mixing_weights)

@@ -3,11 +3,21 @@
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmlib._checks import check_choice, check_type
-from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, check_mask, is_integer, mixed_loss
+from mmlib._checks import check_choice, check_tensor, check_type
+from mmlib._mixed_loss import (
+    LossAndWeights,
+    Mixtures,
+    Terms,
+    binary_loss,
+    check_class_weights,
+    check_logits,
+    is_integer,
+    mixed_loss,
+)
 from mmlib._typing import Alpha, Float
 from mmlib.attention import attention_map
 from mmlib.mixing import accumulation_dtype
@@ -17,22 +27,24 @@ class _MixtureLoss(nn.Module):
     """Arguments that all criteria share."""
 
     weight: Tensor | None
+    shown = ("num_mixtures", "alpha", "alpha_is_total", "weight", "ignore_index", "label_smoothing", "reduction")
 
     def __init__(self, mixtures: Mixtures, terms: Terms) -> None:
         super().__init__()
-        check_type("alpha_is_total", mixtures.alpha_is_total, bool)
         mixtures.check(1)
         terms.check()
         self.num_mixtures, self.alpha, self.alpha_is_total, self.generator, _ = mixtures
         weight, self.ignore_index, self.label_smoothing, self.reduction = terms
         self.register_buffer("weight", weight)
 
-    def mixtures(self, mixing_weights: Tensor | None) -> Mixtures | None:
-        """Return what to mix with; None in evaluation mode."""
-        if not self.training:
-            return None
+    def _mixtures(self, m: int, mixing_weights: Tensor | None) -> Mixtures | None:
+        """Return what to mix m examples with; None in evaluation mode, where given weights are only checked."""
         n = self.num_mixtures if mixing_weights is None else None
-        return Mixtures(n, self.alpha, self.alpha_is_total, self.generator, mixing_weights)
+        mixtures = Mixtures(n, self.alpha, self.alpha_is_total, self.generator, mixing_weights)
+        if self.training:
+            return mixtures
+        mixtures.check(m)
+        return None
 
     def terms(self) -> Terms:
         """Return how classes count and losses are reduced."""
@@ -40,8 +52,9 @@ class _MixtureLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the criterion for `print`."""
-        names = ("num_mixtures", "alpha", "alpha_is_total", "label_smoothing", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        values = {name: getattr(self, name) for name in self.shown}
+        values |= {name: x.tolist() for name, x in values.items() if isinstance(x, Tensor)}
+        return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 class MultiMixLoss(_MixtureLoss):
@@ -104,7 +117,8 @@ class MultiMixLoss(_MixtureLoss):
             mixing_weights: Λ, instead of a random one; not used in evaluation mode.
             return_mixing_weights: also return Λ; in evaluation mode it is the identity.
         """
-        mixtures = self.mixtures(mixing_weights)
+        check_logits(logits)
+        mixtures = self._mixtures(len(logits), mixing_weights)
         return mixed_loss(logits, targets, None, None, mixtures, self.terms(), return_mixing_weights)
 
 
@@ -126,6 +140,7 @@ class MultiMixBCELoss(_MixtureLoss):
     """
 
     pos_weight: Tensor | None
+    shown = ("num_mixtures", "alpha", "alpha_is_total", "weight", "pos_weight", "reduction")
 
     def __init__(
         self,
@@ -139,6 +154,7 @@ class MultiMixBCELoss(_MixtureLoss):
         generator: Generator | None = None,
     ) -> None:
         super().__init__(Mixtures(num_mixtures, alpha, alpha_is_total, generator), Terms(weight, reduction=reduction))
+        check_class_weights("pos_weight", pos_weight)
         self.register_buffer("pos_weight", pos_weight)
 
     def forward(
@@ -150,7 +166,8 @@ class MultiMixBCELoss(_MixtureLoss):
         return_mixing_weights: bool = False,
     ) -> LossAndWeights:
         """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
-        mixtures, classes = self.mixtures(mixing_weights), (self.weight, self.pos_weight)
+        check_logits(logits)
+        mixtures, classes = self._mixtures(len(logits), mixing_weights), (self.weight, self.pos_weight)
         return binary_loss(logits, targets, mixtures, *classes, self.reduction, return_mixing_weights)
 
 
@@ -186,6 +203,8 @@ class DenseMultiMixLoss(_MixtureLoss):
     >>> loss = criterion(tokens, head, torch.randint(3, (8,)), mask=mask)
     """
 
+    shown = (*_MixtureLoss.shown, "layout", "attention", "detach_attention", "affine")
+
     def __init__(
         self,
         num_mixtures: int = 1000,
@@ -208,6 +227,7 @@ class DenseMultiMixLoss(_MixtureLoss):
         if not callable(attention):
             check_choice("attention", attention, ("gap", "cam"))
         check_type("affine", affine, bool | None)
+        check_type("detach_attention", detach_attention, bool)
         self.layout, self.attention, self.detach_attention, self.affine = layout, attention, detach_attention, affine
         self._warned = False
 
@@ -232,7 +252,9 @@ class DenseMultiMixLoss(_MixtureLoss):
             query: (m, d), what positions are compared with, for instance the class token.
             mixing_weights, return_mixing_weights: as in `MultiMixLoss`.
         """
+        check_tensor("targets", targets)
         values, mask = self._positions(features, mask, head)
+        mixtures = self._mixtures(len(values), mixing_weights)
         attention, head_of_mixtures = None, None
         if self.training:
             attention = self._attention(values, head, targets, mask, query)
@@ -245,22 +267,32 @@ class DenseMultiMixLoss(_MixtureLoss):
         else:
             values = head(_mean_over_positions(values, mask).to(values.dtype)).unsqueeze(1)
             mask = None if mask is None else mask.any(dim=1, keepdim=True)
-        mixtures, terms = self.mixtures(mixing_weights), self.terms()
-        return mixed_loss(values, targets, attention, mask, mixtures, terms, return_mixing_weights, head_of_mixtures)
+        arguments = (mixtures, self.terms(), return_mixing_weights, head_of_mixtures)
+        return mixed_loss(values, targets, attention, mask, *arguments)
 
     def _positions(self, features: Tensor, mask: Tensor | None, head: Callable) -> tuple[Tensor, Tensor | None]:
         """Features as (m, r, d) and the mask as (m, r); masked features are 0, so that nothing of them is left."""
-        if features.ndim < 3:
-            raise ValueError(f"features must have shape (m, d, r) or alike, got {tuple(features.shape)}")
-        shape = tuple(features.shape)
-        features = features.flatten(2).mT if self.layout == "channels_first" else features.flatten(1, -2)
-        for layer in _linear_layers(head)[:1]:
-            if features.shape[2] != layer.in_features:
-                wanted = f"{layer.in_features} channels for this head"
-                raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
+        if not callable(head):
+            raise TypeError(f"head must be a function of (..., d), such as nn.Linear, got {type(head).__name__}")
+        check_tensor("features", features, kind="floating-point")
+        first, shape = self.layout == "channels_first", tuple(features.shape)
+        if features.ndim < 3 or 0 in shape:
+            wanted = "(m, d, r) or (m, d, h, w)" if first else "(m, r, d) or (m, h, w, d)"
+            raise ValueError(f"features must have shape {wanted}, nowhere 0, got {shape}")
+        features = features.flatten(2).mT if first else features.flatten(1, -2)
+        layer = _first_layer(head)
+        if layer is not None and features.shape[2] != layer.in_features:
+            wanted = f"{layer.in_features} channels for this head"
+            raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
+        # Autocast converts both; the parameter, not `layer.weight`, which a parametrization would compute.
+        dtype = None if layer is None or torch.is_autocast_enabled(features.device.type) else _parameter_dtype(layer)
+        if dtype not in (None, features.dtype):
+            raise TypeError(f"features must have the head's dtype, {dtype}, got {features.dtype}")
         if mask is None:
             return features, None
-        mask = check_mask(mask.flatten(1), features.shape[:2])
+        check_tensor("mask", mask)
+        mask = mask.flatten(1)
+        check_tensor("mask", mask, tuple(features.shape[:2]), "boolean")
         return features.masked_fill(~mask.unsqueeze(2), 0), mask
 
     def _attention(
@@ -274,7 +306,9 @@ class DenseMultiMixLoss(_MixtureLoss):
         if self.detach_attention:
             features, query = features.detach(), query.detach()
         function = self.attention if callable(self.attention) else attention_map
-        return function(features.mT, query, mask=mask)
+        attention = function(features.mT, query, mask=mask)
+        check_tensor("attention", attention, tuple(features.shape[:2]), "floating-point")
+        return attention
 
     def _is_affine(self, head: Callable) -> bool:
         if self.affine is not None:
@@ -305,17 +339,26 @@ def is_affine(head: object) -> bool:
     return isinstance(head, nn.Identity) or getattr(type(head), "forward", None) is nn.Linear.forward
 
 
-def _linear_layers(head: object) -> list[nn.Linear]:
-    """The linear layers of a head, if it is one or a sequence of some."""
+def _layers(head: object) -> list[object]:
+    """The layers of a head: those of a sequence, or the head itself."""
     head = getattr(head, "_orig_mod", head)
-    if type(head) is nn.Sequential:
-        return [layer for module in head for layer in _linear_layers(module)]
-    return [head] if isinstance(head, nn.Linear) else []
+    return [layer for module in head for layer in _layers(module)] if type(head) is nn.Sequential else [head]
+
+
+def _first_layer(head: object) -> nn.Linear | None:
+    """The linear layer that gets the features themselves, if there is one that is no more than linear."""
+    layers = (layer for layer in _layers(head) if not isinstance(layer, nn.Identity | _DropoutNd))
+    first = next(layers, None)
+    return first if isinstance(first, nn.Linear) and is_affine(first) else None
+
+
+def _parameter_dtype(layer: nn.Linear) -> torch.dtype | None:
+    return next((parameter.dtype for parameter in layer.parameters()), None)
 
 
 def _class_queries(head: object, targets: Tensor) -> Float[Tensor, "m d"]:
     """The class activation map's query: the head's weights of each example's target, W y."""
-    layers = _linear_layers(head)
+    layers = [layer for layer in _layers(head) if isinstance(layer, nn.Linear)]
     if len(layers) != 1 or not is_affine(head):
         raise ValueError(f"attention='cam' needs a head with one linear layer, got {type(head).__name__}")
     weight = layers[0].weight

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mmlib._checks import check_range
+from mmlib._checks import check_positive, check_range, check_tensor, check_type
+from mmlib._mixed_loss import check_binary, check_examples, is_integer
 from mmlib._typing import Bool, Float
 from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.mixing import accumulation_dtype
-from mmlib.sampling import check_alpha
 from mmlib.transforms import draw_pairs, mix_pairs
 
 Criterion = MultiMixLoss | DenseMultiMixLoss | MultiMixBCELoss
@@ -60,7 +60,8 @@ class MultiMixRecipe(nn.Module):
         if not isinstance(criterion, Criterion):
             raise TypeError(f"criterion must be one of mmlib, such as MultiMixLoss, got {type(criterion).__name__}")
         check_range(0, 1, probability=probability)
-        check_alpha(mixup_alpha)
+        check_positive(mixup_alpha=mixup_alpha)
+        check_type("generator", generator, Generator | None)
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
         if generator.device.type != "cpu":
@@ -87,9 +88,13 @@ class MultiMixRecipe(nn.Module):
             head: for the dense criterion, the model's classifier.
         """
         dense = isinstance(self.criterion, DenseMultiMixLoss)
-        if dense != (features is not None) or dense != (head is not None):
+        given = [features is not None, head is not None]
+        if any(given) if not dense else self.training and not all(given):
             takes = "both features and head" if dense else "neither features nor head"
             raise TypeError(f"{type(self.criterion).__name__} takes {takes}")
+        if not callable(model):
+            raise TypeError(f"model must be a function of images, got {type(model).__name__}")
+        targets = self._check_batch(images, targets)
         if not self.training:
             return self._reduce(self._plain_loss(model(images), targets), self._takes_part(targets))
         if torch.rand((), generator=self.generator, device="cpu").item() < self.probability:
@@ -97,6 +102,20 @@ class MultiMixRecipe(nn.Module):
                 return self.criterion(features(images), head, targets)
             return self.criterion(model(images), targets)
         return self._mixup_loss(model, images, targets)
+
+    def _check_batch(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Check what mixing needs to know before the model has run; return the targets, if one-hot, as numbers.
+
+        The dense criterion could take integers in two dimensions for classes per position.
+        """
+        check_tensor("images", images)
+        check_tensor("targets", targets)
+        if not images.ndim or not len(images):
+            raise ValueError(f"images must have at least one example, got shape {tuple(images.shape)}")
+        if targets.ndim not in (1, 2) or len(targets) != len(images):
+            m, got = len(images), tuple(targets.shape)
+            raise ValueError(f"targets must have shape ({m},) or ({m}, c) for {m} images, got {got}")
+        return targets.to(torch.get_default_dtype()) if is_integer(targets) and targets.ndim == 2 else targets
 
     def _mixup_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
         """Return λ H(y, p) + (1 - λ) H(y', p), where p is predicted for λ x + (1 - λ) x'."""
@@ -118,10 +137,15 @@ class MultiMixRecipe(nn.Module):
     def _plain_loss(self, logits: Float[Tensor, "m c"], targets: Tensor) -> Float[Tensor, " m"]:
         """Return the loss of each example, by the criterion's conventions, in single precision at least."""
         criterion = self.criterion
+        binary = isinstance(criterion, MultiMixBCELoss)
+        if binary:
+            targets = check_binary(logits, targets, criterion.weight, criterion.pos_weight)
+        else:
+            check_examples(logits, targets, criterion.terms())
         logits = logits.to(accumulation_dtype(logits.dtype))
         targets = targets.to(logits.dtype) if targets.ndim == 2 else targets.long()
         weight = None if criterion.weight is None else criterion.weight.to(logits)
-        if isinstance(criterion, MultiMixBCELoss):
+        if binary:
             yes = None if criterion.pos_weight is None else criterion.pos_weight.to(logits)
             losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=yes, reduction="none")
             return losses.mean(dim=1)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from mmlib import _backend
-from mmlib._checks import as_number, check_int
+from mmlib._checks import as_number, check_int, check_type
 from mmlib._typing import Alpha, Device, Float
 from mmlib.mixing import accumulation_dtype
 
@@ -90,6 +90,8 @@ def iter_mixing_weights(
     low, high = check_alpha(alpha)
     source, target = _resolve_devices(generator, device)
     dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point type, got {dtype}")
     rows = max(1, (CPU_BLOCK_ELEMENTS if source.type == "cpu" else GPU_BLOCK_ELEMENTS) // num_examples)
     sizes = [min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows)]
     kernels = _backend.cpu_kernels() if source.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else None
@@ -165,6 +167,7 @@ def check_alpha(alpha: Alpha) -> tuple[float, float]:
 
 def _resolve_devices(generator: Generator | None, device: Device | None) -> tuple[torch.device, torch.device]:
     """Return the device to draw on, which must be the generator's, and the device of the result."""
+    check_type("generator", generator, Generator | None)
     if device is not None:
         target = torch.device(device)
     else:
