@@ -65,24 +65,6 @@ def check_range(low: float = 0, high: float = math.inf, **values: object) -> Non
             raise error(f"{name} must be {wanted}, got {value!r}")
 
 
-def check_positive(**values: object) -> None:
-    """Check that the values, given by name, are finite numbers above 0.
-
-    Raises:
-        TypeError: a value is not a number.
-        ValueError: a number is not above 0, infinite or NaN.
-
-    >>> check_positive(mixup_alpha=0)
-    Traceback (most recent call last):
-    ValueError: mixup_alpha must be a positive number, got 0
-    """
-    for name, value in values.items():
-        number = as_number(value)
-        if number is None or not 0 < number < math.inf:
-            error = TypeError if number is None else ValueError
-            raise error(f"{name} must be a positive number, got {value!r}")
-
-
 def check_type(name: str, value: object, annotation: type | UnionType) -> object:
     """Check that a value has the annotated type; an integer serves as a float.
 
@@ -159,16 +141,16 @@ def check_tensor(
 
 
 def check_values(name: str, value: Tensor, low: float = 0, high: float = math.inf) -> None:
-    """Check that a tensor on the CPU holds numbers from `low` to `high`; elsewhere the host would have to wait.
-
-    Raises:
-        ValueError: a number is out of range or NaN.
-    """
+    """Check the range of a tensor's values on the CPU; elsewhere the host would have to wait."""
     if value.device.type == "cpu" and value.numel():
         for end in value.detach().aminmax():
-            if not low <= end.item() <= high:
-                wanted = f"numbers >= {low}" if high == math.inf else f"numbers from {low} to {high}"
-                raise ValueError(f"{name} must hold {wanted}, got {end.item():g}")
+            check_range(low, high, **{name: end.item()})
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse what are no logits of examples, (m, c)."""
+    hint = "; dense_mixed_cross_entropy takes (m, r, c), and nn.CrossEntropyLoss's (m, c, d1, ...) is not accepted"
+    check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
 
 
 def _plain(value):

@@ -15,13 +15,12 @@ from torch import Generator, Tensor
 
 from mmlib import _backend
 from mmlib._autograd import LabelLossCpu, SoftTargetLoss, mark_infinite, needs_grad
-from mmlib._checks import check_choice, check_int, check_range, check_tensor, check_type, check_values
+from mmlib._checks import check_choice, check_int, check_logits, check_range, check_tensor, check_type, check_values
 from mmlib._typing import Alpha
 from mmlib.mixing import accumulation_dtype, clamp_attention, mix
 from mmlib.sampling import check_alpha, iter_mixing_weights
 
 DEFAULT_NUM_MIXTURES = 1000
-REDUCTIONS = ("mean", "sum", "none")
 
 LossAndWeights = Tensor | tuple[Tensor, Tensor]
 
@@ -64,10 +63,10 @@ class Mixtures(NamedTuple):
         if weights.device.type == "cpu":  # elsewhere the host would have to wait
             # Rows in half precision sum to 1 within the rounding of their largest entry.
             tolerance, sums = max(1e-3, torch.finfo(weights.dtype).eps), weights.detach().sum(1, dtype=torch.double)
-            check_values("mixing_weights", weights, low=-tolerance)
             error = (sums - 1).abs().max().item()
             if not error <= tolerance:
                 raise ValueError(f"mixing_weights must have rows that sum to 1, got one that is {error:g} off")
+            check_values("mixing_weights", weights, -tolerance)
 
     def interval(self, m: int) -> tuple[float, float]:
         """The interval that the concentration of each of m examples is drawn from."""
@@ -88,13 +87,17 @@ class Terms(NamedTuple):
     ignore_index: int = -100
     label_smoothing: float = 0.0
     reduction: str = "mean"
+    pos_weight: Tensor | None = None
 
-    def check(self) -> None:
-        """Check the arguments, save that the class weights are as many as the classes."""
+    def check(self, c: int | None = None) -> None:
+        """Check the arguments, the class weights for c classes."""
         check_type("ignore_index", self.ignore_index, int)
         check_range(0, 1, label_smoothing=self.label_smoothing)
-        check_choice("reduction", self.reduction, REDUCTIONS)
-        check_class_weights("weight", self.weight)
+        check_choice("reduction", self.reduction, ("mean", "sum", "none"))
+        for name, weight in {"weight": self.weight, "pos_weight": self.pos_weight}.items():
+            if weight is not None:
+                check_tensor(name, weight, (c or "c",))
+                check_values(name, weight)
 
     def coefficients(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """What an example's own label and what smoothing contributes to each class, (c,) each."""
@@ -103,55 +106,30 @@ class Terms(NamedTuple):
         return (1 - smoothing) * weight, smoothing / c * weight
 
 
-def check_class_weights(name: str, weight: Tensor | None, c: int | None = None) -> None:
-    """Check weights of classes, where there are any, and that they are c where c is known."""
-    if weight is not None:
-        check_tensor(name, weight, ("c" if c is None else c,))
-        check_values(name, weight)
-
-
-def check_logits(logits: Tensor) -> None:
-    """Refuse what are no logits of examples, (m, c)."""
-    hint = "; dense_mixed_cross_entropy takes (m, r, c), and nn.CrossEntropyLoss's (m, c, d1, ...) is not accepted"
-    check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
-
-
-def check_binary(logits: Tensor, targets: Tensor, weight: Tensor | None, pos_weight: Tensor | None) -> Tensor:
-    """Check the arguments of a binary cross-entropy; return the targets in the shape and type of the logits."""
+@_exclude_from_compile
+def binary_loss(
+    logits: Tensor, targets: Tensor, mixtures: Mixtures | None, terms: Terms, return_mixing_weights: bool = False
+) -> LossAndWeights:
+    """Compute `mixed_binary_cross_entropy`, or that of the unmixed examples where `mixtures` is None."""
     check_logits(logits)
     check_tensor("targets", targets)
     if logits.shape[1] == 1 and targets.ndim == 1:
         targets = targets.unsqueeze(1)
     check_tensor("targets", targets, tuple(logits.shape))
-    targets = targets.to(accumulation_dtype(logits.dtype))
-    check_values("targets", targets, high=1)
-    for name, value in {"weight": weight, "pos_weight": pos_weight}.items():
-        check_class_weights(name, value, logits.shape[1])
-    return targets
-
-
-@_exclude_from_compile
-def binary_loss(
-    logits: Tensor,
-    targets: Tensor,
-    mixtures: Mixtures | None,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    reduction: str,
-    return_mixing_weights: bool = False,
-) -> LossAndWeights:
-    """Compute `mixed_binary_cross_entropy`, or that of the unmixed examples where `mixtures` is None."""
-    targets = check_binary(logits, targets, weight, pos_weight)
-    check_choice("reduction", reduction, REDUCTIONS)
+    terms.check(logits.shape[1])
     if mixtures is not None:
         mixtures.check(len(logits))
     logits = logits.to(accumulation_dtype(logits.dtype))
-    rows = _draw(mixtures, logits)
+    targets, rows = targets.to(logits.dtype), _draw(mixtures, logits)
+    check_values("targets", targets, high=1)
     if mixtures is not None:
         logits, targets = (mix(rows.to(logits.dtype), x) for x in (logits, targets))
-    weight, pos_weight = (None if x is None else x.to(logits.dtype) for x in (weight, pos_weight))
+    weight, pos_weight = (None if x is None else x.to(logits.dtype) for x in (terms.weight, terms.pos_weight))
     losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=pos_weight, reduction="none")
-    loss = losses.mean(1) if reduction == "none" else losses.mean(1).sum() if reduction == "sum" else losses.mean()
+    if terms.reduction == "mean":
+        loss = losses.mean()
+    else:
+        loss = losses.mean(1) if terms.reduction == "none" else losses.mean(1).sum()
     return (loss, rows) if return_mixing_weights else loss
 
 
@@ -238,13 +216,6 @@ def is_integer(targets: Tensor) -> bool:
     return not targets.is_floating_point() and targets.dtype != torch.bool
 
 
-def check_examples(logits: Tensor, targets: Tensor, terms: Terms) -> None:
-    """Check the arguments of a cross-entropy of examples, logits (m, c), as the mixtures' own is checked."""
-    check_logits(logits)
-    terms.check()
-    _check_targets(targets, _participants(targets, logits.shape[:1], None, terms.ignore_index)[0], logits.shape, terms)
-
-
 def _participants(
     targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -273,7 +244,7 @@ def _participants(
 def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ...], terms: Terms) -> None:
     """Refuse targets that do not fit logits of a shape, and on the CPU class indices out of range."""
     (m, *positions, c), got = shape, tuple(targets.shape)
-    check_class_weights("weight", terms.weight, c)
+    terms.check(c)
     if c < 2:
         raise ValueError(f"logits must have at least 2 classes, got {tuple(shape)}; MultiMixBCELoss is for yes or no")
     if classes is None and got not in ((m, c), tuple(shape)):

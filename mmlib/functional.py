@@ -11,8 +11,8 @@ Under `torch.compile` these functions are graph breaks, so `fullgraph=True` is n
 
 from torch import Generator, Tensor
 
-from mmlib._checks import check_tensor
-from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, check_logits, mixed_loss
+from mmlib._checks import check_logits, check_tensor
+from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, mixed_loss
 from mmlib._typing import Alpha, Float
 
 
@@ -169,4 +169,5 @@ def mixed_binary_cross_entropy(
     >>> mixed_binary_cross_entropy(logits, tags, num_mixtures=1000).backward()
     """
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
-    return binary_loss(logits, targets, mixtures, weight, pos_weight, reduction, return_mixing_weights)
+    terms = Terms(weight, reduction=reduction, pos_weight=pos_weight)
+    return binary_loss(logits, targets, mixtures, terms, return_mixing_weights)

@@ -1,5 +1,6 @@
 """MultiMix as criteria for anybody's training loop."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 
@@ -7,17 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmlib._checks import check_choice, check_tensor, check_type
-from mmlib._mixed_loss import (
-    LossAndWeights,
-    Mixtures,
-    Terms,
-    binary_loss,
-    check_class_weights,
-    check_logits,
-    is_integer,
-    mixed_loss,
-)
+from mmlib._checks import check_choice, check_logits, check_tensor, check_type
+from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, is_integer, mixed_loss
 from mmlib._typing import Alpha, Float
 from mmlib.attention import attention_map
 from mmlib.mixing import accumulation_dtype
@@ -27,15 +19,16 @@ class _MixtureLoss(nn.Module):
     """Arguments that all criteria share."""
 
     weight: Tensor | None
-    shown = ("num_mixtures", "alpha", "alpha_is_total", "weight", "ignore_index", "label_smoothing", "reduction")
+    pos_weight: Tensor | None
 
     def __init__(self, mixtures: Mixtures, terms: Terms) -> None:
         super().__init__()
         mixtures.check(1)
         terms.check()
         self.num_mixtures, self.alpha, self.alpha_is_total, self.generator, _ = mixtures
-        weight, self.ignore_index, self.label_smoothing, self.reduction = terms
+        weight, self.ignore_index, self.label_smoothing, self.reduction, pos_weight = terms
         self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
 
     def _mixtures(self, m: int, mixing_weights: Tensor | None) -> Mixtures | None:
         """Return what to mix m examples with; None in evaluation mode, where given weights are only checked."""
@@ -48,11 +41,12 @@ class _MixtureLoss(nn.Module):
 
     def terms(self) -> Terms:
         """Return how classes count and losses are reduced."""
-        return Terms(self.weight, self.ignore_index, self.label_smoothing, self.reduction)
+        return Terms(self.weight, self.ignore_index, self.label_smoothing, self.reduction, self.pos_weight)
 
     def extra_repr(self) -> str:
         """Describe the criterion for `print`."""
-        values = {name: getattr(self, name) for name in self.shown}
+        names = [name for name in inspect.signature(type(self)).parameters if name != "generator"]
+        values = {name: getattr(self, name) for name in names}
         values |= {name: x.tolist() for name, x in values.items() if isinstance(x, Tensor)}
         return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
@@ -139,9 +133,6 @@ class MultiMixBCELoss(_MixtureLoss):
     >>> loss = criterion(torch.randn(8, 5), torch.rand(8, 5) > 0.7)
     """
 
-    pos_weight: Tensor | None
-    shown = ("num_mixtures", "alpha", "alpha_is_total", "weight", "pos_weight", "reduction")
-
     def __init__(
         self,
         num_mixtures: int = 1000,
@@ -153,9 +144,8 @@ class MultiMixBCELoss(_MixtureLoss):
         reduction: str = "mean",
         generator: Generator | None = None,
     ) -> None:
-        super().__init__(Mixtures(num_mixtures, alpha, alpha_is_total, generator), Terms(weight, reduction=reduction))
-        check_class_weights("pos_weight", pos_weight)
-        self.register_buffer("pos_weight", pos_weight)
+        mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator)
+        super().__init__(mixtures, Terms(weight, reduction=reduction, pos_weight=pos_weight))
 
     def forward(
         self,
@@ -167,8 +157,9 @@ class MultiMixBCELoss(_MixtureLoss):
     ) -> LossAndWeights:
         """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
         check_logits(logits)
-        mixtures, classes = self._mixtures(len(logits), mixing_weights), (self.weight, self.pos_weight)
-        return binary_loss(logits, targets, mixtures, *classes, self.reduction, return_mixing_weights)
+        return binary_loss(
+            logits, targets, self._mixtures(len(logits), mixing_weights), self.terms(), return_mixing_weights
+        )
 
 
 class DenseMultiMixLoss(_MixtureLoss):
@@ -202,8 +193,6 @@ class DenseMultiMixLoss(_MixtureLoss):
     >>> criterion = DenseMultiMixLoss(num_mixtures=1000, layout="channels_last")
     >>> loss = criterion(tokens, head, torch.randint(3, (8,)), mask=mask)
     """
-
-    shown = (*_MixtureLoss.shown, "layout", "attention", "detach_attention", "affine")
 
     def __init__(
         self,
@@ -280,14 +269,14 @@ class DenseMultiMixLoss(_MixtureLoss):
             wanted = "(m, d, r) or (m, d, h, w)" if first else "(m, r, d) or (m, h, w, d)"
             raise ValueError(f"features must have shape {wanted}, nowhere 0, got {shape}")
         features = features.flatten(2).mT if first else features.flatten(1, -2)
-        layer = _first_layer(head)
-        if layer is not None and features.shape[2] != layer.in_features:
-            wanted = f"{layer.in_features} channels for this head"
-            raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
-        # Autocast converts both; the parameter, not `layer.weight`, which a parametrization would compute.
-        dtype = None if layer is None or torch.is_autocast_enabled(features.device.type) else _parameter_dtype(layer)
-        if dtype not in (None, features.dtype):
-            raise TypeError(f"features must have the head's dtype, {dtype}, got {features.dtype}")
+        for layer in _linear_layers(head)[:1]:
+            if features.shape[2] != layer.in_features:
+                wanted = f"{layer.in_features} channels for this head"
+                raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
+            # Not `layer.weight`, which a parametrization would compute once more.
+            dtypes = {parameter.dtype for parameter in layer.parameters()}
+            if is_affine(head) and features.dtype not in dtypes and not torch.is_autocast_enabled(features.device.type):
+                raise TypeError(f"features must have the head's dtype, {dtypes.pop()}, got {features.dtype}")
         if mask is None:
             return features, None
         check_tensor("mask", mask)
@@ -339,26 +328,17 @@ def is_affine(head: object) -> bool:
     return isinstance(head, nn.Identity) or getattr(type(head), "forward", None) is nn.Linear.forward
 
 
-def _layers(head: object) -> list[object]:
-    """The layers of a head: those of a sequence, or the head itself."""
+def _linear_layers(head: object) -> list[nn.Linear]:
+    """The linear layers of a head, if it is one or a sequence of some."""
     head = getattr(head, "_orig_mod", head)
-    return [layer for module in head for layer in _layers(module)] if type(head) is nn.Sequential else [head]
-
-
-def _first_layer(head: object) -> nn.Linear | None:
-    """The linear layer that gets the features themselves, if there is one that is no more than linear."""
-    layers = (layer for layer in _layers(head) if not isinstance(layer, nn.Identity | _DropoutNd))
-    first = next(layers, None)
-    return first if isinstance(first, nn.Linear) and is_affine(first) else None
-
-
-def _parameter_dtype(layer: nn.Linear) -> torch.dtype | None:
-    return next((parameter.dtype for parameter in layer.parameters()), None)
+    if type(head) is nn.Sequential:
+        return [layer for module in head for layer in _linear_layers(module)]
+    return [head] if isinstance(head, nn.Linear) else []
 
 
 def _class_queries(head: object, targets: Tensor) -> Float[Tensor, "m d"]:
     """The class activation map's query: the head's weights of each example's target, W y."""
-    layers = [layer for layer in _layers(head) if isinstance(layer, nn.Linear)]
+    layers = _linear_layers(head)
     if len(layers) != 1 or not is_affine(head):
         raise ValueError(f"attention='cam' needs a head with one linear layer, got {type(head).__name__}")
     weight = layers[0].weight

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._checks import check_int, check_positive, check_tensor
+from mmlib._checks import check_int, check_range, check_tensor
 from mmlib._typing import Float, Int, Integer
 from mmlib.mixing import accumulation_dtype
 
@@ -34,7 +34,7 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])).item()
     2.0
     """
-    _check_embeddings(embeddings)
+    check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
     u = F.normalize(_double(embeddings), dim=1)
     means, sizes = class_means(u, labels)
@@ -61,8 +61,8 @@ def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> Float[Tensor
     >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).item(), 4)
     -4.0
     """
-    check_positive(t=t)
-    _check_embeddings(embeddings)
+    check_range(t=t)
+    check_tensor("embeddings", embeddings, ("n", "d"))
     u = _normalise(embeddings)
     squares = u.square().sum(dim=1)  # 1, or 0 for an embedding that is zero
     total = _double(u.new_zeros(()))
@@ -163,7 +163,7 @@ def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"])
     (tensor([[0.0000, 0.0000],
             [0.5000, 0.5000]]), tensor([0., 2.]))
     """
-    _check_embeddings(embeddings)
+    check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
     if len(labels) and (lowest := labels.min().item()) < 0:
         raise ValueError(f"labels must be class indices >= 0, got {lowest}")
@@ -185,7 +185,7 @@ def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " 
     >>> [x.item() for x in class_variances(embeddings, torch.tensor([0, 0, 1, 1]))]
     [0.0, 0.5]
     """
-    _check_embeddings(embeddings)
+    check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
     u = F.normalize(_double(embeddings), dim=1)
     means, _ = class_means(u, labels)
@@ -269,11 +269,6 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, 
     means, sizes = class_means(embeddings, labels)
     u = F.normalize(means[sizes > 0] - embeddings.mean(0), dim=1)
     return (u.sum(0).square().sum() - u.square().sum()) / (len(u) * (len(u) - 1))
-
-
-def _check_embeddings(embeddings: Tensor) -> None:
-    check_tensor("embeddings", embeddings)
-    check_tensor("embeddings", embeddings, (*embeddings.shape[:1], "d"))
 
 
 def _class_indices(labels: Tensor, values: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mmlib._checks import check_positive, check_range, check_tensor, check_type
-from mmlib._mixed_loss import check_binary, check_examples, is_integer
+from mmlib._checks import check_logits, check_range, check_tensor, check_type
+from mmlib._mixed_loss import binary_loss, is_integer, mixed_loss
 from mmlib._typing import Bool, Float
 from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.mixing import accumulation_dtype
+from mmlib.sampling import check_alpha
 from mmlib.transforms import draw_pairs, mix_pairs
 
 Criterion = MultiMixLoss | DenseMultiMixLoss | MultiMixBCELoss
@@ -60,7 +60,7 @@ class MultiMixRecipe(nn.Module):
         if not isinstance(criterion, Criterion):
             raise TypeError(f"criterion must be one of mmlib, such as MultiMixLoss, got {type(criterion).__name__}")
         check_range(0, 1, probability=probability)
-        check_positive(mixup_alpha=mixup_alpha)
+        check_alpha(mixup_alpha, "mixup_alpha", pair=False)
         check_type("generator", generator, Generator | None)
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
@@ -92,8 +92,6 @@ class MultiMixRecipe(nn.Module):
         if any(given) if not dense else self.training and not all(given):
             takes = "both features and head" if dense else "neither features nor head"
             raise TypeError(f"{type(self.criterion).__name__} takes {takes}")
-        if not callable(model):
-            raise TypeError(f"model must be a function of images, got {type(model).__name__}")
         targets = self._check_batch(images, targets)
         if not self.training:
             return self._reduce(self._plain_loss(model(images), targets), self._takes_part(targets))
@@ -136,27 +134,11 @@ class MultiMixRecipe(nn.Module):
 
     def _plain_loss(self, logits: Float[Tensor, "m c"], targets: Tensor) -> Float[Tensor, " m"]:
         """Return the loss of each example, by the criterion's conventions, in single precision at least."""
-        criterion = self.criterion
-        binary = isinstance(criterion, MultiMixBCELoss)
-        if binary:
-            targets = check_binary(logits, targets, criterion.weight, criterion.pos_weight)
-        else:
-            check_examples(logits, targets, criterion.terms())
-        logits = logits.to(accumulation_dtype(logits.dtype))
-        targets = targets.to(logits.dtype) if targets.ndim == 2 else targets.long()
-        weight = None if criterion.weight is None else criterion.weight.to(logits)
-        if binary:
-            yes = None if criterion.pos_weight is None else criterion.pos_weight.to(logits)
-            losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=yes, reduction="none")
-            return losses.mean(dim=1)
-        return F.cross_entropy(
-            logits,
-            targets,
-            weight,
-            ignore_index=criterion.ignore_index,
-            label_smoothing=criterion.label_smoothing,
-            reduction="none",
-        )
+        check_logits(logits)
+        terms = self.criterion.terms()._replace(reduction="none")
+        if isinstance(self.criterion, MultiMixBCELoss):
+            return binary_loss(logits, targets, None, terms)
+        return mixed_loss(logits, targets, None, None, None, terms)
 
     def _reduce(self, losses: Float[Tensor, " m"], valid: Bool[Tensor, " m"]) -> Tensor:
         """Reduce as the criterion does; the mean is over what is not ignored, and 0 if there is nothing."""
