@@ -46,13 +46,13 @@ class PrecomputedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, scale, *_):
-        saved = ctx.saved_tensors
-        gradients, inputs = saved[: ctx.num_gradients], saved[ctx.num_gradients :]
-        gradients = [
-            None if scale is None or gradient is None else ScaledGradient.apply(gradient, scale, *inputs)
-            for gradient in gradients
+        if scale is None:
+            return (None,) * ctx.num_inputs
+        gradients, inputs = ctx.saved_tensors[: ctx.num_gradients], ctx.saved_tensors[ctx.num_gradients :]
+        scaled = [
+            None if gradient is None else ScaledGradient.apply(gradient, scale, *inputs) for gradient in gradients
         ]
-        return *gradients, *[None] * (ctx.num_inputs - len(gradients))
+        return *scaled, *[None] * (ctx.num_inputs - len(scaled))
 
 
 class ScaledGradient(torch.autograd.Function):

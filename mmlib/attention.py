@@ -30,6 +30,7 @@ def attention_map(
 
     Raises:
         TypeError: the mask is not boolean.
+        ValueError: the query or the mask does not fit the features.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation: a = h(zᵀu).
 

@@ -62,12 +62,14 @@ class MultiMixLoss(_MixtureLoss):
         num_mixtures: n.
         alpha: concentration of the Dirichlet distribution; a pair draws each mixture's own from U(low, high).
         alpha_is_total: read alpha as the concentration of the whole mixture, alpha / m for each of m examples (ours).
-            An example's own label then weighs 1 / (1 + α) in its expected gradient instead of 1 / (1 + mα).
+            An example's own label then keeps 1 / (1 + α) of its weight in the expected gradient, instead of
+            1 / (1 + mα), which matters on short schedules.
         weight: of every class, (c,).
         ignore_index: examples with this class index are in no mixture.
         label_smoothing: from 0 to 1.
         reduction: "mean", "sum", or "none" for a loss per mixture, (n,).
-        generator: source of randomness, on the device of the logits; by default torch's global one.
+        generator: source of randomness, on the device of the logits; by default torch's global one. It is no part of
+            `state_dict`: to resume, save its `get_state()` beside that.
 
     Source: MultiMix (NeurIPS 2023), section 3.
 
@@ -108,7 +110,7 @@ class MultiMixLoss(_MixtureLoss):
         Args:
             logits: the affine classifier's output.
             targets: class indices (m,) or distributions (m, c).
-            mixing_weights: Λ, instead of a random one; not used in evaluation mode.
+            mixing_weights: Λ, instead of a random one; in evaluation mode only its shape and its rows are checked.
             return_mixing_weights: also return Λ; in evaluation mode it is the identity.
         """
         check_logits(logits)
@@ -123,7 +125,7 @@ class MultiMixBCELoss(_MixtureLoss):
 
     Args:
         weight: of every class, (c,).
-        pos_weight: what a yes counts, per class, (c,).
+        pos_weight: weight of positive targets, per class, (c,).
         num_mixtures, alpha, alpha_is_total, reduction, generator: as in `MultiMixLoss`.
 
     Source: ours; MultiMix (NeurIPS 2023) has one label per example.
@@ -179,8 +181,8 @@ class DenseMultiMixLoss(_MixtureLoss):
             weights of the example's target, each by `attention_map`. Or a function with the signature of
             `attention_map` (such as `softmax_attention_map`), which gets the mean as its query.
         detach_attention: let no gradient through the attention (our choice): it measures confidence.
-        affine: whether the head is an affine map. None looks: `nn.Linear`, parametrized or compiled, and
-            `nn.Sequential` of such and of inactive dropout are; with any other head it warns once.
+        affine: whether the head is an affine map. With None, `nn.Linear`, parametrized or compiled, `nn.Identity`,
+            inactive dropout, and `nn.Sequential` of such are taken for affine; any other head is not, with a warning.
         num_mixtures, alpha, alpha_is_total, weight, ignore_index, label_smoothing, reduction, generator: as in
             `MultiMixLoss`. A mixture's loss is the mean over its positions.
 
@@ -267,16 +269,15 @@ class DenseMultiMixLoss(_MixtureLoss):
         first, shape = self.layout == "channels_first", tuple(features.shape)
         if features.ndim < 3 or 0 in shape:
             wanted = "(m, d, r) or (m, d, h, w)" if first else "(m, r, d) or (m, h, w, d)"
-            raise ValueError(f"features must have shape {wanted}, nowhere 0, got {shape}")
+            raise ValueError(f"features must have shape {wanted}, no size 0, got {shape}")
         features = features.flatten(2).mT if first else features.flatten(1, -2)
         for layer in _linear_layers(head)[:1]:
             if features.shape[2] != layer.in_features:
                 wanted = f"{layer.in_features} channels for this head"
                 raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
-            # Not `layer.weight`, which a parametrization would compute once more.
-            dtypes = {parameter.dtype for parameter in layer.parameters()}
-            if is_affine(head) and features.dtype not in dtypes and not torch.is_autocast_enabled(features.device.type):
-                raise TypeError(f"features must have the head's dtype, {dtypes.pop()}, got {features.dtype}")
+            dtype = next(layer.parameters(), features).dtype  # a parametrization would compute `layer.weight` anew
+            if is_affine(head) and dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
+                raise TypeError(f"features must have the head's dtype, {dtype}, got {features.dtype}")
         if mask is None:
             return features, None
         check_tensor("mask", mask)

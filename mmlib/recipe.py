@@ -25,7 +25,10 @@ class MultiMixRecipe(nn.Module):
     is plain cross-entropy of clean images. `MultiMixBCELoss` makes it binary cross-entropy throughout.
 
     Coin, λ and pairs come from a generator of the CPU, so that no step waits for a GPU; its state is part of
-    `state_dict`. The criterion draws its mixtures from its own.
+    `state_dict`. The criterion draws its mixtures from its own, which is not.
+
+    With `reduction="none"` the loss is one number per mixture, (n,), where embeddings are mixed, and one per image,
+    (m,), where images are and in evaluation mode.
 
     Args:
         criterion: the loss of a mini-batch whose embeddings are mixed, plain or dense.
@@ -33,7 +36,8 @@ class MultiMixRecipe(nn.Module):
         mixup_alpha: α of mixup's λ ~ Beta(α, α) (our choice).
         generator: a generator of the CPU; by default a new one, which torch's global generator seeds.
 
-    Source: MultiMix (NeurIPS 2023), section 3: "following Manifold mixup", inputs are mixed on the other mini-batches.
+    Source: MultiMix (NeurIPS 2023), section 3: "following Manifold mixup", the inputs, images here, are mixed on the
+    other mini-batches.
 
     >>> recipe = MultiMixRecipe(MultiMixLoss(num_mixtures=1000))
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -80,12 +84,14 @@ class MultiMixRecipe(nn.Module):
     ) -> Tensor:
         """Return the loss of one mini-batch.
 
+        The criterion's `mask`, `query` and `mixing_weights` do not pass through: mixed images have none of them.
+
         Args:
             model: returns the logits (m, c) of m images.
             images: the unmixed mini-batch.
             targets: class indices (m,) or distributions over classes (m, c), as the criterion takes them.
-            features: for the dense criterion, returns the features before pooling of m images.
-            head: for the dense criterion, the model's classifier.
+            features: for the dense criterion in training, returns the features before pooling of m images.
+            head: for the dense criterion in training, the model's classifier.
         """
         dense = isinstance(self.criterion, DenseMultiMixLoss)
         given = [features is not None, head is not None]
@@ -108,8 +114,6 @@ class MultiMixRecipe(nn.Module):
         """
         check_tensor("images", images)
         check_tensor("targets", targets)
-        if not images.ndim or not len(images):
-            raise ValueError(f"images must have at least one example, got shape {tuple(images.shape)}")
         if targets.ndim not in (1, 2) or len(targets) != len(images):
             m, got = len(images), tuple(targets.shape)
             raise ValueError(f"targets must have shape ({m},) or ({m}, c) for {m} images, got {got}")

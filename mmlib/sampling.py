@@ -1,4 +1,4 @@
-"""Mixing weights: points of the simplex, drawn from Dirichlet distributions."""
+"""Dirichlet sampling of mixing weights Λ: points of the simplex, one for every mixture."""
 
 import math
 from collections.abc import Iterator

@@ -388,7 +388,7 @@ def test_every_branch_refuses_the_same(criterion, targets, words, unchecked):
 @pytest.mark.parametrize(("probability", "training"), [(0.0, True), (1.0, True), (0.5, False)])
 def test_every_branch_refuses_models_and_batches_alike(probability, training, unchecked):
     model, recipe = Network(), recipe_of(MultiMixLoss(N), probability).train(training)
-    with pytest.raises(ValueError, match="images must have at least one example"):
+    with pytest.raises(ValueError, match="logits must have at least one example"):
         recipe(model, images()[:0], LABELS[:0])
     with pytest.raises(ValueError, match="logits must have at least 2 classes"):
         recipe(nn.Sequential(model, nn.Linear(C, 1).double()), images(), LABELS * 0)
