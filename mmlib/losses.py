@@ -39,7 +39,7 @@ class _MixtureLoss(nn.Module):
         mixtures.check(m)
         return None
 
-    def terms(self) -> Terms:
+    def _terms(self) -> Terms:
         """Return how classes count and losses are reduced."""
         return Terms(self.weight, self.ignore_index, self.label_smoothing, self.reduction, self.pos_weight)
 
@@ -115,7 +115,7 @@ class MultiMixLoss(_MixtureLoss):
         """
         check_logits(logits)
         mixtures = self._mixtures(len(logits), mixing_weights)
-        return mixed_loss(logits, targets, None, None, mixtures, self.terms(), return_mixing_weights)
+        return mixed_loss(logits, targets, None, None, mixtures, self._terms(), return_mixing_weights)
 
 
 class MultiMixBCELoss(_MixtureLoss):
@@ -160,7 +160,7 @@ class MultiMixBCELoss(_MixtureLoss):
         """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
         check_logits(logits)
         return binary_loss(
-            logits, targets, self._mixtures(len(logits), mixing_weights), self.terms(), return_mixing_weights
+            logits, targets, self._mixtures(len(logits), mixing_weights), self._terms(), return_mixing_weights
         )
 
 
@@ -258,7 +258,7 @@ class DenseMultiMixLoss(_MixtureLoss):
         else:
             values = head(_mean_over_positions(values, mask).to(values.dtype)).unsqueeze(1)
             mask = None if mask is None else mask.any(dim=1, keepdim=True)
-        arguments = (mixtures, self.terms(), return_mixing_weights, head_of_mixtures)
+        arguments = (mixtures, self._terms(), return_mixing_weights, head_of_mixtures)
         return mixed_loss(values, targets, attention, mask, *arguments)
 
     def _positions(self, features: Tensor, mask: Tensor | None, head: Callable) -> tuple[Tensor, Tensor | None]:

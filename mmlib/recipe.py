@@ -139,7 +139,7 @@ class MultiMixRecipe(nn.Module):
     def _plain_loss(self, logits: Float[Tensor, "m c"], targets: Tensor) -> Float[Tensor, " m"]:
         """Return the loss of each example, by the criterion's conventions, in single precision at least."""
         check_logits(logits)
-        terms = self.criterion.terms()._replace(reduction="none")
+        terms = self.criterion._terms()._replace(reduction="none")
         if isinstance(self.criterion, MultiMixBCELoss):
             return binary_loss(logits, targets, None, terms)
         return mixed_loss(logits, targets, None, None, None, terms)
