@@ -11,7 +11,8 @@ from mmbook.ledger import find_runs
 from mmbook.notebook import project_root
 from mmlib.experiments.evaluation import ood
 from mmlib.experiments.runs import RunRecord
-from mmlib.experiments.training.config import Config, first_mismatch, load_data
+from mmlib.experiments.training.config import Config, load_data
+from mmlib.experiments.training.resume import first_mismatch
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """MultiMix, Dense MultiMix and self-distillation, after Venkataramanan, Kijak, Amsaleg and Avrithis (NeurIPS 2023).
 
-The letters, bound here once:
+The letters used in all docstrings:
 
 ====  =====================================================================================
 m     examples interpolated: the whole mini-batch

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Elements of the mixed-logit matrix processed per chunk: on the CPU few enough to stay in cache (rounded up to whole
 # kernel blocks), elsewhere enough to keep the device busy.
@@ -19,7 +18,7 @@ def needs_grad(*values: Tensor | None) -> list[bool]:
 def mark_infinite(losses: Tensor) -> Tensor:
     """Replace what a label of an impossible class costs by infinity.
 
-    Logits of -inf are computed with as a quarter of the lowest number (`finite_logits`), for 0 times infinity is NaN.
+    Logits of -inf are clamped to a quarter of the lowest number before they are mixed, for 0 times infinity is NaN.
     """
     return losses.masked_fill(losses >= impossible(losses.dtype), torch.inf)
 
@@ -39,15 +38,40 @@ class PrecomputedGradient(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(gradient for gradient in output[1:] if gradient is not None))
-        ctx.save_for_backward(*output[1:])
-        ctx.num_inputs = len(inputs)
+        gradients = output[1:]
+        ctx.mark_non_differentiable(*(gradient for gradient in gradients if gradient is not None))
+        ctx.num_inputs, ctx.num_gradients = len(inputs), len(gradients)
+        differentiable = [x for x, gradient in zip(inputs, gradients) if gradient is not None]
+        ctx.save_for_backward(*gradients, *differentiable)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, scale, *_):
-        gradients = [None if scale is None or gradient is None else scale * gradient for gradient in ctx.saved_tensors]
-        return *gradients, *[None] * (ctx.num_inputs - len(gradients))
+        if scale is None:
+            return (None,) * ctx.num_inputs
+        gradients, inputs = ctx.saved_tensors[: ctx.num_gradients], ctx.saved_tensors[ctx.num_gradients :]
+        scaled = [
+            None if gradient is None else ScaledGradient.apply(gradient, scale, *inputs) for gradient in gradients
+        ]
+        return *scaled, *[None] * (ctx.num_inputs - len(scaled))
+
+
+class ScaledGradient(torch.autograd.Function):
+    """A gradient times the derivative that came from above; it depends on the inputs, but not differentiably."""
+
+    @staticmethod
+    def forward(gradient, scale, *inputs):
+        return scale * gradient
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            "this loss cannot be differentiated twice, for its gradient is computed in the forward pass; "
+            'the mean of reduction="none" can'
+        )
 
 
 class SoftTargetLoss(PrecomputedGradient):

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from types import UnionType
 from typing import get_args
 
+import torch
+from torch import Tensor
+
 
 def as_number(value: object) -> int | float | None:
     """Convert a number of Python, NumPy or torch (a tensor without dimensions) to an int or a float.
@@ -99,6 +102,55 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         *others, last = map(repr, choices)
         wanted = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_tensor(
+    name: str, value: object, shape: tuple[int | str, ...] | None = None, kind: str = "", hint: str = ""
+) -> None:
+    """Check that a value is a tensor of a shape and a kind of dtype.
+
+    Args:
+        name: the argument's name.
+        value: its value.
+        shape: sizes, or letters for sizes of at least 1.
+        kind: "floating-point", "boolean", or "" for any but complex numbers.
+        hint: what to add to the error of a wrong shape.
+
+    Raises:
+        TypeError: the value is not a tensor, or one of another kind.
+        ValueError: the tensor has another shape.
+
+    >>> check_tensor("mask", torch.ones(2, 3), (2, 3), "boolean")
+    Traceback (most recent call last):
+    TypeError: mask must be a boolean tensor, got torch.float32
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    fits = {"floating-point": value.is_floating_point(), "boolean": value.dtype == torch.bool}
+    if not fits.get(kind, not value.is_complex()):
+        raise TypeError(f"{name} must be a {kind or 'real'} tensor, got {value.dtype}")
+    if shape is None:
+        return
+    got = tuple(value.shape)
+    if len(got) == len(shape) and shape[0] == "m" and not len(value):
+        raise ValueError(f"{name} must have at least one example, got shape {got}")
+    matches = (size == wanted or (isinstance(wanted, str) and size > 0) for size, wanted in zip(got, shape))
+    if len(got) != len(shape) or not all(matches):
+        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name} must have shape ({wanted}), got {got}{hint}")
+
+
+def check_values(name: str, value: Tensor, low: float = 0, high: float = math.inf) -> None:
+    """Check the range of a tensor's values on the CPU; elsewhere the host would have to wait."""
+    if value.device.type == "cpu" and value.numel():
+        for end in value.detach().aminmax():
+            check_range(low, high, **{name: end.item()})
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse what are no logits of examples, (m, c)."""
+    hint = "; dense_mixed_cross_entropy takes (m, r, c), and nn.CrossEntropyLoss's (m, c, d1, ...) is not accepted"
+    check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
 
 
 def _plain(value):

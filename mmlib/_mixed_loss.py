@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from mmlib import _backend
 from mmlib._autograd import LabelLossCpu, SoftTargetLoss, mark_infinite, needs_grad
-from mmlib._checks import check_choice, check_int, check_range
+from mmlib._checks import check_choice, check_int, check_logits, check_range, check_tensor, check_type, check_values
 from mmlib._typing import Alpha
 from mmlib.mixing import accumulation_dtype, clamp_attention, mix
 from mmlib.sampling import check_alpha, iter_mixing_weights
@@ -52,19 +52,21 @@ class Mixtures(NamedTuple):
     def check(self, m: int) -> None:
         """Check the arguments of a loss of m examples; rows that do not sum to 1 are found on the CPU only."""
         n, weights = self.num_mixtures, self.mixing_weights
+        check_type("alpha_is_total", self.alpha_is_total, bool)
+        check_type("generator", self.generator, Generator | None)
         self.interval(m)
         if n is not None:
             check_int(1, num_mixtures=n)
         if weights is None:
             return
-        if weights.ndim != 2 or weights.shape[1] != m or not len(weights) or n not in (None, len(weights)):
-            raise ValueError(f"mixing_weights must have shape ({n or 'n'}, {m}), got {tuple(weights.shape)}")
+        check_tensor("mixing_weights", weights, (n or "n", m), "floating-point")
         if weights.device.type == "cpu":  # elsewhere the host would have to wait
             # Rows in half precision sum to 1 within the rounding of their largest entry.
             tolerance, sums = max(1e-3, torch.finfo(weights.dtype).eps), weights.detach().sum(1, dtype=torch.double)
             error = (sums - 1).abs().max().item()
             if not error <= tolerance:
                 raise ValueError(f"mixing_weights must have rows that sum to 1, got one that is {error:g} off")
+            check_values("mixing_weights", weights, -tolerance)
 
     def interval(self, m: int) -> tuple[float, float]:
         """The interval that the concentration of each of m examples is drawn from."""
@@ -85,13 +87,17 @@ class Terms(NamedTuple):
     ignore_index: int = -100
     label_smoothing: float = 0.0
     reduction: str = "mean"
+    pos_weight: Tensor | None = None
 
     def check(self, c: int | None = None) -> None:
         """Check the arguments, the class weights for c classes."""
+        check_type("ignore_index", self.ignore_index, int)
         check_range(0, 1, label_smoothing=self.label_smoothing)
         check_choice("reduction", self.reduction, ("mean", "sum", "none"))
-        if self.weight is not None and c is not None and self.weight.shape != (c,):
-            raise ValueError(f"weight must have shape ({c},), got {tuple(self.weight.shape)}")
+        for name, weight in {"weight": self.weight, "pos_weight": self.pos_weight}.items():
+            if weight is not None:
+                check_tensor(name, weight, (c or "c",))
+                check_values(name, weight)
 
     def coefficients(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """What an example's own label and what smoothing contributes to each class, (c,) each."""
@@ -102,30 +108,28 @@ class Terms(NamedTuple):
 
 @_exclude_from_compile
 def binary_loss(
-    logits: Tensor,
-    targets: Tensor,
-    mixtures: Mixtures | None,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    reduction: str,
-    return_mixing_weights: bool = False,
+    logits: Tensor, targets: Tensor, mixtures: Mixtures | None, terms: Terms, return_mixing_weights: bool = False
 ) -> LossAndWeights:
     """Compute `mixed_binary_cross_entropy`, or that of the unmixed examples where `mixtures` is None."""
-    if logits.ndim == 2 and logits.shape[1] == 1 and targets.ndim == 1:
+    check_logits(logits)
+    check_tensor("targets", targets)
+    if logits.shape[1] == 1 and targets.ndim == 1:
         targets = targets.unsqueeze(1)
-    if logits.ndim != 2 or targets.shape != logits.shape:
-        got = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
-        raise ValueError(f"logits and targets must have the same shape (m, c), got {got}")
-    Terms(weight, reduction=reduction).check(logits.shape[1])
+    check_tensor("targets", targets, tuple(logits.shape))
+    terms.check(logits.shape[1])
     if mixtures is not None:
         mixtures.check(len(logits))
     logits = logits.to(accumulation_dtype(logits.dtype))
     targets, rows = targets.to(logits.dtype), _draw(mixtures, logits)
+    check_values("targets", targets, high=1)
     if mixtures is not None:
         logits, targets = (mix(rows.to(logits.dtype), x) for x in (logits, targets))
-    weight, pos_weight = (None if x is None else x.to(logits.dtype) for x in (weight, pos_weight))
+    weight, pos_weight = (None if x is None else x.to(logits.dtype) for x in (terms.weight, terms.pos_weight))
     losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=pos_weight, reduction="none")
-    loss = losses.mean(1) if reduction == "none" else losses.mean(1).sum() if reduction == "sum" else losses.mean()
+    if terms.reduction == "mean":
+        loss = losses.mean()
+    else:
+        loss = losses.mean(1) if terms.reduction == "none" else losses.mean(1).sum()
     return (loss, rows) if return_mixing_weights else loss
 
 
@@ -147,6 +151,7 @@ def mixed_loss(
     """
     if mixtures is not None:
         mixtures.check(len(values))
+    terms.check()
     classes, mask = _participants(targets, values.shape[:-1], mask, terms.ignore_index)
     logits, folded = _leave_out(_finite(values), attention, mask)
     rows, whole = None, head is not None or terms.reduction == "none" or mixtures is None
@@ -211,13 +216,6 @@ def is_integer(targets: Tensor) -> bool:
     return not targets.is_floating_point() and targets.dtype != torch.bool
 
 
-def check_mask(mask: Tensor, shape: torch.Size) -> Tensor:
-    """Refuse a mask of another shape or dtype."""
-    if mask.shape != shape or mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool of shape {tuple(shape)}, got {mask.dtype} of {tuple(mask.shape)}")
-    return mask
-
-
 def _participants(
     targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -230,8 +228,9 @@ def _participants(
         Class indices (m, r), 0 where masked, and a mask (m, r), None if it is known to be all True.
     """
     classes = None
+    check_tensor("targets", targets)
     if mask is not None:
-        check_mask(mask, shape)
+        check_tensor("mask", mask, tuple(shape), "boolean")
     if is_integer(targets) and targets.shape in (shape[:1], shape):
         classes = targets.long().view(len(targets), -1).expand(*shape[:1], *(shape[1:] or (1,)))
         labelled = classes != ignore_index
@@ -258,10 +257,7 @@ def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ..
             f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
             f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
         )
-    # Elsewhere the host would have to wait.
-    if (
-        classes is not None and classes.numel() and classes.device.type == "cpu"
-    ):  # elsewhere the host would have to wait
+    if classes is not None and classes.device.type == "cpu":  # elsewhere the host would have to wait
         low, high = (end.item() for end in classes.aminmax())
         if not 0 <= low <= high < c:
             wanted = f"classes 0 to {c - 1} or ignore_index ({terms.ignore_index})"

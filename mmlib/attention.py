@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmlib._checks import check_tensor
 from mmlib._typing import Bool, Float
 from mmlib.mixing import accumulation_dtype
 
@@ -29,6 +30,7 @@ def attention_map(
 
     Raises:
         TypeError: the mask is not boolean.
+        ValueError: the query or the mask does not fit the features.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation: a = h(zᵀu).
 
@@ -71,9 +73,12 @@ def softmax_attention_map(
 
 def _scores(features: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
     """Return inner products of features and queries, (m, r), in float32 or wider; 0 at padding."""
+    check_tensor("features", features, ("m", "d", "r"))
+    m, d, r = features.shape
+    check_tensor("query", query)
+    check_tensor("query", query, (m, d) if query.ndim > 1 else (d,), hint=f"; features have shape {(m, d, r)}")
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be a boolean tensor, True at real positions, got {mask.dtype}")
+        check_tensor("mask", mask, (m, r), "boolean")
         features = features.masked_fill(~mask.unsqueeze(1), 0)  # padding may hold NaN
     dtype = accumulation_dtype(features.dtype)
     with torch.autocast(features.device.type, enabled=False):  # a sum over d overflows float16

@@ -1,16 +1,18 @@
-"""Cross-entropy of mixtures, plain and dense, and binary cross-entropy of mixtures.
+"""The MultiMix loss as functions: cross-entropy of mixtures, plain and dense, and binary cross-entropy of mixtures.
 
 The rows of Λ sum to 1 and the classifier is affine, so interpolation and classifier commute,
 W(Λz) + b = Λ(Wz + b): logits are mixed, (m, c), never embeddings, (n, d). Λ is shared by all positions, so all of
 them are one product. Loss and gradients are summed over chunks of mixtures in the forward pass: memory does not
 grow with n, and a chunk's work stays in cache.
 
-Under `torch.compile` these functions are graph breaks, so `fullgraph=True` is not supported; `torch.func.grad` is,
-`vmap` and second derivatives are not.
+Under `torch.compile` these functions are graph breaks, so `fullgraph=True` is not supported. `torch.func.grad` is
+supported; `torch.func.vmap` and forward-mode derivatives are not. Second derivatives are refused, save with
+`reduction="none"`, which is plain autograd.
 """
 
 from torch import Generator, Tensor
 
+from mmlib._checks import check_logits, check_tensor
 from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, mixed_loss
 from mmlib._typing import Alpha, Float
 
@@ -52,12 +54,14 @@ def mixed_cross_entropy(
         generator: source of randomness, on the device of the logits; by default torch's global one.
 
     Returns:
-        The loss, or the loss and Λ, (n, m). It is infinite if a label's logit is -inf, as in `F.cross_entropy`.
+        The loss, or the loss and Λ, (n, m). It is infinite if any example has logit -inf for a class that any other
+        is labelled with.
 
     Raises:
-        ValueError: shapes do not fit, or there is a single class; on the CPU also if a row of weights does not sum
-            to 1 or a class index is out of range. On other devices, where the host would have to wait to see it, an
-            index out of range makes the loss NaN.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: shapes do not fit, there is no example, or there is a single class; on the CPU also if weights are
+            negative, a row of Λ does not sum to 1, or a class index is out of range. On other devices, where the host
+            would have to wait to see it, an index out of range makes the loss NaN.
 
     Source: MultiMix (NeurIPS 2023), section 3.
 
@@ -67,10 +71,7 @@ def mixed_cross_entropy(
     >>> logits.grad[7]
     tensor([0., 0., 0.])
     """
-    if logits.ndim != 2:
-        raise ValueError(
-            f"logits must have shape (m, c), got {tuple(logits.shape)}; dense_mixed_cross_entropy is for more"
-        )
+    check_logits(logits)
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
     terms = Terms(weight, ignore_index, label_smoothing, reduction)
     return mixed_loss(logits, targets, None, None, mixtures, terms, return_mixing_weights)
@@ -116,7 +117,7 @@ def dense_mixed_cross_entropy(
         The loss, or the loss and Λ, (n, m).
 
     Raises:
-        ValueError: as `mixed_cross_entropy`.
+        TypeError, ValueError: as `mixed_cross_entropy`.
 
     Source: MultiMix (NeurIPS 2023), section 3, dense interpolation.
 
@@ -125,11 +126,9 @@ def dense_mixed_cross_entropy(
     >>> attention = torch.full((8, 16), 1 / 16)
     >>> dense_mixed_cross_entropy(logits, torch.randint(3, (8,)), attention, num_mixtures=1000).backward()
     """
-    if logits.ndim != 3:
-        hint = "; for a map (m, c, h, w) give logits.flatten(2).mT" if logits.ndim == 4 else ""
-        raise ValueError(f"logits must have shape (m, r, c), got {tuple(logits.shape)}{hint}")
-    if attention.shape != logits.shape[:2]:
-        raise ValueError(f"attention must have shape {tuple(logits.shape[:2])}, got {tuple(attention.shape)}")
+    hint = "; for a map (m, c, h, w) give logits.flatten(2).mT"
+    check_tensor("logits", logits, ("m", "r", "c"), "floating-point", hint)
+    check_tensor("attention", attention, tuple(logits.shape[:2]), "floating-point")
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
     terms = Terms(weight, ignore_index, label_smoothing, reduction)
     return mixed_loss(logits, targets, attention, mask, mixtures, terms, return_mixing_weights)
@@ -158,7 +157,7 @@ def mixed_binary_cross_entropy(
         logits: the affine classifier's output, (m, c).
         targets: from 0 to 1, or booleans or integers, in the shape of the logits; for one class also (m,).
         weight: of every class, (c,).
-        pos_weight: what a yes counts, per class, (c,), as in `F.binary_cross_entropy_with_logits`.
+        pos_weight: weight of positive targets, per class, (c,), as in `F.binary_cross_entropy_with_logits`.
         reduction: "mean", "sum", or "none" for a loss per mixture, (n,).
         num_mixtures, alpha, alpha_is_total, mixing_weights, return_mixing_weights, generator: as in
             `mixed_cross_entropy`.
@@ -173,4 +172,5 @@ def mixed_binary_cross_entropy(
     >>> mixed_binary_cross_entropy(logits, tags, num_mixtures=1000).backward()
     """
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
-    return binary_loss(logits, targets, mixtures, weight, pos_weight, reduction, return_mixing_weights)
+    terms = Terms(weight, reduction=reduction, pos_weight=pos_weight)
+    return binary_loss(logits, targets, mixtures, terms, return_mixing_weights)

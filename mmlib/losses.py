@@ -1,13 +1,15 @@
 """MultiMix as criteria for anybody's training loop."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmlib._checks import check_choice, check_type
-from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, check_mask, is_integer, mixed_loss
+from mmlib._checks import check_choice, check_logits, check_tensor, check_type
+from mmlib._mixed_loss import LossAndWeights, Mixtures, Terms, binary_loss, is_integer, mixed_loss
 from mmlib._typing import Alpha, Float
 from mmlib.attention import attention_map
 from mmlib.mixing import accumulation_dtype
@@ -17,31 +19,36 @@ class _MixtureLoss(nn.Module):
     """Arguments that all criteria share."""
 
     weight: Tensor | None
+    pos_weight: Tensor | None
 
     def __init__(self, mixtures: Mixtures, terms: Terms) -> None:
         super().__init__()
-        check_type("alpha_is_total", mixtures.alpha_is_total, bool)
         mixtures.check(1)
         terms.check()
         self.num_mixtures, self.alpha, self.alpha_is_total, self.generator, _ = mixtures
-        weight, self.ignore_index, self.label_smoothing, self.reduction = terms
+        weight, self.ignore_index, self.label_smoothing, self.reduction, pos_weight = terms
         self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
 
-    def mixtures(self, mixing_weights: Tensor | None) -> Mixtures | None:
-        """Return what to mix with; None in evaluation mode."""
-        if not self.training:
-            return None
+    def _mixtures(self, m: int, mixing_weights: Tensor | None) -> Mixtures | None:
+        """Return what to mix m examples with; None in evaluation mode, where given weights are only checked."""
         n = self.num_mixtures if mixing_weights is None else None
-        return Mixtures(n, self.alpha, self.alpha_is_total, self.generator, mixing_weights)
+        mixtures = Mixtures(n, self.alpha, self.alpha_is_total, self.generator, mixing_weights)
+        if self.training:
+            return mixtures
+        mixtures.check(m)
+        return None
 
-    def terms(self) -> Terms:
+    def _terms(self) -> Terms:
         """Return how classes count and losses are reduced."""
-        return Terms(self.weight, self.ignore_index, self.label_smoothing, self.reduction)
+        return Terms(self.weight, self.ignore_index, self.label_smoothing, self.reduction, self.pos_weight)
 
     def extra_repr(self) -> str:
         """Describe the criterion for `print`."""
-        names = ("num_mixtures", "alpha", "alpha_is_total", "label_smoothing", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        names = [name for name in inspect.signature(type(self)).parameters if name != "generator"]
+        values = {name: getattr(self, name) for name in names}
+        values |= {name: x.tolist() for name, x in values.items() if isinstance(x, Tensor)}
+        return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 class MultiMixLoss(_MixtureLoss):
@@ -55,12 +62,14 @@ class MultiMixLoss(_MixtureLoss):
         num_mixtures: n.
         alpha: concentration of the Dirichlet distribution; a pair draws each mixture's own from U(low, high).
         alpha_is_total: read alpha as the concentration of the whole mixture, alpha / m for each of m examples (ours).
-            An example's own label then weighs 1 / (1 + α) in its expected gradient instead of 1 / (1 + mα).
+            An example's own label then keeps 1 / (1 + α) of its weight in the expected gradient, instead of
+            1 / (1 + mα), which matters on short schedules.
         weight: of every class, (c,).
         ignore_index: examples with this class index are in no mixture.
         label_smoothing: from 0 to 1.
         reduction: "mean", "sum", or "none" for a loss per mixture, (n,).
-        generator: source of randomness, on the device of the logits; by default torch's global one.
+        generator: source of randomness, on the device of the logits; by default torch's global one. It is no part of
+            `state_dict`: to resume, save its `get_state()` beside that.
 
     Source: MultiMix (NeurIPS 2023), section 3.
 
@@ -101,11 +110,12 @@ class MultiMixLoss(_MixtureLoss):
         Args:
             logits: the affine classifier's output.
             targets: class indices (m,) or distributions (m, c).
-            mixing_weights: Λ, instead of a random one; not used in evaluation mode.
+            mixing_weights: Λ, instead of a random one; in evaluation mode only its shape and its rows are checked.
             return_mixing_weights: also return Λ; in evaluation mode it is the identity.
         """
-        mixtures = self.mixtures(mixing_weights)
-        return mixed_loss(logits, targets, None, None, mixtures, self.terms(), return_mixing_weights)
+        check_logits(logits)
+        mixtures = self._mixtures(len(logits), mixing_weights)
+        return mixed_loss(logits, targets, None, None, mixtures, self._terms(), return_mixing_weights)
 
 
 class MultiMixBCELoss(_MixtureLoss):
@@ -115,7 +125,7 @@ class MultiMixBCELoss(_MixtureLoss):
 
     Args:
         weight: of every class, (c,).
-        pos_weight: what a yes counts, per class, (c,).
+        pos_weight: weight of positive targets, per class, (c,).
         num_mixtures, alpha, alpha_is_total, reduction, generator: as in `MultiMixLoss`.
 
     Source: ours; MultiMix (NeurIPS 2023) has one label per example.
@@ -124,8 +134,6 @@ class MultiMixBCELoss(_MixtureLoss):
     >>> criterion = MultiMixBCELoss(num_mixtures=1000)
     >>> loss = criterion(torch.randn(8, 5), torch.rand(8, 5) > 0.7)
     """
-
-    pos_weight: Tensor | None
 
     def __init__(
         self,
@@ -138,8 +146,8 @@ class MultiMixBCELoss(_MixtureLoss):
         reduction: str = "mean",
         generator: Generator | None = None,
     ) -> None:
-        super().__init__(Mixtures(num_mixtures, alpha, alpha_is_total, generator), Terms(weight, reduction=reduction))
-        self.register_buffer("pos_weight", pos_weight)
+        mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator)
+        super().__init__(mixtures, Terms(weight, reduction=reduction, pos_weight=pos_weight))
 
     def forward(
         self,
@@ -150,8 +158,10 @@ class MultiMixBCELoss(_MixtureLoss):
         return_mixing_weights: bool = False,
     ) -> LossAndWeights:
         """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
-        mixtures, classes = self.mixtures(mixing_weights), (self.weight, self.pos_weight)
-        return binary_loss(logits, targets, mixtures, *classes, self.reduction, return_mixing_weights)
+        check_logits(logits)
+        return binary_loss(
+            logits, targets, self._mixtures(len(logits), mixing_weights), self._terms(), return_mixing_weights
+        )
 
 
 class DenseMultiMixLoss(_MixtureLoss):
@@ -171,8 +181,8 @@ class DenseMultiMixLoss(_MixtureLoss):
             weights of the example's target, each by `attention_map`. Or a function with the signature of
             `attention_map` (such as `softmax_attention_map`), which gets the mean as its query.
         detach_attention: let no gradient through the attention (our choice): it measures confidence.
-        affine: whether the head is an affine map. None looks: `nn.Linear`, parametrized or compiled, and
-            `nn.Sequential` of such and of inactive dropout are; with any other head it warns once.
+        affine: whether the head is an affine map. With None, `nn.Linear`, parametrized or compiled, `nn.Identity`,
+            inactive dropout, and `nn.Sequential` of such are taken for affine; any other head is not, with a warning.
         num_mixtures, alpha, alpha_is_total, weight, ignore_index, label_smoothing, reduction, generator: as in
             `MultiMixLoss`. A mixture's loss is the mean over its positions.
 
@@ -208,6 +218,7 @@ class DenseMultiMixLoss(_MixtureLoss):
         if not callable(attention):
             check_choice("attention", attention, ("gap", "cam"))
         check_type("affine", affine, bool | None)
+        check_type("detach_attention", detach_attention, bool)
         self.layout, self.attention, self.detach_attention, self.affine = layout, attention, detach_attention, affine
         self._warned = False
 
@@ -232,7 +243,9 @@ class DenseMultiMixLoss(_MixtureLoss):
             query: (m, d), what positions are compared with, for instance the class token.
             mixing_weights, return_mixing_weights: as in `MultiMixLoss`.
         """
+        check_tensor("targets", targets)
         values, mask = self._positions(features, mask, head)
+        mixtures = self._mixtures(len(values), mixing_weights)
         attention, head_of_mixtures = None, None
         if self.training:
             attention = self._attention(values, head, targets, mask, query)
@@ -245,22 +258,31 @@ class DenseMultiMixLoss(_MixtureLoss):
         else:
             values = head(_mean_over_positions(values, mask).to(values.dtype)).unsqueeze(1)
             mask = None if mask is None else mask.any(dim=1, keepdim=True)
-        mixtures, terms = self.mixtures(mixing_weights), self.terms()
-        return mixed_loss(values, targets, attention, mask, mixtures, terms, return_mixing_weights, head_of_mixtures)
+        arguments = (mixtures, self._terms(), return_mixing_weights, head_of_mixtures)
+        return mixed_loss(values, targets, attention, mask, *arguments)
 
     def _positions(self, features: Tensor, mask: Tensor | None, head: Callable) -> tuple[Tensor, Tensor | None]:
         """Features as (m, r, d) and the mask as (m, r); masked features are 0, so that nothing of them is left."""
-        if features.ndim < 3:
-            raise ValueError(f"features must have shape (m, d, r) or alike, got {tuple(features.shape)}")
-        shape = tuple(features.shape)
-        features = features.flatten(2).mT if self.layout == "channels_first" else features.flatten(1, -2)
+        if not callable(head):
+            raise TypeError(f"head must be a function of (..., d), such as nn.Linear, got {type(head).__name__}")
+        check_tensor("features", features, kind="floating-point")
+        first, shape = self.layout == "channels_first", tuple(features.shape)
+        if features.ndim < 3 or 0 in shape:
+            wanted = "(m, d, r) or (m, d, h, w)" if first else "(m, r, d) or (m, h, w, d)"
+            raise ValueError(f"features must have shape {wanted}, no size 0, got {shape}")
+        features = features.flatten(2).mT if first else features.flatten(1, -2)
         for layer in _linear_layers(head)[:1]:
             if features.shape[2] != layer.in_features:
                 wanted = f"{layer.in_features} channels for this head"
                 raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
+            dtype = next(layer.parameters(), features).dtype  # a parametrization would compute `layer.weight` anew
+            if is_affine(head) and dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
+                raise TypeError(f"features must have the head's dtype, {dtype}, got {features.dtype}")
         if mask is None:
             return features, None
-        mask = check_mask(mask.flatten(1), features.shape[:2])
+        check_tensor("mask", mask)
+        mask = mask.flatten(1)
+        check_tensor("mask", mask, tuple(features.shape[:2]), "boolean")
         return features.masked_fill(~mask.unsqueeze(2), 0), mask
 
     def _attention(
@@ -274,7 +296,9 @@ class DenseMultiMixLoss(_MixtureLoss):
         if self.detach_attention:
             features, query = features.detach(), query.detach()
         function = self.attention if callable(self.attention) else attention_map
-        return function(features.mT, query, mask=mask)
+        attention = function(features.mT, query, mask=mask)
+        check_tensor("attention", attention, tuple(features.shape[:2]), "floating-point")
+        return attention
 
     def _is_affine(self, head: Callable) -> bool:
         if self.affine is not None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._checks import check_int, check_range
+from mmlib._checks import check_int, check_range, check_tensor
 from mmlib._typing import Float, Int, Integer
 from mmlib.mixing import accumulation_dtype
 
@@ -34,6 +34,7 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])).item()
     2.0
     """
+    check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
     u = F.normalize(_double(embeddings), dim=1)
     means, sizes = class_means(u, labels)
@@ -61,6 +62,7 @@ def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> Float[Tensor
     -4.0
     """
     check_range(t=t)
+    check_tensor("embeddings", embeddings, ("n", "d"))
     u = _normalise(embeddings)
     squares = u.square().sum(dim=1)  # 1, or 0 for an embedding that is zero
     total = _double(u.new_zeros(()))
@@ -161,7 +163,10 @@ def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"])
     (tensor([[0.0000, 0.0000],
             [0.5000, 0.5000]]), tensor([0., 2.]))
     """
+    check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
+    if len(labels) and (lowest := labels.min().item()) < 0:
+        raise ValueError(f"labels must be class indices >= 0, got {lowest}")
     embeddings = embeddings.to(accumulation_dtype(embeddings.dtype))
     sizes = torch.bincount(labels).to(embeddings.dtype)
     sums = embeddings.new_zeros(len(sizes), embeddings.shape[1]).index_add_(0, labels, embeddings)
@@ -180,6 +185,7 @@ def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " 
     >>> [x.item() for x in class_variances(embeddings, torch.tensor([0, 0, 1, 1]))]
     [0.0, 0.5]
     """
+    check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
     u = F.normalize(_double(embeddings), dim=1)
     means, _ = class_means(u, labels)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmlib._checks import check_tensor
 from mmlib._typing import Float
 
 
@@ -31,6 +32,11 @@ def mix(mixing_weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) 
     >>> mix(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 2.0], [4.0, 0.0]]))
     tensor([[2., 1.]])
     """
+    check_tensor("mixing_weights", mixing_weights, ("n", "m"))
+    check_tensor("values", values)
+    if values.shape[:1] != mixing_weights.shape[1:]:
+        m, got = mixing_weights.shape[1], tuple(values.shape)
+        raise ValueError(f"values must have shape ({m}, ...) for these mixing_weights, got {got}")
     dtype = accumulation_dtype(torch.promote_types(mixing_weights.dtype, values.dtype))
     with torch.autocast(values.device.type, enabled=False):
         return torch.einsum("nm,m...->n...", mixing_weights.to(dtype), values.to(dtype))
@@ -57,6 +63,8 @@ def mix_dense(
     >>> mix_dense(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.eye(2))
     tensor([[0.2500, 0.5000]])
     """
+    check_tensor("values", values)
+    check_tensor("attention", attention, tuple(values.shape[:2]))
     attention = clamp_attention(attention)
     total = mix(mixing_weights, attention)
     attention, total = (x.view(*x.shape, *[1] * (values.ndim - 2)) for x in (attention, total))

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mmlib._checks import check_range
+from mmlib._checks import check_logits, check_range, check_tensor, check_type
+from mmlib._mixed_loss import binary_loss, is_integer, mixed_loss
 from mmlib._typing import Bool, Float
 from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.mixing import accumulation_dtype
@@ -25,7 +25,10 @@ class MultiMixRecipe(nn.Module):
     is plain cross-entropy of clean images. `MultiMixBCELoss` makes it binary cross-entropy throughout.
 
     Coin, λ and pairs come from a generator of the CPU, so that no step waits for a GPU; its state is part of
-    `state_dict`. The criterion draws its mixtures from its own.
+    `state_dict`. The criterion draws its mixtures from its own, which is not.
+
+    With `reduction="none"` the loss is one number per mixture, (n,), where embeddings are mixed, and one per image,
+    (m,), where images are and in evaluation mode.
 
     Args:
         criterion: the loss of a mini-batch whose embeddings are mixed, plain or dense.
@@ -33,7 +36,8 @@ class MultiMixRecipe(nn.Module):
         mixup_alpha: α of mixup's λ ~ Beta(α, α) (our choice).
         generator: a generator of the CPU; by default a new one, which torch's global generator seeds.
 
-    Source: MultiMix (NeurIPS 2023), section 3: "following Manifold mixup", inputs are mixed on the other mini-batches.
+    Source: MultiMix (NeurIPS 2023), section 3: "following Manifold mixup", the inputs, images here, are mixed on the
+    other mini-batches.
 
     >>> recipe = MultiMixRecipe(MultiMixLoss(num_mixtures=1000))
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -60,7 +64,8 @@ class MultiMixRecipe(nn.Module):
         if not isinstance(criterion, Criterion):
             raise TypeError(f"criterion must be one of mmlib, such as MultiMixLoss, got {type(criterion).__name__}")
         check_range(0, 1, probability=probability)
-        check_alpha(mixup_alpha)
+        check_alpha(mixup_alpha, "mixup_alpha", pair=False)
+        check_type("generator", generator, Generator | None)
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
         if generator.device.type != "cpu":
@@ -79,17 +84,21 @@ class MultiMixRecipe(nn.Module):
     ) -> Tensor:
         """Return the loss of one mini-batch.
 
+        The criterion's `mask`, `query` and `mixing_weights` do not pass through: mixed images have none of them.
+
         Args:
             model: returns the logits (m, c) of m images.
             images: the unmixed mini-batch.
             targets: class indices (m,) or distributions over classes (m, c), as the criterion takes them.
-            features: for the dense criterion, returns the features before pooling of m images.
-            head: for the dense criterion, the model's classifier.
+            features: for the dense criterion in training, returns the features before pooling of m images.
+            head: for the dense criterion in training, the model's classifier.
         """
         dense = isinstance(self.criterion, DenseMultiMixLoss)
-        if dense != (features is not None) or dense != (head is not None):
+        given = [features is not None, head is not None]
+        if any(given) if not dense else self.training and not all(given):
             takes = "both features and head" if dense else "neither features nor head"
             raise TypeError(f"{type(self.criterion).__name__} takes {takes}")
+        targets = self._check_batch(images, targets)
         if not self.training:
             return self._reduce(self._plain_loss(model(images), targets), self._takes_part(targets))
         if torch.rand((), generator=self.generator, device="cpu").item() < self.probability:
@@ -97,6 +106,18 @@ class MultiMixRecipe(nn.Module):
                 return self.criterion(model(images), targets)
             return self.criterion(features(images), head, targets)
         return self._mixup_loss(model, images, targets)
+
+    def _check_batch(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Check what mixing needs to know before the model has run; return the targets, if one-hot, as numbers.
+
+        The dense criterion could take integers in two dimensions for classes per position.
+        """
+        check_tensor("images", images)
+        check_tensor("targets", targets)
+        if targets.ndim not in (1, 2) or len(targets) != len(images):
+            m, got = len(images), tuple(targets.shape)
+            raise ValueError(f"targets must have shape ({m},) or ({m}, c) for {m} images, got {got}")
+        return targets.to(torch.get_default_dtype()) if is_integer(targets) and targets.ndim == 2 else targets
 
     def _mixup_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
         """Return λ H(y, p) + (1 - λ) H(y', p), where p is predicted for λ x + (1 - λ) x'."""
@@ -117,22 +138,11 @@ class MultiMixRecipe(nn.Module):
 
     def _plain_loss(self, logits: Float[Tensor, "m c"], targets: Tensor) -> Float[Tensor, " m"]:
         """Return the loss of each example, by the criterion's conventions, in single precision at least."""
-        criterion = self.criterion
-        logits = logits.to(accumulation_dtype(logits.dtype))
-        targets = targets.to(logits.dtype) if targets.ndim == 2 else targets.long()
-        weight = None if criterion.weight is None else criterion.weight.to(logits)
-        if isinstance(criterion, MultiMixBCELoss):
-            yes = None if criterion.pos_weight is None else criterion.pos_weight.to(logits)
-            losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=yes, reduction="none")
-            return losses.mean(dim=1)
-        return F.cross_entropy(
-            logits,
-            targets,
-            weight,
-            ignore_index=criterion.ignore_index,
-            label_smoothing=criterion.label_smoothing,
-            reduction="none",
-        )
+        check_logits(logits)
+        terms = self.criterion._terms()._replace(reduction="none")
+        if isinstance(self.criterion, MultiMixBCELoss):
+            return binary_loss(logits, targets, None, terms)
+        return mixed_loss(logits, targets, None, None, None, terms)
 
     def _reduce(self, losses: Float[Tensor, " m"], valid: Bool[Tensor, " m"]) -> Tensor:
         """Reduce as the criterion does; the mean is over what is not ignored, and 0 if there is nothing."""

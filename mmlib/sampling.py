@@ -1,4 +1,4 @@
-"""Mixing weights: points of the simplex, drawn from Dirichlet distributions."""
+"""Dirichlet sampling of mixing weights Λ: points of the simplex, one for every mixture."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from mmlib import _backend
-from mmlib._checks import as_number, check_int
+from mmlib._checks import as_number, check_int, check_type
 from mmlib._typing import Alpha, Device, Float
 from mmlib.mixing import accumulation_dtype
 
@@ -59,9 +59,7 @@ def sample_mixing_weights(
     >>> weights.shape
     torch.Size([1000, 128])
     """
-    blocks = list(
-        iter_mixing_weights(num_mixtures, num_examples, alpha, generator=generator, device=device, dtype=dtype)
-    )
+    blocks = [*iter_mixing_weights(num_mixtures, num_examples, alpha, generator=generator, device=device, dtype=dtype)]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
@@ -88,8 +86,10 @@ def iter_mixing_weights(
     check_int(1, num_mixtures=num_mixtures, num_examples=num_examples)
     num_mixtures, num_examples = int(num_mixtures), int(num_examples)
     low, high = check_alpha(alpha)
-    source, target = _resolve_devices(generator, device)
+    source, target = resolve_devices(generator, device)
     dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point type, got {dtype}")
     rows = max(1, (CPU_BLOCK_ELEMENTS if source.type == "cpu" else GPU_BLOCK_ELEMENTS) // num_examples)
     sizes = [min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows)]
     kernels = _backend.cpu_kernels() if source.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else None
@@ -100,51 +100,13 @@ def iter_mixing_weights(
     return (block.to(target, dtype) for block in blocks)
 
 
-def sample_sparse_weights(
-    num_mixtures: int,
-    num_examples: int,
-    examples_per_mixture: int,
-    alpha: Alpha = (0.5, 2.0),
-    *,
-    generator: Generator | None = None,
-    device: Device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Float[Tensor, "n m"]:
-    """Draw points of the simplex, each a mixture of a few random examples; all other weights are zero.
+def check_alpha(alpha: Alpha, name: str = "alpha", pair: bool = True) -> tuple[float, float]:
+    """Return the interval (low, high) of concentrations that `alpha` means; a number is an interval of one point.
 
     Args:
-        num_mixtures: n, the number of mixtures to draw.
-        num_examples: m, the number of examples to choose from.
-        examples_per_mixture: the number of examples in each mixture, at most m.
-        alpha, generator, device, dtype: as in `sample_mixing_weights`.
-
-    Returns:
-        Λ, shape (n, m), one mixture a row. Each row sums to 1.
-
-    Raises:
-        TypeError, ValueError: as `sample_mixing_weights`; `examples_per_mixture` is above m.
-
-    >>> weights = sample_sparse_weights(1000, 128, 2, generator=torch.Generator().manual_seed(0))
-    >>> weights.count_nonzero(dim=1).unique()
-    tensor([2])
-    """
-    check_int(1, num_examples=num_examples, examples_per_mixture=examples_per_mixture)
-    if examples_per_mixture > num_examples:
-        raise ValueError(
-            f"examples_per_mixture must be at most num_examples={num_examples}, got {examples_per_mixture}"
-        )
-    weights = sample_mixing_weights(
-        num_mixtures, examples_per_mixture, alpha, generator=generator, device=device, dtype=dtype
-    )
-    source, target = _resolve_devices(generator, device)
-    shape = len(weights), int(num_examples)
-    keys = torch.rand(shape, generator=generator, device=source, dtype=torch.float32)
-    chosen = keys.topk(weights.shape[1], dim=1).indices.to(target)
-    return weights.new_zeros(shape).scatter_(1, chosen, weights)
-
-
-def check_alpha(alpha: Alpha) -> tuple[float, float]:
-    """Return the interval (low, high) of concentrations that `alpha` means; a number is an interval of one point.
+        alpha: the concentration, or a pair (low, high).
+        name: what errors call it.
+        pair: whether a pair will do.
 
     Raises:
         TypeError: alpha is neither a number nor a pair of numbers.
@@ -153,18 +115,20 @@ def check_alpha(alpha: Alpha) -> tuple[float, float]:
     >>> check_alpha(1), check_alpha((0.5, 2.0))
     ((1.0, 1.0), (0.5, 2.0))
     """
-    match [as_number(x) for x in (alpha if isinstance(alpha, tuple | list) else (alpha, alpha))]:
+    match [as_number(x) for x in (alpha if pair and isinstance(alpha, tuple | list) else (alpha, alpha))]:
         case [int() | float() as low, int() | float() as high] if 0 < low <= high < math.inf:
             return float(low), float(high)
         case [None, _] | [_, None]:
             error = TypeError
         case _:
             error = ValueError
-    raise error(f"alpha must be a positive number or a pair (low, high) with 0 < low <= high, got {alpha!r}")
+    or_pair = " or a pair (low, high) with 0 < low <= high" if pair else ""
+    raise error(f"{name} must be a positive number{or_pair}, got {alpha!r}")
 
 
-def _resolve_devices(generator: Generator | None, device: Device | None) -> tuple[torch.device, torch.device]:
+def resolve_devices(generator: Generator | None, device: Device | None) -> tuple[torch.device, torch.device]:
     """Return the device to draw on, which must be the generator's, and the device of the result."""
+    check_type("generator", generator, Generator | None)
     if device is not None:
         target = torch.device(device)
     else:

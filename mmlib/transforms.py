@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mmlib._checks import check_int, check_range
+from mmlib._checks import check_int, check_range, check_tensor
 from mmlib._typing import Device, Float, Int
 from mmlib.mixing import accumulation_dtype, mix
 from mmlib.sampling import check_alpha, sample_mixing_weights
@@ -240,7 +240,7 @@ class Mixup(_BatchTransform):
 
     def mix_batch(self, images: Tensor, targets: Float[Tensor, "m c"]) -> tuple[Tensor, Float[Tensor, "m c"]]:
         """Mix images, and their distributions over classes by the same λ."""
-        _check_floating_point(images)
+        check_tensor("images", images, kind="floating-point")
         partners, lam = draw_pairs(len(images), self.alpha, generator=self.generator, device=images.device)
         return mix_pairs(images, partners, lam), mix_pairs(targets, partners.to(targets.device), lam)
 
@@ -312,7 +312,7 @@ class ZetaMixup(_BatchTransform):
 
     def mix_batch(self, images: Tensor, targets: Float[Tensor, "m c"]) -> tuple[Tensor, Float[Tensor, "m c"]]:
         """Mix images, and their distributions over classes by the same weights."""
-        _check_floating_point(images)
+        check_tensor("images", images, kind="floating-point")
         device = images.device if self.generator is None else self.generator.device
         dtype = accumulation_dtype(torch.promote_types(images.dtype, targets.dtype))
         weights = zeta_weights(len(images), self.gamma, generator=self.generator, device=device, dtype=dtype)
@@ -322,8 +322,3 @@ class ZetaMixup(_BatchTransform):
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, {super().extra_repr()}"
-
-
-def _check_floating_point(images: Tensor) -> None:
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating point to be mixed, got {images.dtype}")

@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from mmlib import attention_map, mix, sample_mixing_weights
 from mmlib.attention import softmax_attention_map
 from mmlib.experiments.methods import METHODS
-from mmlib.sampling import sample_sparse_weights
+from mmlib.experiments.methods.sparse_multimix import sample_sparse_weights
 from tests.helpers import C, M, N, assert_same, clone, expected_mixup, perturb, skip_coin
 from tests.reference import mixtures
 

@@ -547,7 +547,7 @@ def test_binary_criterion():
     torch.testing.assert_close(mixed_binary_cross_entropy(logits, tags[:, None], mixing_weights=weights), loss)
     plain = F.binary_cross_entropy_with_logits(logits[:, 0], tags.double())
     torch.testing.assert_close(criterion.eval()(logits, tags), plain)
-    with pytest.raises(ValueError, match="same shape"):
+    with pytest.raises(ValueError, match=r"targets must have shape \(6, 3\), got \(6,\)"):
         criterion(randn(M, C), tags)
     with pytest.raises(ValueError, match="MultiMixBCELoss"):
         mixed_cross_entropy(logits, tags, N)
@@ -609,8 +609,41 @@ def test_functional_gradients(path):
     assert torch.equal(gradient, expected.grad)
 
 
-def test_second_derivatives_are_refused():
-    logits = leaf(randn(M, C))
-    (gradient,) = torch.autograd.grad(mixed_cross_entropy(logits, LABELS, N) ** 2, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("targets", [LABELS, randn(M, C, seed=3).softmax(1)], ids=["labels", "soft"])
+def test_second_derivatives_are_refused(path, targets, squared):
+    """The gradient of a network's input depends on its weights by way of the loss's own curvature."""
+    dtype, _ = path
+    network = nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, C)).to(dtype)
+    x = leaf(randn(M, D).to(dtype))
+    loss = mixed_cross_entropy(network(x), targets, N)
+    (gradient,) = torch.autograd.grad(loss**2 if squared else loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r'cannot be differentiated twice.* reduction="none" can'):
+        gradient.square().sum().backward()
+
+
+def test_second_derivatives_of_attention_and_mixing_weights_are_refused():
+    logits, attention, weights = leaf(randn(M, R, C)), leaf(randn(M, R).exp()), leaf(make_weights())
+    loss = dense_mixed_cross_entropy(logits, LABELS, attention, mixing_weights=weights)
+    for gradient in torch.autograd.grad(loss, (logits, attention, weights), create_graph=True):
+        for x in (logits, attention, weights):
+            with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+                torch.autograd.grad(gradient.sum(), x, retain_graph=True)
+
+
+def test_without_reduction_second_derivatives_are_those_of_the_literal_loss():
+    logits, weights = leaf(randn(M, C)), make_weights()
+    one_hot = F.one_hot(LABELS.clamp(min=0), C).double()
+    participants = weights * (LABELS >= 0)
+    kept = participants[participants.sum(1) > 0]
+    kept = kept / kept.sum(1, keepdim=True)
+
+    def literal(logits):
+        return -((kept @ one_hot) * (kept @ logits).log_softmax(1)).sum(1).sum()
+
+    def loss(logits):
+        return mixed_cross_entropy(logits, LABELS, mixing_weights=weights, reduction="none").sum()
+
+    hessians = [torch.autograd.functional.hessian(function, logits) for function in (loss, literal)]
+    assert hessians[1].abs().max() > 0.01
+    torch.testing.assert_close(*hessians)

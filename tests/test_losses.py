@@ -10,7 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmlib._autograd
 import mmlib.sampling
-from mmlib import DenseMultiMixLoss, MultiMixLoss, dense_mixed_cross_entropy, mixed_cross_entropy, sample_mixing_weights
+from mmlib import (
+    DenseMultiMixLoss,
+    MultiMixBCELoss,
+    MultiMixLoss,
+    dense_mixed_cross_entropy,
+    mixed_cross_entropy,
+    sample_mixing_weights,
+)
 from tests.reference import mixtures
 
 M, R, D, C, N = 6, 4, 5, 3, 9
@@ -449,8 +456,13 @@ def test_a_compiled_step_gives_the_same():
 
 
 def test_criteria_say_what_they_are():
-    expected = "MultiMixLoss(num_mixtures=10, alpha=1.0, alpha_is_total=False, label_smoothing=0.0, reduction='mean')"
-    assert str(MultiMixLoss(10, 1.0)) == expected
+    drawn, reduced = "num_mixtures=10, alpha=1.0, alpha_is_total=False", "label_smoothing=0.0, reduction='mean'"
+    assert str(MultiMixLoss(10, 1.0)) == f"MultiMixLoss({drawn}, weight=None, ignore_index=-100, {reduced})"
+    weight = torch.tensor([1.0, 2.0])
+    tagged = f"MultiMixBCELoss({drawn}, weight=[1.0, 2.0], pos_weight=None, reduction='mean')"
+    assert str(MultiMixBCELoss(10, 1.0, weight=weight)) == tagged
+    dense = "layout='channels_last', attention='cam', detach_attention=True, affine=None"
+    assert str(DenseMultiMixLoss(layout="channels_last", attention="cam")).endswith(f"{reduced}, {dense})")
     with pytest.raises(ValueError, match="num_mixtures must be an integer >= 1, got 0"):
         MultiMixLoss(0)
     with pytest.raises(ValueError, match="alpha"):
@@ -489,8 +501,15 @@ PLAIN_ERRORS = [
     ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got 3"),
     ({"targets": CLASSES - 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got -1"),
     ({"logits": randn(M, 1)}, r"logits must have at least 2 classes, got \(6, 1\); MultiMixBCELoss is for yes or no"),
-    ({"logits": randn(M, 2, C)}, r"logits must have shape \(m, c\), got \(6, 2, 3\)"),
-    ({"weight": randn(C + 1)}, r"weight must have shape \(3,\), got \(4,\)"),
+    (
+        {"logits": randn(M, 2, C)},
+        r"logits must have shape \(m, c\), got \(6, 2, 3\).*CrossEntropyLoss's .* not accepted",
+    ),
+    ({"logits": randn(M)}, r"logits must have shape \(m, c\), got \(6,\)"),
+    ({"logits": randn(0, C)}, r"logits must have at least one example, got shape \(0, 3\)"),
+    ({"mixing_weights": torch.tensor([[2.0, -1, 0, 0, 0, 0]])}, "mixing_weights must be a finite number >= -0.001"),
+    ({"weight": torch.ones(C + 1)}, r"weight must have shape \(3,\), got \(4,\)"),
+    ({"weight": -torch.ones(C)}, "weight must be a finite number >= 0, got -1"),
     ({"num_mixtures": 0}, "num_mixtures must be an integer >= 1, got 0"),
     ({"alpha": (2.0, 1.0)}, r"alpha .*\(2.0, 1.0\)"),
 ]
@@ -505,12 +524,100 @@ def test_what_does_not_fit_is_refused(arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"logits": randn(M, C).long()}, "logits must be a floating-point tensor, got torch.int64"),
+        ({"logits": randn(M, C).numpy()}, "logits must be a tensor, got ndarray"),
+        ({"logits": torch.ones(M, C, dtype=torch.complex64)}, "logits must be a floating-point tensor, got"),
+        ({"targets": CLASSES.tolist()}, "targets must be a tensor, got list"),
+        ({"mixing_weights": torch.eye(M).long()}, "mixing_weights must be a floating-point tensor, got torch.int64"),
+        ({"mixing_weights": [[1.0] * M]}, "mixing_weights must be a tensor, got list"),
+        ({"ignore_index": None}, "ignore_index must be int, got None"),
+        ({"ignore_index": "-1"}, "ignore_index must be int, got '-1'"),
+        ({"ignore_index": 1.5}, "ignore_index must be int, got 1.5"),
+        ({"generator": 0}, "generator must be Generator or None, got 0"),
+        ({"weight": [1.0] * C}, "weight must be a tensor, got list"),
+        ({"alpha_is_total": "yes"}, "alpha_is_total must be bool, got 'yes'"),
+    ],
+)
+def test_wrong_types_are_named(arguments, words, unchecked):
+    with pytest.raises(TypeError, match=words):
+        mixed_cross_entropy(**{"logits": randn(M, C), "targets": CLASSES} | arguments)
+
+
+@pytest.mark.parametrize("criterion", [MultiMixLoss(10), MultiMixBCELoss(10)])
+@pytest.mark.parametrize("training", [True, False])
+def test_criteria_take_logits_of_examples_alone(criterion, training, unchecked):
+    criterion.train(training)
+    for logits in (randn(M, C, 2), randn(M, C, 2, 2), randn(M)):
+        with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), .* not accepted"):
+            criterion(logits, CLASSES)
+    with pytest.raises(ValueError, match="logits must have at least one example"):
+        criterion(randn(0, C), CLASSES[:0])
+    with pytest.raises(ValueError, match=r"mixing_weights must have shape \(n, 6\), got \(5, 5\)"):
+        criterion(randn(M, C), torch.ones(M, C), mixing_weights=torch.eye(5))
+
+
+@pytest.mark.parametrize(
+    ("features", "head", "arguments", "words"),
+    [
+        (randn(M, 5, R), randn(M, C), {}, "head must be a function .* got Tensor"),
+        (randn(M, 5, R).long(), nn.Linear(5, C), {}, "features must be a floating-point tensor, got torch.int64"),
+        (randn(M, 5, R), nn.Linear(5, C), {}, "features must have the head's dtype, torch.float32, got torch.float64"),
+        (randn(M, 5, 0), nn.Linear(5, C), {}, r"features must have shape \(m, d, r\) .* got \(6, 5, 0\)"),
+        (randn(0, 5, R), nn.Linear(5, C), {}, r"features must have shape \(m, d, r\) .* got \(0, 5, 4\)"),
+        (randn(M, 5, R), nn.Linear(5, C).double(), {"mask": [True]}, "mask must be a tensor, got list"),
+        (randn(M, 5, R), nn.Linear(5, C).double(), {"mask": torch.ones(M, R)}, "mask must be a boolean tensor"),
+        (
+            randn(M, 5, R),
+            nn.Linear(5, C).double(),
+            {"query": randn(M, 6)},
+            r"query must have shape \(6, 5\), got \(6, 6\)",
+        ),
+        (
+            randn(M, 5, R),
+            nn.Linear(5, C).double(),
+            {"query": randn(2, 5)},
+            r"query must have shape \(6, 5\), got \(2, 5\)",
+        ),
+    ],
+)
+def test_what_the_dense_criterion_does_not_take(features, head, arguments, words, unchecked):
+    with pytest.raises((TypeError, ValueError), match=words):
+        DenseMultiMixLoss(10)(features, head, CLASSES[: len(features)], **arguments)
+
+
+def test_attention_and_options_of_another_kind_are_refused(unchecked):
+    head = nn.Linear(5, C).double()
+    with pytest.raises(ValueError, match=r"attention must have shape \(6, 4\), got \(6, 5, 4\)"):
+        DenseMultiMixLoss(10, attention=lambda features, query, mask: features)(randn(M, 5, R), head, CLASSES)
+    with pytest.raises(TypeError, match="detach_attention must be bool, got 'no'"):
+        DenseMultiMixLoss(detach_attention="no")
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "words"),
+    [
+        ({"pos_weight": torch.ones(2)}, torch.ones(M, C), r"pos_weight must have shape \(3,\), got \(2,\)"),
+        ({"pos_weight": -torch.ones(C)}, torch.ones(M, C), "pos_weight must be a finite number >= 0, got -1"),
+        ({}, torch.full((M, C), 2.0), "targets must be a number from 0 to 1, got 2"),
+        ({}, torch.full((M, C), -100), "targets must be a number from 0 to 1, got -100"),
+    ],
+)
+def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchecked):
+    for training in (True, False):
+        with pytest.raises(ValueError, match=words):
+            MultiMixBCELoss(10, **options).train(training)(randn(M, C), targets)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         ({"attention": make_attention("holes").T}, r"attention must have shape \(6, 4\), got \(4, 6\)"),
         ({"mixing_weights": make_weights(m=M + 1)}, r"mixing_weights must have shape \(n, 6\), got \(9, 7\)"),
         ({"targets": randn(M, R + 1, C)}, r"or \(6, 3\), \(6, 4\) integers or \(6, 4, 3\), got \(6, 5, 3\)"),
         ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index"),
-        ({"mask": torch.ones(M, R)}, r"mask must be bool of shape \(6, 4\), got torch.float32"),
-        ({"mask": torch.ones(M, C).bool()}, r"mask must be bool of shape \(6, 4\), got torch.bool of \(6, 3\)"),
+        ({"mask": torch.ones(M, C).bool()}, r"mask must have shape \(6, 4\), got \(6, 3\)"),
+        ({"logits": randn(M, 0, C)}, r"logits must have shape \(m, r, c\), got \(6, 0, 3\)"),
+        ({"logits": randn(0, R, C)}, r"logits must have at least one example, got shape \(0, 4, 3\)"),
         ({"logits": randn(M, C, 2, 2)}, r"\(6, 3, 2, 2\); for a map \(m, c, h, w\) give logits.flatten\(2\).mT"),
     ],
 )

@@ -115,7 +115,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", NEVER_WAITING)
 def test_a_step_never_waits(classifier, batch, monkeypatch, name):
-    monkeypatch.setattr(alignmixup, "reads_are_free", lambda _: False)
+    monkeypatch.setattr(alignmixup, "is_on_cpu", lambda _: False)
     method = METHODS[name](classifier, seed=2, **options(name, num_mixtures=20))
     for _ in range(6):
         with Reads() as reads:
@@ -135,7 +135,7 @@ def test_waiting_is_seen(classifier, batch):
 def test_plans_are_the_same_whether_or_not_the_loop_ends_early(monkeypatch, tolerance):
     cost = 30 * torch.rand(4, 9, 9, generator=torch.Generator().manual_seed(0))
     early = alignmixup.sinkhorn(cost, tolerance=tolerance)
-    monkeypatch.setattr(alignmixup, "reads_are_free", lambda _: False)
+    monkeypatch.setattr(alignmixup, "is_on_cpu", lambda _: False)
     torch.testing.assert_close(alignmixup.sinkhorn(cost, tolerance=tolerance), early, rtol=1e-6, atol=1e-12)
 
 

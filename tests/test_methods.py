@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmlib import sample_mixing_weights
-from mmlib.experiments.methods import METHODS
+from mmlib.experiments.methods import METHODS, check_options
 from mmlib.experiments.methods.base import option_names
 from tests.helpers import C, M, N, assert_same, clone, expected_mixup, perturb, skip_coin
 from tests.reference import mixtures
@@ -166,3 +166,8 @@ def test_option_names():
 def test_impossible_options_are_named(classifier, name, options, message):
     with pytest.raises(ValueError, match=message):
         METHODS[name](classifier, **options)
+
+
+def test_methods_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match=r"method must be 'erm', .* got 'foo'"):
+        check_options("foo", {})

@@ -304,3 +304,13 @@ def test_class_means_of_a_simplex(c):
     embeddings = 3 * rotation[labels] + torch.cat([within, -within]) + 5
     assert class_mean_cosine(embeddings, labels) == pytest.approx(-1 / (c - 1), abs=1e-12)
     assert math.isnan(class_mean_cosine(embeddings, torch.zeros_like(labels)))
+
+
+def test_embeddings_and_labels_that_do_not_fit_are_named(unchecked):
+    labels = torch.tensor([0, 1, 0, 1])
+    for embeddings in (torch.ones(4), torch.ones(4, 2, 2)):
+        for metric in (lambda u: alignment(u, labels), uniformity):
+            with pytest.raises(ValueError, match=r"embeddings must have shape \(n, d\), got \(4,"):
+                metric(embeddings)
+    with pytest.raises(ValueError, match="labels must be class indices >= 0, got -1"):
+        alignment(torch.ones(4, 2), labels - 1)

@@ -68,3 +68,14 @@ def test_autocast_does_not_round_what_is_mixed():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(mix(weights, values), plain)
         assert torch.equal(mix_dense(weights, attention, values), dense)
+
+
+def test_shapes_that_do_not_fit_are_named(unchecked):
+    weights = torch.full((5, 4), 0.25)
+    for values in (torch.ones(3, 2), torch.ones(5, 4)):
+        with pytest.raises(ValueError, match=r"values must have shape \(4, \.\.\.\) for these mixing_weights, got"):
+            mix(weights, values)
+    with pytest.raises(ValueError, match=r"mixing_weights must have shape \(n, m\), got \(4,\)"):
+        mix(weights[0], torch.ones(4, 2))
+    with pytest.raises(ValueError, match=r"attention must have shape \(4, 3\), got \(3, 4\)"):
+        mix_dense(weights, torch.ones(3, 4), torch.ones(4, 3, 2))

@@ -259,3 +259,8 @@ def test_weight_decay_spares_position_embeddings_alone(name):
     encoder, d = models.MODELS[name](3, 32)
     classifier = models.Classifier(encoder, d, classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert classifier.no_weight_decay() == ({"encoder.0.pos_embed"} if name == "vit-tiny" else set())
+
+
+def test_models_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match=r"model must be .* got 'resnet18'"):
+        models.build("resnet18", data.load("digits"))

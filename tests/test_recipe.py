@@ -360,3 +360,78 @@ def test_compiled_models(probability):
         for network in (model, torch.compile(model, backend="aot_eager"))
     ]
     torch.testing.assert_close(losses[0], losses[1])
+
+
+WRONG = [
+    (
+        MultiMixLoss(N),
+        LABELS.double(),
+        r"targets must have shape \(6,\) integers or \(6, 3\), got \(6,\) torch.float64",
+    ),
+    (MultiMixLoss(N), LABELS - 1, r"targets must be classes 0 to 2 or ignore_index \(-100\), got -1"),
+    (MultiMixLoss(N), LABELS[1:], r"targets must have shape \(6,\) or \(6, c\) for 6 images, got \(5,\)"),
+    (MultiMixLoss(N), soft_targets()[:, :2], r"targets must have shape \(6,\) integers or \(6, 3\), got \(6, 2\)"),
+    (MultiMixLoss(N), LABELS.tolist(), "targets must be a tensor, got list"),
+    (MultiMixLoss(N, weight=torch.ones(2)), LABELS, r"weight must have shape \(3,\), got \(2,\)"),
+    (MultiMixBCELoss(N), LABELS, r"targets must have shape \(6, 3\), got \(6,\)"),
+    (MultiMixBCELoss(N), soft_targets() + 1, "targets must be a number from 0 to 1, got"),
+]
+
+
+@pytest.mark.parametrize(("criterion", "targets", "words"), WRONG)
+def test_every_branch_refuses_the_same(criterion, targets, words, unchecked):
+    for probability, training in ((0.0, True), (1.0, True), (0.5, False)):
+        with pytest.raises((TypeError, ValueError), match=words):
+            recipe_of(criterion, probability).train(training)(Network(), images(), targets)
+
+
+@pytest.mark.parametrize(("probability", "training"), [(0.0, True), (1.0, True), (0.5, False)])
+def test_every_branch_refuses_models_and_batches_alike(probability, training, unchecked):
+    model, recipe = Network(), recipe_of(MultiMixLoss(N), probability).train(training)
+    with pytest.raises(ValueError, match="logits must have at least one example"):
+        recipe(model, images()[:0], LABELS[:0])
+    with pytest.raises(ValueError, match="logits must have at least 2 classes"):
+        recipe(nn.Sequential(model, nn.Linear(C, 1).double()), images(), LABELS * 0)
+    with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), got \(6, 3, 2\)"):
+        recipe(lambda x: model(x).unsqueeze(2).expand(-1, -1, 2), images(), LABELS)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_dense_recipe_takes_targets_of_examples(probability):
+    """Integers (m, c) are one-hot rows; (m, r) would be classes per position, which mixup cannot take."""
+    model = Network()
+    given = {"features": model.body, "head": model.head}
+
+    def loss(targets: Tensor) -> Tensor:
+        return recipe_of(DenseMultiMixLoss(N, generator=seeded(4)), probability)(model, images(), targets, **given)
+
+    assert_same(model, loss(F.one_hot(LABELS, C)), loss(LABELS))
+    with pytest.raises(ValueError, match="targets must have shape"):
+        loss(torch.zeros(M, R, dtype=torch.long))
+
+
+def test_binary_labels_of_one_class_need_no_second_axis():
+    model, tags = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), LABELS % 2
+    for probability, training in ((0.0, True), (1.0, True), (0.5, False)):
+        losses = [
+            recipe_of(MultiMixBCELoss(N, generator=seeded(4)), probability).train(training)(model, images(), targets)
+            for targets in (tags, tags[:, None])
+        ]
+        assert_same(model, *losses)
+
+
+def test_the_dense_recipe_evaluates_by_the_model_alone():
+    model = Network()
+    loss = recipe_of(DenseMultiMixLoss(N), 0.5).eval()(model, images(), LABELS)
+    assert_same(model, loss, F.cross_entropy(model(images()), LABELS))
+
+
+@pytest.mark.parametrize("value", [0, (1.0, 2.0), "1"])
+def test_alpha_of_mixup_is_named(value, unchecked):
+    with pytest.raises((TypeError, ValueError), match="mixup_alpha must be a positive number, got"):
+        MultiMixRecipe(MultiMixLoss(N), mixup_alpha=value)
+
+
+def test_a_seed_is_no_generator(unchecked):
+    with pytest.raises(TypeError, match="generator must be Generator or None, got 0"):
+        MultiMixRecipe(MultiMixLoss(N), generator=0)

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from mmlib import _backend, sample_mixing_weights
-from mmlib.sampling import check_alpha, iter_mixing_weights, sample_sparse_weights
+from mmlib.experiments.methods.sparse_multimix import sample_sparse_weights
+from mmlib.sampling import check_alpha, iter_mixing_weights
 
 
 @pytest.fixture(params=["numba float32", "torch float32", "torch float64"])

@@ -18,8 +18,9 @@ from mmlib.experiments.seeding import spawn_seeds
 from mmlib.experiments.training import config as config_module
 from mmlib.experiments.training import devices, distributed, trainer
 from mmlib.experiments.training.checkpoints import Checkpoints
-from mmlib.experiments.training.config import Config, first_mismatch
+from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.optim import learning_rate
+from mmlib.experiments.training.resume import first_mismatch
 from mmlib.experiments.training.trainer import Trainer, train, train_epoch
 from tests.helpers import assert_same_state
 

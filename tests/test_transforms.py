@@ -255,7 +255,7 @@ WRONG = [
     (
         lambda: Mixup(num_classes=C)((images() * 255).byte(), LABELS),
         TypeError,
-        "floating point to be mixed, got torch.uint8",
+        "floating-point tensor, got torch.uint8",
     ),
     (lambda: Mixup(alpha=0.0), ValueError, "alpha"),
     (lambda: ZetaMixup(gamma=-1.0), ValueError, "gamma"),

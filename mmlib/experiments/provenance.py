@@ -25,6 +25,7 @@ EXCLUDED_FROM_DIGEST = (
     "experiments/runs/reader.py",
     "experiments/runs/writer.py",
     "experiments/training/checkpoints.py",
+    "experiments/training/resume.py",
 )
 
 

@@ -10,6 +10,7 @@ Every training loop makes, calls and advances them alike::
 import torch
 from torch import nn
 
+from mmlib._checks import check_choice
 from mmlib.experiments.methods.alignmixup import AlignMixup
 from mmlib.experiments.methods.amplified_multimix import AmplifiedMultiMix
 from mmlib.experiments.methods.anchored_multimix import AnchoredMultiMix
@@ -69,6 +70,7 @@ def check_options(name: str, options: dict) -> None:
     Traceback (most recent call last):
     ValueError: alpha must be a positive number or a pair (low, high) with 0 < low <= high, got -1.0
     """
+    check_choice("method", name, METHODS)
     names = option_names(METHODS[name])
     for option in options.keys() - names:
         raise ValueError(f"options must be among {', '.join(sorted(names)) or 'none'} for {name}, got {option!r}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmlib._checks import check_range
 from mmlib._typing import Float, Images, Labels
-from mmlib.experiments.methods.base import cross_entropy, reads_are_free
+from mmlib.experiments.methods.base import cross_entropy, is_on_cpu
 from mmlib.experiments.methods.mixup import Mixup
 from mmlib.experiments.models.classifier import ImageClassifier
 from mmlib.mixing import accumulation_dtype
@@ -102,7 +102,7 @@ def sinkhorn(
         rows = columns.log_softmax(dim=2)
         row_sums.append(columns[:, :, 0] - rows[:, :, 0])  # in logarithms
         columns = rows.log_softmax(dim=1)
-        if reads_are_free(cost) and epsilon * (row_sums[-1] + ratio).abs().sum(dim=1).mean() < tolerance:
+        if is_on_cpu(cost) and epsilon * (row_sums[-1] + ratio).abs().sum(dim=1).mean() < tolerance:
             break
     row_sums = torch.stack(row_sums)  # (iterations, m, r)
     change = epsilon * (row_sums + ratio).abs().sum(dim=2).mean(dim=1)

@@ -93,7 +93,7 @@ def cross_entropy(logits: Float[Tensor, "n c"], targets: Targets | Labels) -> Fl
     return F.cross_entropy(logits.to(accumulation_dtype(logits.dtype)), targets)
 
 
-def reads_are_free(tensor: Tensor) -> bool:
+def is_on_cpu(tensor: Tensor) -> bool:
     """Whether the host reads a tensor's values without waiting for a device."""
     return tensor.device.type == "cpu"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmlib._checks import check_range
 from mmlib._typing import Float, Images, Int, Labels, Targets
 from mmlib.experiments.methods._saliency import Saliency, gradient_norm, pool_saliency
-from mmlib.experiments.methods.base import Method, cross_entropy, reads_are_free
+from mmlib.experiments.methods.base import Method, cross_entropy, is_on_cpu
 from mmlib.experiments.models.classifier import ImageClassifier
 from mmlib.mixing import accumulation_dtype
 from mmlib.sampling import check_alpha, sample_mixing_weights
@@ -191,7 +191,7 @@ def minimize_energy_expansion(
     labels = costs.argmin(dim=1)
     for _ in range(max_moves):
         before, labels = labels, expansion_move(costs, border_costs, labels)
-        if reads_are_free(labels) and torch.equal(labels, before):
+        if is_on_cpu(labels) and torch.equal(labels, before):
             break
     return labels
 

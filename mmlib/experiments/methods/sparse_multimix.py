@@ -1,13 +1,14 @@
 """MultiMix of random subsets of the mini-batch."""
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 from mmlib._checks import check_int
-from mmlib._typing import Alpha, Float
+from mmlib._typing import Alpha, Device, Float
 from mmlib.experiments.methods.multimix import ExplicitWeightsMultiMix
 from mmlib.experiments.models.classifier import ImageClassifier
 from mmlib.mixing import accumulation_dtype
-from mmlib.sampling import sample_sparse_weights
+from mmlib.sampling import resolve_devices, sample_mixing_weights
 
 
 class SparseMultiMix(ExplicitWeightsMultiMix):
@@ -59,3 +60,46 @@ class SparseMultiMix(ExplicitWeightsMultiMix):
             generator=self.generator,
             dtype=accumulation_dtype(like.dtype),
         )
+
+
+def sample_sparse_weights(
+    num_mixtures: int,
+    num_examples: int,
+    examples_per_mixture: int,
+    alpha: Alpha = (0.5, 2.0),
+    *,
+    generator: Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "n m"]:
+    """Draw points of the simplex, each a mixture of a few random examples; all other weights are zero.
+
+    Args:
+        num_mixtures: n, the number of mixtures to draw.
+        num_examples: m, the number of examples to choose from.
+        examples_per_mixture: the number of examples in each mixture, at most m.
+        alpha, generator, device, dtype: as in `sample_mixing_weights`.
+
+    Returns:
+        Λ, shape (n, m), one mixture a row. Each row sums to 1.
+
+    Raises:
+        TypeError, ValueError: as `sample_mixing_weights`; `examples_per_mixture` is above m.
+
+    >>> weights = sample_sparse_weights(1000, 128, 2, generator=torch.Generator().manual_seed(0))
+    >>> weights.count_nonzero(dim=1).unique()
+    tensor([2])
+    """
+    check_int(1, num_examples=num_examples, examples_per_mixture=examples_per_mixture)
+    if examples_per_mixture > num_examples:
+        raise ValueError(
+            f"examples_per_mixture must be at most num_examples={num_examples}, got {examples_per_mixture}"
+        )
+    weights = sample_mixing_weights(
+        num_mixtures, examples_per_mixture, alpha, generator=generator, device=device, dtype=dtype
+    )
+    source, target = resolve_devices(generator, device)
+    shape = len(weights), int(num_examples)
+    keys = torch.rand(shape, generator=generator, device=source, dtype=torch.float32)
+    chosen = keys.topk(weights.shape[1], dim=1).indices.to(target)
+    return weights.new_zeros(shape).scatter_(1, chosen, weights)

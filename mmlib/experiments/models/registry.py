@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from mmlib._checks import check_choice
 from mmlib.experiments.models.classifier import Classifier, Encoder
 from mmlib.experiments.models.preact_resnet import (
     preactresnet18,
@@ -45,5 +46,6 @@ def build(name: str, dataset: ImageData) -> Classifier:
         name: a key of `MODELS`.
         dataset: the data set; only its channels, size, classes and moments (mean and std per channel) are read.
     """
+    check_choice("model", name, MODELS)
     encoder, embedding_size = MODELS[name](dataset.channels, dataset.size)
     return Classifier(encoder, embedding_size, dataset.classes, *dataset.moments)

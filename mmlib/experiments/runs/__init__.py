@@ -1,4 +1,9 @@
-"""Run folders: what a finished run leaves behind, written, read and checked in one place."""
+"""Run folders: what a finished run leaves behind, written, read and checked in one place.
+
+`<grid>/<dataset>/<model>/<variant>/seed<k>/` holds `config.json`, `history.csv`, `checkpoint.pt`, `environment.json`,
+`embeddings.npz` and `metrics.json`. The last is written last: a folder without it is not a finished run, and nothing
+reads it. Each file is written under a temporary name and then renamed.
+"""
 
 from mmlib.experiments.runs.files import checksum, load_weights, write_atomic, write_json, write_weights
 from mmlib.experiments.runs.reader import RunRecord, load_run, parse_run_path

@@ -1,9 +1,4 @@
-"""Writing a finished run into its folder, and taking a run up again.
-
-`<grid>/<dataset>/<model>/<variant>/seed<k>/` holds `config.json`, `history.csv`, `checkpoint.pt`, `environment.json`,
-`embeddings.npz` and `metrics.json`. The last is written last: a folder without it is not a finished run, and nothing
-reads it. Each file is written under a temporary name and then renamed.
-"""
+"""Writing a finished run into its folder, and taking a run up again."""
 
 import io
 from pathlib import Path
@@ -26,7 +21,8 @@ from mmlib.experiments.runs.files import (
     write_json,
 )
 from mmlib.experiments.training.checkpoints import Checkpoints
-from mmlib.experiments.training.config import Config, first_mismatch, mismatch_reason, result_config
+from mmlib.experiments.training.config import Config, result_config
+from mmlib.experiments.training.resume import first_mismatch, mismatch_reason
 from mmlib.experiments.training.trainer import Trainer, train
 
 SAVED_CLASSES, SAVED_PER_CLASS = 10, 100  # of the test set, whose embeddings a run keeps for figures

@@ -1,4 +1,7 @@
-"""The checkpoints of a run: written whole and beside the training, the last two kept."""
+"""The checkpoints of a run: written whole and beside the training, the last two kept.
+
+The content of a checkpoint is made in `trainer.py`, by `Trainer.state`.
+"""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""The configuration of a run, and what must match for two runs to be the same."""
+"""The configuration of a run: all settings that determine its result."""
 
 import dataclasses
 import json
@@ -9,8 +9,6 @@ from pathlib import Path
 from mmlib._checks import as_number, check_choice, check_int, check_range, check_type
 from mmlib.experiments import data, models
 from mmlib.experiments.methods import METHODS, check_options
-from mmlib.experiments.provenance import code_digest
-from mmlib.experiments.training import distributed
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "steps")
@@ -130,41 +128,3 @@ def result_config(config: Config, dataset: data.Dataset) -> dict:
     """Return all that determines a result: the configuration, and the data set by its name and its fingerprint."""
     content = dataclasses.asdict(config) | {"dataset": dataset.name, "data": dataset.fingerprint}
     return json.loads(json.dumps(content))  # as a file has it: a tuple among the options is a list there
-
-
-def resume_identity(config: Config, dataset: data.Dataset) -> dict:
-    """Return all that must be unchanged for a run to resume from a checkpoint, its kind of device excepted."""
-    return result_config(config, dataset) | {"code": code_digest(), "processes": distributed.world_size()}
-
-
-def first_mismatch(stored: dict, expected: dict) -> tuple[str, object, object] | None:
-    """Find the first parameter in which a stored run differs from what is expected.
-
-    A parameter that `stored` lacks has `Config`'s default: the run was made before that parameter existed.
-
-    Returns:
-        The parameter's name, its stored value and its expected value, or None if nothing differs.
-
-    >>> first_mismatch({"lr": 0.1}, {"lr": 0.1, "optimizer": "adamw"})
-    ('optimizer', 'sgd', 'adamw')
-    """
-    stored = dataclasses.asdict(Config()) | stored
-    for name, value in expected.items():
-        if stored.get(name) != value:
-            return name, stored.get(name), value
-    return None
-
-
-def mismatch_reason(state: dict, expected: dict) -> str | None:
-    """Say why a run cannot use the state of a checkpoint; None if it can.
-
-    Args:
-        expected: what `resume_identity` or `result_config` returns.
-    """
-    if not isinstance(state.get("resume_identity"), dict):
-        return "is not a checkpoint of a run"
-    mismatch = first_mismatch(state["resume_identity"], expected)
-    if mismatch is None:
-        return None
-    name, stored, value = mismatch
-    return f"was made with {name} {stored!r}, not {value!r}"

@@ -18,8 +18,9 @@ from mmlib.experiments.methods.base import Method
 from mmlib.experiments.seeding import spawn_seeds
 from mmlib.experiments.training import devices, distributed
 from mmlib.experiments.training.checkpoints import Checkpoints, classifier_weights
-from mmlib.experiments.training.config import Config, mismatch_reason, resume_identity
+from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.optim import learning_rate, make_optimizer
+from mmlib.experiments.training.resume import mismatch_reason, resume_identity
 from mmlib.metrics import accuracy, alignment, uniformity
 
 NUM_VALIDATIONS = 10  # evaluations of the validation split in a run
