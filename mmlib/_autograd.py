@@ -45,7 +45,8 @@ class PrecomputedGradient(torch.autograd.Function):
         ctx.save_for_backward(*gradients, *differentiable)
 
     @staticmethod
-    def backward(ctx, scale, *_):
+    def backward(ctx, *grad_outputs):
+        scale = grad_outputs[0]
         if scale is None:
             return (None,) * ctx.num_inputs
         gradients, inputs = ctx.saved_tensors[: ctx.num_gradients], ctx.saved_tensors[ctx.num_gradients :]
@@ -91,7 +92,8 @@ class SoftTargetLoss(PrecomputedGradient):
         operands = (logits, targets, targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
         elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         grad_sums = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needs)]
-        loss, count, weight_grads = logits.new_zeros(()), 0, []
+        loss, weight_grads = logits.new_zeros(()), []
+        count = torch.zeros((), dtype=torch.long, device=logits.device)
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(max(1, elements // len(logits))):
                 value, counted, gradients = _chunk(rows.T.contiguous(), operands, c, any(needs[1:]))
@@ -152,7 +154,7 @@ class LabelLossCpu(PrecomputedGradient):
         kernel_block = kernels.MIXTURES_PER_BLOCK
         size = -(-CPU_CHUNK_ELEMENTS // len(logits) // kernel_block) * kernel_block
         arrays = [x.detach().numpy() for x in (classes, label_weights, smoothing)]
-        loss, count, gradient = 0.0, 0, torch.zeros_like(logits) if needs else None
+        loss, count, gradient = 0.0, 0, torch.zeros_like(logits)
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
                 mixed, totals = logits @ rows.T, attention.T @ rows.T

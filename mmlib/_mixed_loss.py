@@ -154,13 +154,13 @@ def mixed_loss(
     terms.check()
     classes, mask = _participants(targets, values.shape[:-1], mask, terms.ignore_index)
     logits, folded = _leave_out(_finite(values), attention, mask)
-    rows, whole = None, head is not None or terms.reduction == "none" or mixtures is None
-    if whole or return_mixing_weights or mixtures.mixing_weights is not None:
-        rows = _draw(mixtures, logits)
-    if not whole:
+    if mixtures is not None and head is None and terms.reduction != "none":
         _check_targets(targets, classes, values.shape, terms)
+        known = return_mixing_weights or mixtures.mixing_weights is not None
+        rows = _draw(mixtures, logits) if known else None
         loss = _fused_loss(logits, targets, classes, folded, mixtures, rows, terms)
-        return (loss, rows) if return_mixing_weights else loss
+        return (loss, rows) if rows is not None and return_mixing_weights else loss
+    rows = _draw(mixtures, logits)
     valid = folded > 0
     if mixtures is not None:
         logits, valid = _mix_positions(rows, folded, logits)
