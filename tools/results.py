@@ -22,14 +22,15 @@ MARKS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.D
 
 
 def results_table(records: list[RunRecord]) -> str:
-    """Write mean ± standard deviation over seeds by data set and variant as Markdown, each data set's best in bold."""
+    """Write mean ± standard deviation over seeds by data set and variant as Markdown, the best of those with most seeds in bold."""
     rows = pd.DataFrame(ledger.table(records))
     lines = ["| data | variant | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
     lines.append("|---|---|" + "---:|" * (1 + len(COLUMNS)))
     for dataset, of_dataset in rows.groupby("dataset", sort=False):
         groups = of_dataset.groupby("variant", sort=False)
         means, spreads = groups[list(COLUMNS)].mean(), groups[list(COLUMNS)].std()
-        best = {name: means[name].max() if name == "accuracy" else means[name].min() for name in COLUMNS}
+        rivals = means[groups.size() == groups.size().max()]  # a mean of fewer seeds is no rival yet
+        best = {name: rivals[name].max() if name == "accuracy" else rivals[name].min() for name in COLUMNS}
         for variant, count in groups.size().items():
             cells = [
                 _cell(means.loc[variant, name], spreads.loc[variant, name], digits, best[name])
