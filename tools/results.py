@@ -22,7 +22,7 @@ MARKS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.D
 
 
 def results_table(records: list[RunRecord]) -> str:
-    """Write mean ± standard deviation over seeds by data set and variant as Markdown, the best of those with most seeds in bold."""
+    """Write mean ± standard deviation over seeds as Markdown, the best of those with most seeds in bold."""
     rows = pd.DataFrame(ledger.table(records))
     lines = ["| data | variant | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
     lines.append("|---|---|" + "---:|" * (1 + len(COLUMNS)))
