@@ -386,7 +386,7 @@ def test_crowd_counts_neither_as_found_nor_as_missed():
 def test_a_handful_of_canvases_is_learned_by_heart(few, detector):
     """Ten seconds each on one quiet core."""
     data = scenes.load("canvas", train_images=4)
-    config = Config(detector=detector, epochs=80, batch_size=4, lr=0.005, proposals=100)
+    config = Config(detector=detector, epochs=120, batch_size=4, lr=0.005, proposals=100)
     built, _ = detection.build(config, data)
     handful = data.train
     before = mean_average_precision(*detection.predict(built, handful), 10)["map"]

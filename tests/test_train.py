@@ -17,6 +17,7 @@ from mmlib.experiments.methods import METHODS
 from mmlib.experiments.seeding import spawn_seeds
 from mmlib.experiments.training import config as config_module
 from mmlib.experiments.training import devices, distributed, trainer
+from mmlib.experiments.training import resume as resume_module
 from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.optim import learning_rate
@@ -221,7 +222,7 @@ def test_checkpoint_of_another_run_is_passed_over_by_name(digits, tmp_path, over
 
 def test_checkpoint_of_other_code_is_passed_over(digits, tmp_path, monkeypatch):
     train(small(epochs=1), digits, folder=tmp_path)
-    monkeypatch.setattr(config_module, "code_digest", lambda: "other")
+    monkeypatch.setattr(resume_module, "code_digest", lambda: "other")
     with pytest.warns(UserWarning, match=r"made with code '[0-9a-f]{16}', not 'other': skipped"):
         train(small(epochs=1), digits, folder=tmp_path)
 
