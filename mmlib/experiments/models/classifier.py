@@ -54,6 +54,7 @@ class Classifier(nn.Module):
         classes: c.
         mean, std: the training images' statistics per channel.
 
+    >>> from mmlib.experiments.models.preact_resnet import preact_resnet
     >>> classifier = Classifier(preact_resnet(3, 16, (1, 1, 1, 1)), 128, classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> classifier(torch.rand(8, 3, 32, 32)).shape, classifier.features(torch.rand(8, 3, 32, 32)).shape
     (torch.Size([8, 10]), torch.Size([8, 128, 4, 4]))

@@ -47,6 +47,7 @@ def vision_transformer(channels: int, size: int, *, patch: int, width: int, dept
 
     Source: Dosovitskiy et al. (ICLR 2021).
 
+    >>> import torch
     >>> encoder, _ = vision_transformer(3, 32, patch=8, width=64, depth=2, heads=2)
     >>> encoder(torch.rand(5, 3, 32, 32)).shape
     torch.Size([5, 64, 4, 4])
