@@ -149,8 +149,8 @@ def summarize(numbers: pd.DataFrame, metric: str, baseline: str = "mixup") -> pd
     """Summarize a metric for each variant, in the order of the rows, beside a baseline.
 
     Returns:
-        A row for each variant: `seeds`, `mean`, `std`, and the paired difference to the baseline, `difference`, with
-        the ends of its interval, `low` and `high`. These three are NaN for the baseline and without runs of it.
+        One row a variant. It holds `seeds`, `mean`, `std`, and the paired `difference` to the baseline with the ends
+        of its interval, `low` and `high`. These three are NaN for the baseline and without runs of it.
     """
     rows = {}
     for variant, here in numbers.dropna(subset=metric).groupby("variant", sort=False):
