@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
+from mmbook.comparison import training_images, training_steps
 from mmbook.ledger import table
 from mmbook.verdicts import Comparison
 
@@ -29,15 +30,14 @@ def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple
         found = grids.grid_records(grid, root)
         missing += len(found.missing)
         for run, row in zip(found.records, table(found.records)):
-            config, environment = run.config, run.environment
-            images = round(environment["images_per_second"] * environment["train_seconds"])
-            length = {"epochs": config["epochs"], "images": images, "lr": config["lr"]}
+            config = run.config
+            length = {"epochs": config["epochs"], "steps": training_steps(run), "images": training_images(run)}
+            length |= {"lr": config["lr"]}
             length |= {"weight_decay": config["weight_decay"], "loss": run.history[-1]["loss"]}
             rows.append(row | length | {"variant": run.variant.partition("-epochs")[0]})
     runs = pd.DataFrame(rows).drop_duplicates(["variant", "seed", "epochs"])
     runs = runs[runs["dataset"] == dataset]
-    batch = {"digits": 50}[dataset]
-    return runs.assign(steps=runs["images"] // batch).sort_values(["steps", "seed"], kind="stable"), missing
+    return runs.sort_values(["steps", "seed"], kind="stable"), missing
 
 
 def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accuracy") -> pd.DataFrame:
