@@ -24,27 +24,27 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 if "gpu" not in workflow.global_resources:
     workflow.global_resources["gpu"] = max(1, torch.cuda.device_count())
 
-CELL = "notebooks/04-one-run.ipynb"
+CELL = "notebooks/05-one-run.ipynb"
 RUN = "runs/{grid}/{dataset}/{model}/{variant}/seed{seed}"
 # Every chapter with the parameters that the site shows it with.
 CHAPTERS = {
     "01-multimix": {},
     "02-dense-multimix": {},
     "03-self-distillation": {},
-    "04-one-run": {"method": "multimix", "folder": "runs/digits/digits/preactresnet-small/multimix/seed0"},
-    "05-embedding-space": {},
+    "04-mixing-methods": {},
+    "05-one-run": {"method": "multimix", "folder": "runs/digits/digits/preactresnet-small/multimix/seed0"},
     "06-compare-methods": {},
-    "07-cost": {},
-    "08-robustness": {},
-    "09-out-of-distribution": {},
-    "10-mixing-methods": {},
-    "11-cifar100": {},
-    "12-signal": {},
-    "13-ablations": {},
-    "14-claims": {},
-    "15-undetermined": {},
-    "16-detection": {},
-    "17-how-long": {},
+    "07-how-long": {},
+    "08-embedding-space": {},
+    "09-robustness": {},
+    "10-out-of-distribution": {},
+    "11-detection": {},
+    "12-cifar100": {},
+    "13-cost": {},
+    "14-signal": {},
+    "15-ablations": {},
+    "16-undetermined": {},
+    "17-claims": {},
 }
 
 
@@ -67,7 +67,7 @@ def finished(grid):
 
 def chapter_parameters(chapter):
     given = CHAPTERS[chapter]
-    if chapter != "04-one-run":
+    if chapter != "05-one-run":
         return given
     (cell,) = (cell for cell in CELLS["embedded"] if given["folder"] == f"runs/{cell.grid}/{cell.path}")
     return cell.parameters | given

@@ -45,7 +45,7 @@ def clone(tmp_path, monkeypatch):
     for name in ("mmbook", "mmlib", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "notebooks").mkdir()
-    for name in ("Snakefile", "notebooks/04-one-run.ipynb"):
+    for name in ("Snakefile", "notebooks/05-one-run.ipynb"):
         shutil.copy(ROOT / name, tmp_path / name)
     content = yaml.safe_load((ROOT / "experiments.yml").read_text())
     write_grids(tmp_path, tiny=TINY, digits=content["digits"], embedded=content["embedded"])

@@ -167,7 +167,7 @@ def test_a_notebook_runs_again_in_the_same_kernel(kernel):
 def test_wrong_parameter_stops_papermill_before_training(tmp_path):
     folder = tmp_path / "run"
     arguments = ["-p", "methd", "erm", "-p", "folder", str(folder)]
-    done = run_papermill(NOTEBOOKS["04-one-run"], tmp_path / "out.ipynb", *arguments)
+    done = run_papermill(NOTEBOOKS["05-one-run"], tmp_path / "out.ipynb", *arguments)
     assert done.returncode == 1
     assert "ValueError: methd is not a parameter of this notebook; it takes dataset, model, method" in done.stderr
     assert not folder.exists()

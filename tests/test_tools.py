@@ -39,7 +39,7 @@ def test_results_table_never_mixes_data_sets():
 
 def test_digest_of_a_notebook_ignores_outputs_and_touching(tmp_path):
     path = tmp_path / "chapter.ipynb"
-    shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", path)
+    shutil.copy(ROOT / "notebooks" / "05-one-run.ipynb", path)
     before = source_digest(str(path))
     notebook = json.loads(path.read_text())
     for cell in notebook["cells"]:
@@ -110,7 +110,7 @@ def clone(tmp_path):
     for name in ("README.md", "_config.yml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / "04-one-run.ipynb", tmp_path / "notebooks")
+    shutil.copy(ROOT / "notebooks" / "05-one-run.ipynb", tmp_path / "notebooks")
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
     links.link(tmp_path)
     return tmp_path
@@ -134,8 +134,8 @@ def test_an_address_reaches_every_place_and_leaves_again(clone):
         links.link(clone)
         linked = contents(clone)
         assert linked["README.md"].count("blob/main/notebooks/01-multimix.ipynb") == 1
-        assert linked["04-one-run.ipynb"].count("somebody/multimix/blob/main/notebooks/04-one-run.ipynb") == 1
-        assert "mmlib[notebooks] @ git+https://github.com/somebody/multimix" in linked["04-one-run.ipynb"]
+        assert linked["05-one-run.ipynb"].count("somebody/multimix/blob/main/notebooks/05-one-run.ipynb") == 1
+        assert "mmlib[notebooks] @ git+https://github.com/somebody/multimix" in linked["05-one-run.ipynb"]
         assert linked["_config.yml"].count("url: https://github.com/somebody/multimix") == 1
     (clone / "pyproject.toml").write_text(PYPROJECT)
     links.link(clone)
