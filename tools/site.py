@@ -1,25 +1,32 @@
-"""Stage the executed notebooks beside the prose, then build the site with warnings as errors.
+"""Stage the executed notebooks beside the prose, build the site with warnings as errors, and swap it in.
 
 python -m tools.site build/site --notebooks build/notebooks --results book/results/digits
+python -m tools.site build/site --serve
+
+The site is built aside: until it is whole, and after a failure, `build/site` is the one before.
 """
 
 import argparse
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmbook import ledger
+from tools import pages
 from tools.results import results_table
 
 MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2")
+HTML = Path("_build", "html")
 
 
 def stage(site: Path, notebooks: Path, results: Path) -> None:
     """Lay prose, notebooks, examples, generated tables and MathJax under `site`, by their paths in the repository."""
-    shutil.rmtree(site, ignore_errors=True)
     shutil.copytree("book", site / "book", ignore=shutil.ignore_patterns("results"))
     shutil.copytree(notebooks, site / "notebooks")
     shutil.copytree("examples", site / "examples", ignore=shutil.ignore_patterns("__pycache__"))
@@ -37,29 +44,87 @@ def stage(site: Path, notebooks: Path, results: Path) -> None:
         copy(package / name, target)
 
 
-def main() -> int:
-    """Stage, build, and show the builder's output only if it fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("site", type=Path)
-    parser.add_argument("--notebooks", type=Path, required=True)
-    parser.add_argument("--results", type=Path, required=True)
-    arguments = parser.parse_args()
-    stage(arguments.site, arguments.notebooks, arguments.results)
-    build = [
-        str(Path(sys.executable).with_name("jupyter-book")),
-        "build",
-        "-W",
-        "-n",
-        "--keep-going",
-        str(arguments.site),
-    ]
+def build(staged: Path) -> subprocess.CompletedProcess:
+    """Run jupyter-book over what is staged."""
+    program = str(Path(sys.executable).with_name("jupyter-book"))
     # The API pages import `tools`, which is not installed.
     path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(build, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
-    if done.returncode:
-        print(done.stdout, done.stderr, file=sys.stderr)
-    return done.returncode
+    return subprocess.run(
+        [program, "build", "-W", "-n", "--keep-going", str(staged)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def publish(built: Path, site: Path) -> None:
+    """Make `site` a link to the folder `built` beside it, in one step, and remove what it was before.
+
+    A reader finds the site before or the new one at every moment, never none. (The exception is a `site` that is a
+    folder, which becomes a link once.)
+    """
+    before = site.resolve()
+    if site.is_dir() and not site.is_symlink():
+        before = site.rename(site.with_name(f"{built.name}.before"))
+    link = site.with_name(f"{built.name}.link")
+    link.symlink_to(built.name, target_is_directory=True)
+    link.replace(site)
+    if before.is_dir() and before != built.resolve():
+        shutil.rmtree(before)
+
+
+def make(site: Path, notebooks: Path, results: Path) -> int:
+    """Build the site aside and swap it in; a failure shows the builder's output, and leaves `site` as it was."""
+    site.parent.mkdir(parents=True, exist_ok=True)
+    built = Path(tempfile.mkdtemp(prefix=f"{site.name}.", dir=site.parent))
+    built.chmod(0o755)
+    try:
+        stage(built, notebooks, results)
+        done = build(built)
+        if done.returncode:
+            print(done.stdout, done.stderr, file=sys.stderr)
+            return done.returncode
+        pages.finish(built / HTML)
+        publish(built, site)
+    finally:
+        if not site.is_symlink() or site.resolve() != built.resolve():
+            shutil.rmtree(built)
+    return 0
+
+
+def serve(folder: Path, port: int) -> None:
+    """Show the site on this machine alone, until Ctrl-C; a site that is swapped in meanwhile is shown from then on."""
+    if not (folder / "index.html").is_file():
+        raise FileNotFoundError(f"there is no site in {folder}; `make book` makes one")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder.absolute()))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        print(f"The book is at http://127.0.0.1:{server.server_port}/  (Ctrl-C ends this)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def main(arguments: list[str]) -> int:
+    """Build the site, or serve the one that there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("site", type=Path)
+    parser.add_argument("--notebooks", type=Path, help="the folder of executed notebooks")
+    parser.add_argument("--results", type=Path, help="the ledger that the results table is made from")
+    parser.add_argument("--serve", action="store_true", help="show the site on 127.0.0.1 instead of building it")
+    parser.add_argument("--port", type=int, default=8000, help="for --serve; 0 takes a free one")
+    given = parser.parse_args(arguments)
+    if given.serve:
+        serve(given.site / HTML, given.port)
+        return 0
+    if given.notebooks is None or given.results is None:
+        parser.error("--notebooks and --results are needed to build the site")
+    return make(given.site, given.notebooks, given.results)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except OSError as error:
+        sys.exit(f"site: {error}")
