@@ -64,14 +64,14 @@ def publish(built: Path, site: Path) -> None:
     A reader finds the site before or the new one at every moment, never none. (The exception is a `site` that is a
     folder, which becomes a link once.)
     """
-    before = site.resolve()
-    if site.is_dir() and not site.is_symlink():
+    before = site.resolve() if site.is_symlink() else None
+    if before is None and site.exists():
         before = site.rename(site.with_name(f"{built.name}.before"))
     link = site.with_name(f"{built.name}.link")
     link.symlink_to(built.name, target_is_directory=True)
     link.replace(site)
-    if before.is_dir() and before != built.resolve():
-        shutil.rmtree(before)
+    if before:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def make(site: Path, notebooks: Path, results: Path) -> int:
