@@ -25,7 +25,8 @@ FLAGS = (
 def pages():
     """Return the pages of the built site by their paths without .html; the listings of source code are left out."""
     found = (path.relative_to(SITE).with_suffix("") for path in sorted(SITE.rglob("*.html")))
-    return [str(page) for page in found if page.parts[0] not in ("_static", "_modules")]
+    left_out = ("_static", "_modules", "index")  # the last only leads on to the first page
+    return [str(page) for page in found if page.parts[0] not in left_out]
 
 
 def pytest_collection_modifyitems(items):

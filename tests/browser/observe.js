@@ -16,7 +16,8 @@
     for (const child of element.children) {
       const box = child.getBoundingClientRect();
       if (!box.width || !box.height || !visible(child)) continue;
-      const overflow = getComputedStyle(child).overflowX;
+      const style = getComputedStyle(child);
+      const overflow = style.display === "inline" ? "visible" : style.overflowX; // of an inline box it means nothing
       if (box.right > column.right + 1 || box.left < column.left - 1) found.push(name(child));
       else if (overflow === "hidden" || overflow === "clip") {
         if (child.scrollWidth > child.clientWidth + 1 && child.clientWidth > 1) found.push(`cut off: ${name(child)}`);
