@@ -32,9 +32,7 @@ def lacking(version, gigabytes, modules, index_answers):
     if gigabytes < GIGABYTES:
         return f"the environment needs {GIGABYTES} GB of disk here, and {gigabytes:.1f} GB are free"
     if not index_answers():
-        return (
-            "pip gets nothing that requirements.lock pins; `pip config list` shows which package index it asks"
-        )
+        return "pip gets nothing that requirements.lock pins; `pip config list` shows which package index it asks"
     return ""
 
 
