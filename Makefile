@@ -16,7 +16,7 @@ book: environment            ## run the embedded grid and the chapters, build th
 	@python -m tools.book --cores $(CORES) $(if $(DETAILS),--details)
 
 serve: environment           ## show the built site on 127.0.0.1; PORT=8000
-	@python -m tools.site build/site --serve --port $(PORT)
+	@python -m tools.serve --port $(PORT)
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest -m "not browser"

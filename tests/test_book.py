@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tools import site
+from tools import serve, site
 from tools.book import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +49,7 @@ def test_make_book_says_what_it_did_and_what_failed(tmp_path):
 
     first, ran, *end = make_book(tmp_path).stdout.splitlines()
     assert first.startswith("0 of 1 cells, 0 of 2 chapters; ")
-    assert ran.startswith("Ran 1 cells and 2 chapters in ")
+    assert ran.startswith("Ran 1 cell and 2 chapters in ")
     assert end == ["The site is built.", where]
     before = index.read_text()
     unchanged = make_book(tmp_path)
@@ -59,7 +61,7 @@ def test_make_book_says_what_it_did_and_what_failed(tmp_path):
     assert failed.returncode == 1
     _, failure, ran, *end = failed.stdout.splitlines()
     assert failure == "Failed: chapter 02-bad: ValueError: alpha must be > 0, got 0"
-    assert ran.startswith("Ran 1 chapters in ")
+    assert ran.startswith("Ran 1 chapter in ")
     assert end == [
         failure,
         "  see build/logs/chapters/02-bad.log",
@@ -113,6 +115,19 @@ def test_a_build_that_fails_leaves_the_site_as_it_was(tmp_path, monkeypatch, cap
     assert sorted(path.name for path in tmp_path.iterdir()) == ["site", "site.before"]
 
 
-def test_serve_says_when_there_is_no_site(tmp_path):
+def test_serve_shows_what_is_swapped_in_while_it_runs(tmp_path):
+    place = tmp_path / "site"
     with pytest.raises(FileNotFoundError, match=r"there is no site in .*; `make book` makes one"):
-        site.serve(tmp_path / "site", 0)
+        serve.server(place, 0)
+    site.publish(built(tmp_path / "site.first", "first"), place)
+    with serve.server(place, 0) as book:
+        thread = threading.Thread(target=book.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{book.server_port}/"
+        for words in ("first", "second"):
+            if words == "second":
+                site.publish(built(tmp_path / "site.second", "second"), place)
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address) as answer:
+                assert answer.read() == words.encode()
+        book.shutdown()
+        thread.join()

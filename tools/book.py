@@ -111,7 +111,7 @@ class Progress:
 
     def summary(self, now: float) -> list[str]:
         """Say what was run, and what failed and why."""
-        counts = [f"{self.done[rule]} {NAMES[rule]}" for rule in NAMES if self.done[rule]]
+        counts = [f"{n} {rule if n == 1 else NAMES[rule]}" for rule in NAMES if (n := self.done[rule])]
         lines = [
             f"Ran {' and '.join(counts)} in {duration(now - self.start)}." if counts else "Ran no cell and no chapter."
         ]

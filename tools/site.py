@@ -1,14 +1,11 @@
 """Stage the executed notebooks beside the prose, build the site with warnings as errors, and swap it in.
 
 python -m tools.site build/site --notebooks build/notebooks --results book/results/digits
-python -m tools.site build/site --serve
 
 The site is built aside: until it is whole, and after a failure, `build/site` is the one before.
 """
 
 import argparse
-import functools
-import http.server
 import os
 import shutil
 import subprocess
@@ -93,38 +90,15 @@ def make(site: Path, notebooks: Path, results: Path) -> int:
     return 0
 
 
-def serve(folder: Path, port: int) -> None:
-    """Show the site on this machine alone, until Ctrl-C; a site that is swapped in meanwhile is shown from then on."""
-    if not (folder / "index.html").is_file():
-        raise FileNotFoundError(f"there is no site in {folder}; `make book` makes one")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder.absolute()))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        print(f"The book is at http://127.0.0.1:{server.server_port}/  (Ctrl-C ends this)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
-
-
 def main(arguments: list[str]) -> int:
-    """Build the site, or serve the one that there is."""
+    """Build the site from what is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("site", type=Path)
-    parser.add_argument("--notebooks", type=Path, help="the folder of executed notebooks")
-    parser.add_argument("--results", type=Path, help="the ledger that the results table is made from")
-    parser.add_argument("--serve", action="store_true", help="show the site on 127.0.0.1 instead of building it")
-    parser.add_argument("--port", type=int, default=8000, help="for --serve; 0 takes a free one")
+    parser.add_argument("--notebooks", type=Path, required=True, help="the folder of executed notebooks")
+    parser.add_argument("--results", type=Path, required=True, help="the ledger that the results table is made from")
     given = parser.parse_args(arguments)
-    if given.serve:
-        serve(given.site / HTML, given.port)
-        return 0
-    if given.notebooks is None or given.results is None:
-        parser.error("--notebooks and --results are needed to build the site")
     return make(given.site, given.notebooks, given.results)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except OSError as error:
-        sys.exit(f"site: {error}")
+    sys.exit(main(sys.argv[1:]))
