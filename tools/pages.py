@@ -20,6 +20,8 @@ REPLACED = (
     (re.compile(r' aria-label="Toggle hidden content"'), ""),
     (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
     (re.compile(r'<summary>(?=<span class="toctree-toggle")'), '<summary aria-label="Sections of this chapter">'),
+    # A list has items; what docutils calls its entries is no longer a role.
+    (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
     # A parameter and its meaning; Sphinx's smart quotes would make a dash of it, and of every command's option.
     (re.compile(r"(<li><p><strong>[^<]*</strong>(?: \(.*?\))?) -- "), r"\1: "),
     (re.compile(r'aria-label="light/dark"'), 'aria-label="Light or dark"'),

@@ -65,7 +65,7 @@
 
   // In the dark only colours differ.
   window.axeFaults = async (rules) => {
-    const options = { resultTypes: ["violations"], elementRef: false, ancestry: false };
+    const options = { resultTypes: ["violations"], selectors: false, preload: false };
     if (rules) options.runOnly = { type: "rule", values: rules };
     const { violations } = await axe.run(document, options);
     return violations
