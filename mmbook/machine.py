@@ -81,8 +81,8 @@ def compare_cells(cells: Sequence[Cell], runs: Path, results: Path, band: Mappin
         band: of `measure_band`.
 
     Returns:
-        One row for each cell that has both a finished run and a record: `variant`, `seed`, `outcome`, and each metric
-        as recorded and, with `_here` behind its name, as found.
+        One row for each cell that has both a finished run and a record, with `variant`, `seed`, `outcome`, and each
+        metric as recorded and, with `_here` behind its name, as found.
     """
     rows = []
     for cell in cells:
