@@ -40,14 +40,14 @@ CORNER_COLOURS = ("#0072b2", "#e69f00", "#009e73")
 GRID_STEPS = 1023  # a place in the plane is a whole number up to this, in each direction
 IMAGE_BYTES = 1_500_000  # of all images of one picture, before base64
 # The triangle of `simplex`, in units of its drawing, and its histogram.
-CORNERS = ((150.0, 48.0), (30.0, 48.0 + 120 * 3**0.5), (270.0, 48.0 + 120 * 3**0.5))
-HISTOGRAM = {"bins": 56, "largest": 128, "width": 400, "height": 96}
+CORNERS = ((150.0, 50.0), (30.0, 50.0 + 120 * 3**0.5), (270.0, 50.0 + 120 * 3**0.5))
+HISTOGRAM = {"bins": 56, "largest": 128, "width": 400, "height": 72}
 START = (0.45, 0.35, 0.2)  # λ before anybody moves it
 MIXTURES = 400  # drawn for each histogram
-SHORTEST = 2  # lengths of schedules that make a line
+LINE = 2  # lengths of schedules that make a line
 
 
-def simplex(digits: Sequence[int] = (0, 4, 7), m: int = 128) -> str:
+def simplex(digits: Sequence[int] = (0, 2, 5), m: int = 128) -> str:
     """Mix three digits by hand, and see how many examples mixtures of m really mix, for every α.
 
     The left half is the simplex of three examples with a point to drag; its picture and its label are the mixture's.
@@ -71,8 +71,7 @@ def simplex(digits: Sequence[int] = (0, 4, 7), m: int = 128) -> str:
         raise ValueError(f"digits must be three different classes from 0 to 9, got {digits}")
     if not 2 <= m <= HISTOGRAM["largest"]:
         raise ValueError(f"m must be an integer from 2 to {HISTOGRAM['largest']}, got {m}")
-    bunch = load_digits()
-    images = [bunch.images[np.flatnonzero(bunch.target == digit)[0]].astype(int) for digit in digits]
+    images = [_typical_digit(digit) for digit in digits]
     data = {
         "weights": START,
         "corners": [[round(x, 2) for x in corner] for corner in CORNERS],
@@ -83,10 +82,10 @@ def simplex(digits: Sequence[int] = (0, 4, 7), m: int = 128) -> str:
     }
     picture = _template("simplex.html").format(
         corners="".join(
-            _pixels(image, x, y, 44) for image, (x, y) in zip(images, ((128, -4), (-20, 214), (276, 214)), strict=True)
+            _pixels(image, x, y, 52) for image, (x, y) in zip(images, ((124, -8), (-28, 206), (276, 206)), strict=True)
         ),
         points=" ".join(f"{x:g},{y:.2f}" for x, y in CORNERS),
-        incircle=f'cx="150" cy="{48 + 80 * 3**0.5:.2f}" r="{40 * 3**0.5:.2f}"',
+        incircle=f'cx="150" cy="{50 + 80 * 3**0.5:.2f}" r="{40 * 3**0.5:.2f}"',
         at="{:.2f} {:.2f}".format(*np.array(START) @ np.array(CORNERS)),
         blend=_pixels(np.tensordot(START, images, 1), 0, 0, 8),
         number=f"{1 / np.square(START).sum():.2f}",
@@ -96,6 +95,13 @@ def simplex(digits: Sequence[int] = (0, 4, 7), m: int = 128) -> str:
         **_drawn(m),
     )
     return _snippet("simplex", data, picture, "dirichlet.js", "simplex.js")
+
+
+def _typical_digit(digit: int) -> np.ndarray:
+    """The image of a class that lies nearest to its mean, (8, 8), values 0 to 16."""
+    bunch = load_digits()
+    of_class = bunch.images[bunch.target == digit].astype(int)
+    return of_class[np.square(of_class - of_class.mean(0)).sum((1, 2)).argmin()]
 
 
 def _pixels(image: np.ndarray, x: float, y: float, size: float) -> str:
@@ -185,7 +191,7 @@ def embedding_scatter(
     >>> "MultiMix" in embedding_scatter(places, np.array([0, 1]), np.zeros((2, 8, 8), dtype=np.uint8))
     True
     """
-    labels, images = np.asarray(labels), _shrunk(np.asarray(images))
+    labels, images = np.asarray(labels), np.asarray(images)
     names = [str(k) for k in range(labels.max() + 1)] if class_names is None else list(class_names)
     if not panels:
         raise ValueError("panels must hold the places of at least one variant, got none")
@@ -195,8 +201,9 @@ def embedding_scatter(
                 f"panels must hold finite places ({len(labels)}, 2), got {np.shape(places)} for {variant!r}"
             )
     if images.dtype != np.uint8 or len(images) != len(labels) or images.shape[3:] not in ((), (3,)):
-        raise ValueError(f"images must be bytes ({len(labels)}, h, w) or ({len(labels)}, h, w, 3), got {images.shape}")
-    order = in_order(panels)
+        shape = f"({len(labels)}, h, w)"
+        raise ValueError(f"images must be bytes {shape} or {shape[:-1]}, 3), got {images.shape} of {images.dtype}")
+    images, order = _shrunk(images), in_order(panels)
     places = {variant: _whole_numbers(np.asarray(panels[variant], dtype=float)) for variant in order}
     shown = [order.index(variant) for variant in [*panels][:2]]
     classes = sorted(set(labels.tolist()))
@@ -283,16 +290,15 @@ def schedule_chart(
         ValueError: a table without rows or without a column, or `shown` without a variant of the tables.
     """
     for name, table, column in (("differences", differences, "difference"), ("accuracies", accuracies, "accuracy")):
-        if missing := {"variant", "steps", column, "low", "high", "seeds"} - {*table.columns}:
-            raise ValueError(
-                f"{name} must have the columns {', '.join(sorted(missing))}, got {', '.join(table.columns)}"
-            )
+        columns = ["variant", "steps", column, "low", "high", "seeds"]
+        if not {*columns} <= {*table.columns}:
+            raise ValueError(f"{name} must have the columns {', '.join(columns)}, got {', '.join(table.columns)}")
         if table.empty:
             raise ValueError(f"{name} must have a row at least, got none")
     known = in_order([*accuracies["variant"], *differences["variant"]])
     lengths = accuracies.groupby("variant")["steps"].nunique()
     if shown is None:
-        shown = [variant for variant in known if lengths.get(variant, 0) >= SHORTEST] or known
+        shown = [variant for variant in known if lengths.get(variant, 0) >= LINE] or known
     if unknown := {*shown} - {*known}:
         raise ValueError(f"shown must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     level = accuracies.assign(difference=0.0, low=math.nan, high=math.nan)  # of the baseline to itself

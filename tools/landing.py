@@ -27,8 +27,10 @@ def write_parts(folder: Path, results: Path) -> None:
     """
     root = results.resolve().parent
     runs, _ = schedules.scheduled_runs(str(root))
+    lengths = runs.groupby("variant")["steps"].transform("nunique")
+    several = runs[lengths >= interactive.LINE]
     chart = interactive.schedule_chart(
-        schedules.differences(runs, BASELINE), schedules.accuracies(runs), baseline=BASELINE, height=225
+        schedules.differences(several, BASELINE), schedules.accuracies(several), baseline=BASELINE, height=190
     )
     parts = {
         "results.md": results_table(ledger.collect(results)),
@@ -73,6 +75,11 @@ def _on_accuracy(runs: pd.DataFrame, longest: pd.DataFrame, family: pd.DataFrame
 
 
 def _distance(row: pd.Series, steps: int) -> str:
+    """Say how far apart the two are after so many steps, by how many seeds.
+
+    >>> _distance(pd.Series({"difference": -2.31, "low": float("nan"), "high": float("nan"), "seeds": 1}), 1000)
+    '2.3 points behind mixup after 1,000 steps (one seed)'
+    """
     side = "ahead of" if row["difference"] > 0 else "behind"
     interval = "" if pd.isna(row["low"]) else f", 95 % interval {_signed(row['low'])} to {_signed(row['high'])}"
     seeds = f"{_number(int(row['seeds']))} seed{'' if row['seeds'] == 1 else 's'}"
@@ -81,27 +88,33 @@ def _distance(row: pd.Series, steps: int) -> str:
 
 def _on_embeddings(longest: pd.DataFrame, family: pd.DataFrame) -> str:
     means = longest.groupby("variant")[["alignment", "uniformity"]].mean()
-    comparatives = {"alignment": ("tighter", "looser"), "uniformity": ("more evenly spread", "less evenly spread")}
-    measured, judged = [], []
-    for metric, (better, worse) in comparatives.items():
-        word = better if family.loc[(metric, METHOD), "difference"] > 0 else worse
+
+    def measured(metric: str, better: str, worse: str) -> tuple[str, str]:
         ours, theirs = (f"{means.loc[variant, metric]:.2f}".replace("-", "−") for variant in (METHOD, BASELINE))
-        measured.append((word, f"({metric} {ours} against {theirs})"))
-        judged.append(f"*{better}* {_of_forms(family.loc[metric, 'verdict'])}")
-    (classes, alignment), (spread, uniformity) = measured
+        ahead = family.loc[(metric, METHOD), "difference"] > 0
+        return better if ahead else worse, f"({metric} {ours} against {theirs})"
+
+    classes, alignment = measured("alignment", "tighter", "looser")
+    spread, uniformity = measured("uniformity", "more evenly spread", "less evenly spread")
     return (
-        f"**Embeddings.** MultiMix's classes are {classes} than mixup's {alignment}, and its embeddings {spread} "
-        f"{uniformity}. {judged[0].replace('*t', '*T', 1)}, and {judged[1]} ([the embedding space](../notebooks/08-embedding-space))."
+        f"**Embeddings.** MultiMix's classes are {classes} than mixup's {alignment} and its embeddings {spread} "
+        f"{uniformity}. *Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
+        f"{_of_forms(family.loc['uniformity', 'verdict'])} ([the embedding space](../notebooks/08-embedding-space))."
     )
 
 
 def _of_forms(verdicts: pd.Series) -> str:
-    """Say for how many forms of MultiMix a claim holds, does not hold and is open."""
+    """Say for how many forms of MultiMix a claim holds, does not hold and is open.
+
+    >>> _of_forms(pd.Series(["open", "holds", "open"]))
+    'holds for one of its forms and is open for two'
+    """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
-    said = {verdict: count for verdict, count in counts.items() if count}
-    if len(said) == 1:
-        return f"{_says(*said)} for all {_number(len(verdicts))}"
-    return " and ".join(f"{_says(verdict)} for {_number(count)}" for verdict, count in said.items()) + " of its forms"
+    if len(set(verdicts)) == 1:
+        return _says(verdicts.iloc[0]) + (f" for all {_number(len(verdicts))} forms" if len(verdicts) > 1 else "")
+    said = [f"{_says(verdict)} for {_number(count)}" for verdict, count in counts.items() if count]
+    said[0] += " of its forms"
+    return " and ".join(said)
 
 
 def _on_cost(cost: dict) -> str:
