@@ -82,7 +82,7 @@ def simplex(digits: Sequence[int] = (0, 2, 5), m: int = 128) -> str:
     }
     picture = _template("simplex.html").format(
         corners="".join(
-            _pixels(image, x, y, 52) for image, (x, y) in zip(images, ((124, -8), (-28, 206), (276, 206)), strict=True)
+            _pixels(image, x, y, 52) for image, (x, y) in zip(images, ((124, -8), (-30, 206), (278, 206)), strict=True)
         ),
         points=" ".join(f"{x:g},{y:.2f}" for x, y in CORNERS),
         incircle=f'cx="150" cy="{50 + 80 * 3**0.5:.2f}" r="{40 * 3**0.5:.2f}"',
@@ -105,14 +105,15 @@ def _typical_digit(digit: int) -> np.ndarray:
 
 
 def _pixels(image: np.ndarray, x: float, y: float, size: float) -> str:
-    """A grey image of values 0 to 16 as squares of a drawing, `size` units wide, its corner at x and y."""
+    """A grey image of values 0 to 16 as squares, `size` units wide, its corner at x and y, in a black frame."""
     side = size / len(image)
+    frame = f'<path stroke="black" stroke-width="{side:g}" d="M{x:g} {y:g}h{size:g}v{size:g}h{-size:g}Z"/>'
     rows = (
         f'<rect x="{x + side * j:g}" y="{y + side * i:g}" width="{side:g}" height="{side:g}" '
         f'fill="rgb({",".join([str(round(255 * value / 16))] * 3)})"/>'
         for (i, j), value in np.ndenumerate(image)
     )
-    return f'<g shape-rendering="crispEdges">{"".join(rows)}</g>'
+    return f'{frame}<g shape-rendering="crispEdges">{"".join(rows)}</g>'
 
 
 def _bar(digit: int, colour: str, share: float) -> str:
