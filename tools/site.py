@@ -11,8 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmbook import ledger
-from tools.results import results_table
+from tools.landing import write_parts
 
 MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2")
 
@@ -25,9 +24,7 @@ def stage(site: Path, notebooks: Path, results: Path) -> None:
     shutil.copytree("examples", site / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(name, site)
-    generated = site / "book" / "generated"
-    generated.mkdir()
-    (generated / "results.md").write_text(results_table(ledger.collect(results)))
+    write_parts(site / "book" / "generated", results)
     # MathJax lies in the site itself, so that its pages ask nothing of other hosts.
     package = Path(find_spec("mathjax").submodule_search_locations[0]) / "static" / "mathjax"
     for name in MATHJAX:
