@@ -6,7 +6,7 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser lint bench record detection results links lock environment
+.PHONY: help book serve test test-browser lint bench record status detection results links lock environment
 
 help:                        ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -19,8 +19,8 @@ serve: environment           ## show the built site on 127.0.0.1; PORT=8000
 	@python -m tools.serve --port $(PORT)
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
-	OMP_NUM_THREADS=1 pytest -m "not browser"
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py
+	OMP_NUM_THREADS=1 pytest -m "not browser" --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py tools/status.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
@@ -37,6 +37,9 @@ lint: environment            ## style and types alone
 
 record: environment          ## run the cells of GRID without a record for MINUTES and record them; called again, it continues
 	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)
+
+status: environment          ## say how far GRID is: recorded, running, failed, missing, and how long the rest takes
+	@python -m tools.status $(GRID)
 
 detection: environment       ## run the detectors of detection.yml without a record, for MINUTES
 	python -m tools.detect --minutes $(or $(MINUTES),inf)

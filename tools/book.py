@@ -20,6 +20,8 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
+from mmbook import machine
+
 SITE = Path("build/site/_build/html/index.html")
 NAMES = {"cell": "cells", "chapter": "chapters"}
 PLAIN_SECONDS = 300  # between two lines where no terminal shows one that moves
@@ -229,6 +231,7 @@ def main(arguments: list[str]) -> int:
     else:
         print("Nothing has changed since the last build." if after == before else "The site is built.")
         print(f"The book: {SITE.absolute()}  (`make serve` shows it at an address)")
+        print(machine.summary(machine.compare_embedded()[0]))
     return int(failed)
 
 

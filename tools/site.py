@@ -14,9 +14,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmbook import ledger
+from mmbook import machine
 from tools import pages
-from tools.results import results_table
+from tools.landing import write_parts
 
 MATHJAX = ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2")
 HTML = Path("_build", "html")
@@ -30,8 +30,8 @@ def stage(site: Path, notebooks: Path, results: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(name, site)
     generated = site / "book" / "generated"
-    generated.mkdir()
-    (generated / "results.md").write_text(results_table(ledger.collect(results)))
+    write_parts(generated, results)
+    (generated / "machine.md").write_text(machine.page(*machine.compare_embedded()), encoding="utf-8")
     # MathJax lies in the site itself, so that its pages ask nothing of other hosts.
     package = Path(find_spec("mathjax").submodule_search_locations[0]) / "static" / "mathjax"
     for name in MATHJAX:
