@@ -132,15 +132,27 @@ def reliability(panels: Mapping[str, Tensor]) -> Figure:
     """Accuracy against confidence, a panel a name; a calibrated classifier lies on the diagonal.
 
     Args:
-        panels: rows of `metrics.reliability_bins`, (3, bins). A dot's area is the bin's share of the predictions.
+        panels: rows of `metrics.reliability_bins`, (3, bins), by the printed name of a method, whose colour they get, or
+            by any other name. A dot's area is the bin's share of the predictions.
     """
-    figure, axes = _panels(len(panels), 2.8, 3.1, sharex=True, sharey=True)
+    colours = {style.name: style.colour for style in STYLES.values()}
+    columns = min(3, len(panels))
+    figure, axes = _panels(len(panels), 2.8, 3.1, columns=columns, sharex=True, sharey=True)
     for axis, (name, bins) in zip(axes, panels.items()):
         count, confidence, right = bins[:, bins[0] > 0]
         axis.axline((0, 0), slope=1, color="0.7", lw=1, ls="--")
         areas = 4 + 300 * count / count.sum()
-        axis.scatter(confidence / count, right / count, s=areas, color=ACCENT, alpha=0.7, clip_on=False, zorder=3)
+        axis.scatter(
+            confidence / count,
+            right / count,
+            s=areas,
+            color=colours.get(name, ACCENT),
+            alpha=0.7,
+            clip_on=False,
+            zorder=3,
+        )
         axis.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.label_outer()
     return figure
 
 
@@ -189,9 +201,9 @@ def curves(
     _finish(axis, **labels)
 
 
-def _series_styles() -> Iterator[dict[str, str]]:
+def _series_styles(colours: Sequence[str] = SERIES) -> Iterator[dict[str, str]]:
     """Colour and marker of what is not a method, in the order of the legend."""
-    return ({"color": colour, "marker": marker} for colour, marker in zip(cycle(SERIES), cycle(MARKERS)))
+    return ({"color": colour, "marker": marker} for colour, marker in zip(cycle(colours), cycle(MARKERS)))
 
 
 def _finish(axis: Axes, **labels) -> None:
@@ -434,7 +446,7 @@ def against(
         levels: what does not depend on x, such as a baseline's mean: a dashed line a method or other name.
         labels: go to the axis.
     """
-    others = _series_styles()
+    others = _series_styles(SERIES[::-1])  # whose first are unlike the dark colours of ERM and mixup
     for name, rows in numbers.groupby(by, sort=False):
         style, of_x = _line_style(name, others), rows.groupby(x)[y].agg(["mean", "std"])
         axis.scatter(rows[x], rows[y], s=8, color=style["color"], alpha=0.4, lw=0)
