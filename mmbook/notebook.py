@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from mmlib._checks import check_type
 
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Parameter(NamedTuple):
     """A parameter of a notebook: its name, the value it has, and what the `parameters` cell says of it."""
@@ -92,13 +95,21 @@ def _draw_inline() -> None:
     shell = get_ipython()
     if shell is not None and hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")
-        shell.run_line_magic("config", "InlineBackend.figure_formats = ['retina']")
 
         import matplotlib.pyplot as plt
 
         from mmbook.plots import LOOK
 
         plt.rcParams.update(LOOK)
+        shell.display_formatter.formatters["image/png"].for_type(plt.Figure, _sharp_png)
+
+
+def _sharp_png(figure: "Figure") -> tuple[str, dict]:
+    """A figure with twice the pixels, and its width; a height beside it would distort it where a column is narrower."""
+    from IPython.core.pylabtools import retina_figure
+
+    data, size = retina_figure(figure, base64=True)
+    return data, {"width": size["width"]}
 
 
 def project_root() -> Path:

@@ -132,8 +132,8 @@ def reliability(panels: Mapping[str, Tensor]) -> Figure:
     """Accuracy against confidence, a panel a name; a calibrated classifier lies on the diagonal.
 
     Args:
-        panels: rows of `metrics.reliability_bins`, (3, bins), by the printed name of a method, whose colour they get, or
-            by any other name. A dot's area is the bin's share of the predictions.
+        panels: rows of `metrics.reliability_bins`, (3, bins), by name; a method's printed name has the method's colour.
+            A dot's area is the bin's share of the predictions.
     """
     colours = {style.name: style.colour for style in STYLES.values()}
     columns = min(3, len(panels))
@@ -446,14 +446,14 @@ def against(
         levels: what does not depend on x, such as a baseline's mean: a dashed line a method or other name.
         labels: go to the axis.
     """
-    others = _series_styles(SERIES[::-1])  # whose first are unlike the dark colours of ERM and mixup
+    others = _series_styles((style_of("").colour, *SERIES[-2::-1]))  # none is like the colour of a method
     for name, rows in numbers.groupby(by, sort=False):
         style, of_x = _line_style(name, others), rows.groupby(x)[y].agg(["mean", "std"])
         axis.scatter(rows[x], rows[y], s=8, color=style["color"], alpha=0.4, lw=0)
         label = printed_name(name)
         axis.errorbar(of_x.index, of_x["mean"], of_x["std"], **style, lw=1.5, ms=5, capsize=3, label=label)
     for name, level in (levels or {}).items():
-        colour = _line_style(name, others)["color"]
+        colour = INK if known_method(name) is None else style_of(name).colour
         axis.axhline(level, color=colour, ls="--", lw=1.2, label=printed_name(name), zorder=1)
     _finish(axis, **{"xlabel": x, "ylabel": y, **labels})
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,6 +1,8 @@
 """Notebooks as papermill and people meet them."""
 
 import ast
+import base64
+import io
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmbook.notebook import check_parameters, project_root
 
@@ -185,6 +188,30 @@ def test_every_exercise_has_a_hidden_solution(name):
     assert text.count("<details><summary>Solution</summary>") == text.count("</details>") == 1
 
 
+SOLUTIONS = [name for name in NOTEBOOKS if "```python" in prose(name) and name != "12-cifar100"]  # which needs its data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_code_of_a_solution_runs_after_the_chapter(name, tmp_path):
+    code = ["".join(cell["source"]) for cell in code_cells(name)[1:]]  # without the installer
+    code = ["from typing import Optional\nfrom pathlib import Path", *code]
+    code += re.findall(
+        r"^```python\n(.*?)^```", prose(name).partition("Solution</summary>")[2], re.DOTALL | re.MULTILINE
+    )
+    script = tmp_path / "chapter.py"
+    script.write_text("\n".join(code))
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "MPLBACKEND": "agg",
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+    }
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT / "notebooks")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_links_to_chapters_wear_their_titles(name):
     for text, chapter in re.findall(r"\[([^\]]+)\]\((\d\d-[\w-]+)\)", prose(name)):
@@ -199,6 +226,15 @@ def test_chapter_ends_with_what_was_run(name):
     assert tags(last) == {"remove-input", "nbval-ignore-output"}
     (output,) = last["outputs"]
     assert "What was run" in "".join(output["data"]["text/html"])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cost_is_about_what_was_measured(name):
+    """On whatever machine the stored outputs come from."""
+    said = int(re.search(r"\*\*Cost\*\*.*?about\s(\d+)\sseconds", prose(name), re.DOTALL)[1])
+    (output,) = cells_of(name)[-1]["outputs"]
+    measured = int(re.search(r"in (\d+) seconds of processor time", "".join(output["data"]["text/html"]))[1])
+    assert said / 3 <= measured <= 3 * said
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -316,7 +352,12 @@ def test_pictures_reach_the_notebook_whatever_the_backend(tmp_path, backend):
     done = run_papermill(notebook, out, "-p", "n", "4", MPLBACKEND=name, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     outputs = json.loads(out.read_text())["cells"][-1]["outputs"]
-    assert [list(output["data"]) for output in outputs if "data" in output] == [["image/png", "text/plain"]]
+    (output,) = (output for output in outputs if "data" in output)
+    assert list(output["data"]) == ["image/png", "text/plain"]
+    # Twice the pixels that it is shown with, and no height that would distort it in a narrow column.
+    (width,) = output["metadata"]["image/png"].values()
+    picture = Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
+    assert picture.width == pytest.approx(2 * width, abs=2)
 
 
 def test_project_root_is_found_from_below(monkeypatch, tmp_path):
