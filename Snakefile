@@ -121,6 +121,8 @@ rule cell:
         command=lambda wildcards: command(cell_of(wildcards)),
     resources:
         gpu=lambda wildcards: cell_of(wildcards).gpus,
+        runtime=lambda wildcards: cell_of(wildcards).resources.get("minutes", 24 * 60),
+        mem_mib=lambda wildcards: cell_of(wildcards).resources.get("memory_mib", 8192),
     # In the order of experiments.yml.
     priority: lambda wildcards: -ORDER[f"{wildcards.grid}/{cell_of(wildcards).path}"]
     output:
