@@ -114,7 +114,7 @@ def pictures():
         yield from (pytest.param(name, i, id=f"{name}-{c['id']}") for i, c in enumerate(cells_of(name)) if images(c))
 
 
-@pytest.mark.parametrize(("name", "index"), pictures())
+@pytest.mark.parametrize(("name", "index"), list(pictures()))
 def test_every_picture_is_a_figure_with_caption_name_and_alternative_text(name, index):
     """A caption goes to every rich output of its cell, so that a picture is the only one."""
     cell = cells_of(name)[index]
@@ -129,7 +129,7 @@ def test_every_picture_is_a_figure_with_caption_name_and_alternative_text(name, 
     assert set(re.findall(r"\d+\.\d+", figure["caption"] + alternative)) <= settings
 
 
-@pytest.mark.parametrize(("name", "index"), pictures())
+@pytest.mark.parametrize(("name", "index"), list(pictures()))
 def test_every_figure_stands_where_it_is_spoken_of_or_is_referred_to(name, index):
     cells = cells_of(name)
     near = [cell["cell_type"] == "markdown" for cell in cells[max(0, index - 1) : index + 3]]
