@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 
 from mmbook.ledger import read_verified
 from mmbook.notebook import Parameter, parameters, project_root
@@ -23,12 +23,20 @@ def record_files(runs: Iterable[RunRecord]) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-def what_was_run(namespace: dict, files: Iterable[Path] = ()) -> HTML:
-    """Say, in a fold, what a chapter was run with and which records it read, and how one of them is run again.
+def what_was_run(namespace: dict, files: Iterable[Path] = ()) -> None:
+    """Show `fold` in a notebook."""
+    display(HTML(fold(namespace, files)))
+
+
+def fold(namespace: dict, files: Iterable[Path] = ()) -> str:
+    """Say what a chapter was run with and which records it read, and how one of them is run again.
 
     Args:
         namespace: the notebook's `globals()`.
         files: of the ledger.
+
+    Returns:
+        HTML that folds without a script.
 
     Raises:
         ValueError: a file is not a record, or was edited by hand.
@@ -38,7 +46,7 @@ def what_was_run(namespace: dict, files: Iterable[Path] = ()) -> HTML:
     if len(described):
         parts += [_paragraph(_records_line(described)), _table(group_records(described)), _rerun(described)]
         parts.append(_details(f"All {len(described)} files", _table(described[["file", "checksum", "commit"]])))
-    return HTML(_details("What was run", "".join(parts)))
+    return _details("What was run", "".join(parts))
 
 
 def this_page() -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mmbook import ledger, notebook
-from mmbook.provenance import describe_record, group_records, record_files, what_was_run
+from mmbook.provenance import describe_record, fold, group_records, record_files
 
 ROOT = notebook.project_root()
 RECORD = ROOT / "book/results/digits/digits/preactresnet-small/multimix/seed0.json"
@@ -50,7 +50,7 @@ def test_files_of_records_are_those_that_they_were_read_from():
 
 
 def test_fold_says_how_a_record_is_run_again(namespace):
-    text = what_was_run(namespace, [RECORD, OLD]).data
+    text = fold(namespace, [RECORD, OLD])
     assert text.startswith("<details><summary>What was run</summary>")
     assert text.count("<details>") == text.count("</details>") == 2
     assert f"python -m tools.rerun {RECORD.relative_to(ROOT)}</pre>" in text
@@ -59,9 +59,9 @@ def test_fold_says_how_a_record_is_run_again(namespace):
         assert describe_record(file)["checksum"] in text
     assert "It read 2 records" in text
     # A record that does not say its kind of device needs to be told.
-    assert f"{OLD.relative_to(ROOT)} --device cpu</pre>" in what_was_run(namespace, [OLD]).data
-    assert "make detection" in what_was_run(namespace, [DETECTOR]).data
-    assert "read" not in what_was_run(namespace).data
+    assert f"{OLD.relative_to(ROOT)} --device cpu</pre>" in fold(namespace, [OLD])
+    assert "make detection" in fold(namespace, [DETECTOR])
+    assert "read" not in fold(namespace)
     assert not re.search(r"/(home|root|tmp|work)/", text)
 
 
