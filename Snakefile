@@ -99,10 +99,13 @@ rule site:
         sources=source_digest(
             "book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmbook", "mmlib"
         ),
+    # Not deleted before the build, which swaps the whole site in at its end.
     output:
-        "build/site/_build/html/index.html",
+        update("build/site/_build/html/index.html"),
+    log:
+        "build/logs/site.log",
     shell:
-        "python -m tools.site build/site --notebooks build/notebooks --results book/results/digits"
+        "python -m tools.site build/site --notebooks build/notebooks --results book/results/digits > {log:q} 2>&1"
 
 
 for grid in CELLS:
@@ -144,12 +147,13 @@ rule chapter:
         records=RECORDS,
         command=lambda wildcards: papermill(
             f"notebooks/{wildcards.chapter}.ipynb",
-            f"build/notebooks/{wildcards.chapter}.ipynb",
+            f"build/logs/chapters/{wildcards.chapter}.ipynb",
             chapter_parameters(wildcards.chapter),
         ),
     output:
         "build/notebooks/{chapter}.ipynb",
     log:
         "build/logs/chapters/{chapter}.log",
+    # Executed beside the log: of a chapter that fails, the notebook with the traceback stays there.
     shell:
-        "{params.command} > {log:q} 2>&1"
+        "{params.command} > {log:q} 2>&1 && cp build/logs/chapters/{wildcards.chapter}.ipynb {output:q}"

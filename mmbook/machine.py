@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from mmbook.grids import Cell
+from mmbook.grids import Cell, cells
 from mmbook.ledger import load_record, load_valid
 from mmbook.names import printed_name
+from mmbook.notebook import project_root
 from mmlib.experiments.runs import RunRecord, load_run
 
 LEVEL = 0.95
@@ -71,27 +72,39 @@ def outcome(recorded: Mapping, here: Mapping, band: Mapping[str, float]) -> str:
     return WITHIN if within else OUTSIDE
 
 
-def compare_cells(cells: Sequence[Cell], runs: Path, results: Path, band: Mapping[str, float]) -> pd.DataFrame:
+def compare_cells(planned: Sequence[Cell], runs: Path, results: Path, band: Mapping[str, float]) -> pd.DataFrame:
     """Compare the finished runs of cells with their records.
 
     Args:
-        cells: those that were to be run.
+        planned: the cells that were to be run.
         runs: the folder of run folders, with a folder for each grid.
         results: the ledger.
         band: of `measure_band`.
 
     Returns:
-        One row for each cell that has both a finished run and a record: `variant`, `seed`, `outcome`, and each metric
-        as recorded and, with `_here` behind its name, as found.
+        One row for each cell that has both a finished run and a record, with `variant`, `seed`, `outcome`, and each
+        metric as recorded and, with `_here` behind its name, as found.
     """
     rows = []
-    for cell in cells:
+    for cell in planned:
         folder, path = runs / cell.grid / cell.path, results / cell.grid / cell.path.with_suffix(".json")
         if (folder / "metrics.json").exists() and path.exists():
             record, run = load_record(path), load_run(folder)
             rows.append(_row(record, run, band))
     columns = ["variant", "seed", "outcome", *(column for name in METRICS for column in (name, f"{name}_here"))]
     return pd.DataFrame(rows, columns=columns)
+
+
+def compare_embedded() -> tuple[pd.DataFrame, dict[str, float], int]:
+    """Compare the cells that `make book` runs with their records, in this clone.
+
+    Returns:
+        The comparison, the band, and the number of pairs behind the band.
+    """
+    root = project_root()
+    results = root / "book" / "results"
+    band, pairs = measure_band(results / "digits", results / "other-instructions")
+    return compare_cells(cells("embedded"), root / "runs", results, band), band, pairs
 
 
 def _row(record: RunRecord, run: RunRecord, band: Mapping[str, float]) -> dict:
