@@ -48,7 +48,7 @@ LOOK = {
 
 def _panels(
     count: int, width: float, height: float, *, columns: int | None = None, **options
-) -> tuple[Figure, Sequence[Axes]]:
+) -> tuple[Figure, np.ndarray]:
     """A figure and its panels, so many inches each, in one row or in rows of `columns`; open at the top and right."""
     columns = columns or count
     rows = -(-count // columns)
