@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 
 from mmbook import plots
 from mmbook.names import FORMS, in_order, known_method, printed_name, style_of
-from mmbook.verdicts import Comparison, best_by_validation, compare
+from mmbook.verdicts import Comparison, best_by_validation, compare, summarize
 from mmlib.experiments.runs import RunRecord
 
 DEFAULT_BATCH_SIZES = {"digits": 50, "shapes": 50}  # as in mmlib.experiments.data; 128 elsewhere
@@ -98,11 +98,12 @@ def mean_and_deviation(numbers: pd.DataFrame, decimals: dict[str, int]) -> pd.Da
 
 
 def verdict_table(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
-    """Write the rows of `verdicts.verdicts` for a reader, with as many decimals as asked for."""
+    """Write the rows of `verdicts.verdicts` for a reader, the verdict first, with as many decimals as asked for."""
     number = f"{{:+.{digits}f}}".format
     interval = [f"[{number(low)}, {number(high)}]" for low, high in zip(table["low"], table["high"])]
     bootstrap = zip(table["bootstrap_low"], table["bootstrap_high"])
     columns = {
+        "verdict": table["verdict"],
         "seeds": table["seeds"],
         "advantage": table["difference"].map(number),
         "95 % interval (t)": interval,
@@ -110,10 +111,34 @@ def verdict_table(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
         "ahead": table["ahead"].astype(str) + " of " + table["seeds"].astype(str),
         "Holm's p": table["p_holm"].map("{:.3f}".format),
         "detectable": table["detectable"].map(f"{{:.{digits}f}}".format),
-        "verdict": table["verdict"],
     }
     written = pd.DataFrame(columns, index=table.index).rename(printed_name)
     return written.replace({"nan": "–", "+nan": "–", "[+nan, +nan]": "–"})
+
+
+def beside_baseline(numbers: pd.DataFrame, titles: dict[str, str], baseline: str) -> pd.DataFrame:
+    """Write mean ± standard deviation of some columns, and each one's difference to a baseline with its 95 % interval.
+
+    Args:
+        numbers: one row a run.
+        titles: of the columns, by name.
+        baseline: a variant; without a run of it there are no differences.
+
+    >>> rows = [("mixup", 0, 5.0), ("mixup", 1, 7.0), ("erm", 0, 4.0), ("erm", 1, 7.0)]
+    >>> numbers = pd.DataFrame(rows, columns=["variant", "seed", "error"])
+    >>> beside_baseline(numbers, {"error": "error (%)"}, "mixup").loc["ERM"].tolist()
+    ['5.5 ± 2.1', '-0.5 [-6.9, +5.9]']
+    """
+    written = {}
+    for column, title in titles.items():
+        summary = summarize(numbers, column, baseline)
+        spread = " ± " + summary["std"].map("{:.1f}".format).replace("nan", "–")
+        written[title] = summary["mean"].map("{:.1f}".format) + spread
+        if baseline in summary.index:
+            ends = summary.agg(" [{0[low]:+.1f}, {0[high]:+.1f}]".format, axis=1).replace(" [+nan, +nan]", "")
+            difference = summary["difference"].map("{:+.1f}".format) + ends
+            written[f"less {printed_name(baseline)}'s {title}"] = difference.where(summary["difference"].notna(), "–")
+    return pd.DataFrame(written).loc[in_order(numbers["variant"])].rename(printed_name).rename_axis(None)
 
 
 def sentence(claim: str, verdicts: pd.Series) -> str:

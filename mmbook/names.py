@@ -1,9 +1,11 @@
 """Printed names of the variants, each with a colour and a marker of its own: the same in every chapter.
 
-Forms of MultiMix have bright colours, the methods that they are compared with muted ones. Markers tell all of them
-apart without colour.
+Forms of MultiMix have bright colours, the methods that they are compared with muted ones. The colours stay apart for
+readers who do not see red or green, and stand out from the white ground of every figure. Markers tell all of them apart
+without colour.
 """
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -17,22 +19,57 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "erm": Style("ERM", "#3b3b3b", "X"),
-    "mixup": Style("mixup", "#7570b3", "^"),
-    "cutmix": Style("CutMix", "#a6761d", "v"),
-    "manifold_mixup": Style("Manifold mixup", "#8c8c8c", "<"),
-    "alignmixup": Style("AlignMixup", "#c994c7", ">"),
-    "puzzlemix": Style("Puzzle Mix", "#b3b36b", "p"),
-    "comixup": Style("Co-Mixup", "#6b8e9e", "h"),
-    "zeta_mixup": Style("ζ-mixup", "#c7a17a", "8"),
-    "multimix": Style("MultiMix", "#1f77b4", "o"),
-    "multimix-total": Style("MultiMix (total α)", "#17becf", "s"),
-    "dense_multimix": Style("Dense MultiMix", "#d62728", "P"),
-    "dense_multimix-total": Style("Dense MultiMix (total α)", "#ff7f0e", "D"),
-    "multimix_distill": Style("MultiMix with distillation", "#1b9e77", "d"),
-    "dense_multimix_distill": Style("Dense MultiMix with distillation", "#e7298a", "*"),
+    "erm": Style("ERM", "#131818", "X"),
+    "mixup": Style("mixup", "#43296d", "^"),
+    "cutmix": Style("CutMix", "#886c60", "v"),
+    "manifold_mixup": Style("Manifold mixup", "#8b92a6", "<"),
+    "alignmixup": Style("AlignMixup", "#6b3246", ">"),
+    "puzzlemix": Style("Puzzle Mix", "#736421", "p"),
+    "comixup": Style("Co-Mixup", "#256282", "h"),
+    "zeta_mixup": Style("ζ-mixup", "#6e534f", "8"),
+    "multimix": Style("MultiMix", "#1568c8", "o"),
+    "multimix-total": Style("MultiMix (total α)", "#0c9af0", "s"),
+    "dense_multimix": Style("Dense MultiMix", "#95021a", "P"),
+    "dense_multimix-total": Style("Dense MultiMix (total α)", "#ed6800", "D"),
+    "multimix_distill": Style("MultiMix with distillation", "#42a470", "d"),
+    "dense_multimix_distill": Style("Dense MultiMix with distillation", "#b90782", "*"),
 }
 FORMS = tuple(variant for variant in STYLES if "multimix" in variant)  # forms of MultiMix; the rest are other methods
+
+# Variants of the grids on options, and what stands behind a method's name, as they are printed.
+OPTIONS = {
+    "scratch": "from scratch",
+    "one_alpha": "one α a mini-batch",
+    "probability-0": "embeddings never mixed",
+    "probability-1": "embeddings always mixed",
+    "stage-0": "images mixed",
+    "stage-1": "first stage mixed",
+    "cam-relu": "CAM, ReLU",
+    "cam-softmax": "CAM, softmax",
+    "gap-softmax": "GAP, softmax",
+    "uniform": "no attention",
+    "learnt": "attention learnt",
+    "schedule-steps": "learning rate in steps",
+    "amplified": "own part amplified",
+    "total": "total α",
+    "annealed-up": "α rising",
+    "annealed-down": "α falling",
+    "around-0.5": "around one, w = 0.5",
+    "around-0.5-1": "around one, w in (0.5, 1)",
+}
+PATTERNS = {
+    r"n-?(\d+)": r"n = \1",
+    r"m(\d+)": r"m = \1",
+    r"lr(.+)": r"learning rate \1",
+    r"alpha-(.+)": r"α = \1",
+    r"mixup_alpha-(.+)": r"input mixup's α = \1",
+    r"tuple-(\d+)": r"\1 examples a mixture",
+    r"(?:gamma-)?(\d\.\d+)": r"γ = \1",
+    r"dense-gamma-(.+)": r"dense, γ = \1",
+    r"at_mixture-(.+)": r"teacher at mixtures, γ = \1",
+    r"decay-(.+)": r"decay \1",
+    r"weight_decay-(.+)": r"weight decay \1",
+}
 
 
 def known_method(variant: str) -> str | None:
@@ -48,14 +85,25 @@ def known_method(variant: str) -> str | None:
 def style_of(variant: str) -> Style:
     """Return the style of a variant; its overrides stand behind the name, and an unknown variant is grey.
 
-    >>> style_of("multimix").name, style_of("multimix-lr0.3").name, style_of("n-10").name
-    ('MultiMix', 'MultiMix (lr0.3)', 'n-10')
+    >>> style_of("multimix").name, style_of("multimix-m10").name, style_of("n-10").name
+    ('MultiMix', 'MultiMix (m = 10)', 'n = 10')
     """
     method = known_method(variant)
     if method is None:
-        return Style(variant, "#999999", "o")
+        return Style(_option_name(variant), "#767676", "o")
     found, overrides = STYLES[method], variant[len(method) + 1 :]
-    return found._replace(name=f"{found.name} ({overrides})") if overrides else found
+    return found._replace(name=f"{found.name} ({_option_name(overrides)})") if overrides else found
+
+
+def _option_name(option: str) -> str:
+    """Print an option of `OPTIONS` or `PATTERNS`, or one with another behind it; any other word as it is."""
+    if option in OPTIONS:
+        return OPTIONS[option]
+    for pattern, printed in PATTERNS.items():
+        if re.fullmatch(pattern, option):
+            return re.sub(pattern, printed, option)
+    first, dash, rest = option.rpartition("-")
+    return f"{_option_name(first)}, {_option_name(rest)}" if dash and first in OPTIONS else option
 
 
 def printed_name(variant: str) -> str:

@@ -7,12 +7,26 @@ import operator
 import sys
 import typing
 from pathlib import Path
+from typing import NamedTuple
 
 from mmlib._checks import check_type
+
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Parameter(NamedTuple):
+    """A parameter of a notebook: its name, the value it has, and what the `parameters` cell says of it."""
+
+    name: str
+    value: object
+    explanation: str
 
 
 def setup(namespace: dict) -> None:
     """Check a notebook's parameters and let its figures appear in it; called right after the `parameters` cell.
+
+    Figures get the book's look, `plots.LOOK`, and twice the pixels for screens that have them.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -48,6 +62,21 @@ def check_parameters(namespace: dict) -> None:
         check_type(name, namespace[name], functools.reduce(operator.or_, kinds))
 
 
+def parameters(namespace: dict) -> list[Parameter]:
+    """List a notebook's parameters, in the order of their cell.
+
+    Args:
+        namespace: the notebook's `globals()`.
+    """
+    declared = inspect.get_annotations(sys.modules[namespace["__name__"]])
+    said = {}
+    for line in "\n".join(namespace.get("In", [])).splitlines():
+        name, _, rest = line.partition(":")
+        if name in declared and "  # " in rest:
+            said[name] = rest.rpartition("  # ")[2]
+    return [Parameter(name, namespace[name], said.get(name, "")) for name in declared]
+
+
 def _injected(cells: list[str]) -> list[str]:
     """Names that papermill's cell assigns, the latest one where it ran several times; none without such a cell.
 
@@ -66,6 +95,21 @@ def _draw_inline() -> None:
     shell = get_ipython()
     if shell is not None and hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")
+
+        import matplotlib.pyplot as plt
+
+        from mmbook.plots import LOOK
+
+        plt.rcParams.update(LOOK)
+        shell.display_formatter.formatters["image/png"].for_type(plt.Figure, _sharp_png)
+
+
+def _sharp_png(figure: "Figure") -> tuple[str, dict]:
+    """A figure with twice the pixels, and its width; a height beside it would distort it where a column is narrower."""
+    from IPython.core.pylabtools import retina_figure
+
+    data, size = retina_figure(figure, base64=True)
+    return data, {"width": size["width"]}
 
 
 def project_root() -> Path:

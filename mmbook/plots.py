@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -20,15 +20,35 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from mmbook.names import in_order, printed_name, style_of
+from mmbook.names import STYLES, in_order, known_method, printed_name, style_of
 
-INK, ACCENT = "#3b3b3b", "#1f77b4"
-SERIES = (ACCENT, "#d95f02", "#1b9e77", "#7570b3", "#e7298a")  # in the order of the legend
+INK, ACCENT = "#3b3b3b", STYLES["multimix"].colour
+# What is not a method, such as values of α: from dark to light, in the order of the legend, each with its marker.
+SERIES = ("#440154", "#443a83", "#306a8e", "#23898e", "#22a884")
+MARKERS = "osD^v"
+# The look of every figure. Its ground is white, so that it reads on a dark page too.
+LOOK = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.color": INK,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "text.color": INK,
+}
 
 
 def _panels(
     count: int, width: float, height: float, *, columns: int | None = None, **options
-) -> tuple[Figure, Sequence[Axes]]:
+) -> tuple[Figure, np.ndarray]:
     """A figure and its panels, so many inches each, in one row or in rows of `columns`; open at the top and right."""
     columns = columns or count
     rows = -(-count // columns)
@@ -56,12 +76,28 @@ def boxed_row(
     images: Tensor, boxes: Sequence[Sequence], names: Sequence[Sequence[str]], *, height: float = 1.9
 ) -> Figure:
     """Images (k, 3, h, w) side by side, each with its boxes x0, y0, x1, y1 and a name over each."""
-    figure = image_row(images, height=height)
-    for axis, of_one, named in zip(figure.axes, boxes, names):
-        for (x0, y0, x1, y1), name in zip(of_one, named):
-            # Pixel centres are whole numbers to imshow.
-            axis.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="white", lw=1))
-            axis.text(x0 - 0.5, y0 - 1.5, name, color="white", fontsize=6)
+    return boxed_rows(images, {"": (boxes, names)}, height=height)
+
+
+def boxed_rows(
+    images: Tensor, rows: Mapping[str, tuple[Sequence[Sequence], Sequence[Sequence[str]]]], *, height: float = 1.9
+) -> Figure:
+    """The same images (k, 3, h, w) in every row, with the row's own boxes and their names, and its title at the left.
+
+    Args:
+        rows: boxes x0, y0, x1, y1 and names of every image, by the title of the row.
+    """
+    figure, axes = _panels(len(rows) * len(images), height, height, columns=len(images))
+    for start, (title, (boxes, names)) in zip(range(0, len(axes), len(images)), rows.items()):
+        for axis, image, of_one, named in zip(axes[start:], images, boxes, names):
+            _picture(axis, image)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            for (x0, y0, x1, y1), name in zip(of_one, named):
+                # Pixel centres are whole numbers to imshow.
+                axis.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="white", lw=1))
+                axis.text(x0 - 0.5, y0 - 1.5, name, color="white", fontsize=6)
+        axes[start].set_ylabel(title)
     return figure
 
 
@@ -96,15 +132,27 @@ def reliability(panels: Mapping[str, Tensor]) -> Figure:
     """Accuracy against confidence, a panel a name; a calibrated classifier lies on the diagonal.
 
     Args:
-        panels: rows of `metrics.reliability_bins`, (3, bins). A dot's area is the bin's share of the predictions.
+        panels: rows of `metrics.reliability_bins`, (3, bins), by name; a method's printed name has the method's colour.
+            A dot's area is the bin's share of the predictions.
     """
-    figure, axes = _panels(len(panels), 2.8, 3.1, sharex=True, sharey=True)
+    colours = {style.name: style.colour for style in STYLES.values()}
+    columns = min(3, len(panels))
+    figure, axes = _panels(len(panels), 2.8, 3.1, columns=columns, sharex=True, sharey=True)
     for axis, (name, bins) in zip(axes, panels.items()):
         count, confidence, right = bins[:, bins[0] > 0]
         axis.axline((0, 0), slope=1, color="0.7", lw=1, ls="--")
         areas = 4 + 300 * count / count.sum()
-        axis.scatter(confidence / count, right / count, s=areas, color=ACCENT, alpha=0.7, clip_on=False, zorder=3)
+        axis.scatter(
+            confidence / count,
+            right / count,
+            s=areas,
+            color=colours.get(name, ACCENT),
+            alpha=0.7,
+            clip_on=False,
+            zorder=3,
+        )
         axis.set(title=name, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.label_outer()
     return figure
 
 
@@ -128,7 +176,7 @@ def hulls(panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         outline = examples[ConvexHull(examples).vertices]
         axis.fill(*outline.T, facecolor="0.96", edgecolor="0.6", lw=0.8, zorder=0)
         axis.scatter(*mixtures.T, s=4, color=ACCENT, alpha=0.5, lw=0, label="mixtures")
-        axis.scatter(*examples.T, s=16, color=SERIES[1], edgecolor="white", lw=0.4, label="examples")
+        axis.scatter(*examples.T, s=16, color=INK, edgecolor="white", lw=0.4, label="examples")
         axis.set_title(name, fontsize=10)
         axis.set(xticks=[], yticks=[], aspect="equal")
     axes[0].legend(frameon=False, fontsize=8, loc="upper right")
@@ -141,8 +189,8 @@ def curves(
     axis: Axes, x: Sequence[float], series: Mapping[str, Sequence[float]], *, log: bool = False, **labels: str
 ) -> None:
     """One line a name over a logarithmic x with its own values as ticks; y too is logarithmic where asked."""
-    for colour, (name, values) in zip(cycle(SERIES), series.items()):
-        axis.plot(x, values, "o-", color=colour, ms=4, lw=1.5, label=name)
+    for style, (name, values) in zip(_series_styles(), series.items()):
+        axis.plot(x, values, **style, ms=4, lw=1.5, label=name)
     axis.set_xscale("log")
     axis.set_xticks(x, [f"{value:g}" for value in x], fontsize=8)
     if log:
@@ -151,6 +199,11 @@ def curves(
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.minorticks_off()
     _finish(axis, **labels)
+
+
+def _series_styles(colours: Sequence[str] = SERIES) -> Iterator[dict[str, str]]:
+    """Colour and marker of what is not a method, in the order of the legend."""
+    return ({"color": colour, "marker": marker} for colour, marker in zip(cycle(colours), cycle(MARKERS)))
 
 
 def _finish(axis: Axes, **labels) -> None:
@@ -243,15 +296,30 @@ def scatter_of_images(
     )
 
 
-def seeds_by_variant(numbers: pd.DataFrame, column: str, title: str) -> Figure:
-    """One panel a data set: every seed's number by variant, with mean and standard deviation."""
-    figure, axes = _panels(numbers["dataset"].nunique(), 4.6, 2.9, sharey=True)
-    for axis, (dataset, rows) in zip(axes, numbers.groupby("dataset", sort=False)):
-        rows = rows.assign(variant=rows["variant"].map(printed_name))
-        place = {"x": column, "y": "variant", "ax": axis}
-        sns.stripplot(rows, **place, color="0.65", size=4, jitter=False)
-        sns.pointplot(rows, **place, errorbar="sd", color=ACCENT, ls="none", markersize=5)
-        axis.set(title=dataset, xlabel=title, ylabel="")
+def seeds_by_variant(
+    numbers: pd.DataFrame, column: str, title: str, *, panel: str = "dataset", names: Mapping[str, str] | None = None
+) -> Figure:
+    """A row a variant, in the order of `names.in_order`: every seed's number, their mean and standard deviation.
+
+    Args:
+        numbers: one row a run, with its `variant`.
+        column: what is drawn.
+        title: of the horizontal axis.
+        panel: the column that has a panel for each of its values.
+        names: printed names of variants that are no method's.
+    """
+    variants = in_order(numbers["variant"])
+    size = {"width": 4.2, "height": 1.1 + 0.24 * len(variants)}
+    figure, axes = _panels(numbers[panel].nunique(), **size, sharey=True)
+    for axis, (value, here) in zip(axes, numbers.groupby(panel, sort=False)):
+        for row, variant in enumerate(variants):
+            of_seeds, style = here.loc[here["variant"] == variant, column], style_of(variant)
+            axis.scatter(of_seeds, [row] * len(of_seeds), s=14, color=style.colour, alpha=0.45, lw=0)
+            deviation = of_seeds.std() if len(of_seeds) > 1 else None
+            axis.errorbar(of_seeds.mean(), row, xerr=deviation, fmt=style.marker, ms=7, color=style.colour, mec="white")
+        axis.set(title=value, xlabel=title)
+    axes[0].set_yticks(range(len(variants)), [(names or {}).get(v, printed_name(v)) for v in variants])
+    axes[0].set_ylim(len(variants) - 0.5, -0.5)
     return figure
 
 
@@ -295,9 +363,11 @@ def histograms(panels: Mapping[str, Mapping[str, Tensor]], *, xlabel: str, upto:
 
 
 def _histogram(axis: Axes, series: Mapping[str, Tensor | np.ndarray], bins: int, upto: float, **labels) -> None:
-    for colour, (name, values) in zip(cycle(SERIES), series.items()):
-        style = {"histtype": "stepfilled", "color": colour, "alpha": 0.6, "label": name}
-        axis.hist(np.asarray(values), bins, (0, upto), density=True, **style)
+    # The first is filled and the second an outline, so that they are told apart where they overlap.
+    for style, (name, values) in zip(
+        cycle(({"color": SERIES[-1], "alpha": 0.6}, {"ec": SERIES[0], "fill": False})), series.items()
+    ):
+        axis.hist(np.asarray(values), bins, (0, upto), density=True, histtype="stepfilled", label=name, lw=1.3, **style)
     axis.set(yticks=[], **labels)
     axis.spines["left"].set_visible(False)
     axis.label_outer()
@@ -305,9 +375,10 @@ def _histogram(axis: Axes, series: Mapping[str, Tensor | np.ndarray], bins: int,
 
 def lines(axis: Axes, x: Sequence[float] | Tensor, series: Mapping[str, Sequence[float] | Tensor], **labels) -> None:
     """One line a name; those whose name begins with `label` or `linear` are dashed. `labels` go to the axis."""
-    for colour, (name, values) in zip(cycle(SERIES), series.items()):
-        style = {"color": INK, "ls": "--"} if name.startswith(("label", "linear")) else {"color": colour}
-        axis.plot(x, values, **style, lw=1.5, label=name)
+    every = max(1, len(x) // 8)
+    for own, (name, values) in zip(_series_styles(), series.items()):
+        style = {"color": INK, "ls": "--"} if name.startswith(("label", "linear")) else own | {"markevery": every}
+        axis.plot(x, values, **style, ms=4, lw=1.5, label=name)
     _finish(axis, **labels)
 
 
@@ -347,12 +418,18 @@ def confidence_by_position(attention: Tensor, right: Tensor, fifths: Sequence[Te
 
 
 def growth(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """Time and extra memory against n, for each formula {n: {"seconds": ..., "mib": ...}}."""
+    """Time and extra memory against n, for each formula {n: {"seconds": ..., "mib": ...}}.
+
+    Args:
+        rows: by name; one that begins with Dense has Dense MultiMix's colour, one in embedding space is dashed.
+    """
     figure, axes = _panels(2, 4.2, 3.2)
     for axis, (key, ylabel) in zip(axes, (("seconds", "forward and backward (s)"), ("mib", "extra memory (MiB)"))):
-        for i, (name, by_n) in enumerate(rows.items()):
-            style = {"color": SERIES[i // 2], "ls": "--" if i % 2 else "-", "marker": "o", "ms": 3}
-            axis.plot([int(n) for n in by_n], [row[key] for row in by_n.values()], label=name, **style)
+        for name, by_n in rows.items():
+            style = STYLES["dense_multimix" if name.startswith("Dense") else "multimix"]
+            dashes = "--" if "embedding space" in name else "-"
+            line = {"color": style.colour, "marker": style.marker, "ms": 4, "ls": dashes}
+            axis.plot([int(n) for n in by_n], [row[key] for row in by_n.values()], label=name, **line)
         axis.set(xscale="log", yscale="log", xlabel="mixtures n", ylabel=ylabel)
     axes[0].legend(fontsize=7, frameon=False)
     return figure
@@ -363,16 +440,26 @@ def against(
 ) -> None:
     """Every run's y against x, with mean and standard deviation over runs, one line for each value of the column `by`.
 
+    A method has its own colour, marker and printed name; another value is printed as it is.
+
     Args:
-        levels: what does not depend on x, such as a baseline's mean: a dashed line a name.
+        levels: what does not depend on x, such as a baseline's mean: a dashed line a method or other name.
         labels: go to the axis.
     """
-    colours = cycle(SERIES)
-    for (name, rows), colour in zip(numbers.groupby(by, sort=False), colours):
-        of_x = rows.groupby(x)[y].agg(["mean", "std"])
-        axis.scatter(rows[x], rows[y], s=8, color=colour, alpha=0.4, lw=0)
-        axis.errorbar(of_x.index, of_x["mean"], of_x["std"], fmt="o-", color=colour, ms=4, capsize=3, label=name)
-    for (name, level), colour in zip((levels or {}).items(), colours):
-        axis.axhline(level, color=colour, ls="--", lw=1.2, label=name)
+    others = _series_styles((style_of("").colour, *SERIES[-2::-1]))  # none is like the colour of a method
+    for name, rows in numbers.groupby(by, sort=False):
+        style, of_x = _line_style(name, others), rows.groupby(x)[y].agg(["mean", "std"])
+        axis.scatter(rows[x], rows[y], s=8, color=style["color"], alpha=0.4, lw=0)
+        label = printed_name(name)
+        axis.errorbar(of_x.index, of_x["mean"], of_x["std"], **style, lw=1.5, ms=5, capsize=3, label=label)
+    for name, level in (levels or {}).items():
+        colour = INK if known_method(name) is None else style_of(name).colour
+        axis.axhline(level, color=colour, ls="--", lw=1.2, label=printed_name(name), zorder=1)
     _finish(axis, **{"xlabel": x, "ylabel": y, **labels})
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _line_style(name: str, others: Iterator[dict[str, str]]) -> dict[str, str]:
+    """Colour and marker of a method, or the next of `others` for another name."""
+    style = style_of(name)
+    return next(others) if known_method(name) is None else {"color": style.colour, "marker": style.marker}

@@ -1,6 +1,7 @@
 """Accuracy against the number of steps: runs of schedules of several lengths, and what theory predicts of them."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from mmbook import grids, plots
 from mmbook.comparison import training_images, training_steps
 from mmbook.ledger import table
+from mmbook.names import in_order, printed_name, style_of
 from mmbook.verdicts import Comparison
 
 GRIDS = ("digits", "schedules", "schedules-long")
@@ -60,6 +62,37 @@ def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accu
     return pd.DataFrame(rows)
 
 
+def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:
+    """Say where a variant stands beside the baseline on the shortest and the longest schedule, and when it is ahead.
+
+    Args:
+        table: of `differences`.
+
+    >>> columns = ["variant", "steps", "difference", "low", "high", "seeds"]
+    >>> rows = [["multimix", 100, -9.0, float("nan"), float("nan"), 1], ["multimix", 4000, 0.5, -1.0, 2.0, 3]]
+    >>> sentence(pd.DataFrame(rows, columns=columns), "multimix")
+    '**MultiMix** is 9.0 points behind mixup after 100 steps (1 seed) and 0.5 points ahead after 4,000 steps (3 seeds, \
+95 % interval -1.0 to +2.0). Its mean is ahead for the first time at 4,000 steps.'
+    """
+    rows = table[table["variant"] == variant].sort_values("steps")
+    ends = [row for _, row in rows.iloc[[0, -1]].drop_duplicates("steps").iterrows()]
+    places = [_place(row, printed_name(baseline) if row is ends[0] else "") for row in ends]
+    ahead = rows.loc[rows["difference"] > 0, "steps"]
+    passes = (
+        f"is ahead for the first time at {ahead.iloc[0]:,} steps" if len(ahead) else "is ahead at none of the lengths"
+    )
+    return f"**{printed_name(variant)}** is {' and '.join(places)}. Its mean {passes}."
+
+
+def _place(row: pd.Series, baseline: str) -> str:
+    word = "ahead" + " of" * bool(baseline) if row["difference"] > 0 else "behind"
+    beside = f" {baseline}" if baseline else ""
+    known = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
+    if not math.isnan(row["low"]):
+        known += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
+    return f"{abs(row['difference']):.1f} points {word}{beside} after {row['steps']:,} steps ({known})"
+
+
 def accuracies(runs: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     """Average every variant at every length over its seeds.
 
@@ -107,17 +140,24 @@ def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "
     return pd.DataFrame({"steps": steps, "difference": shifted - np.interp(steps, curve.index, curve)})
 
 
-def draw_differences(axis: Axes, table: pd.DataFrame, names: dict[str, str], **labels) -> None:
-    """Draw each variant's difference against the steps, on a logarithmic axis, with its intervals.
+def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:
+    """Draw each variant's difference against the steps, on a logarithmic axis, with bars for its intervals.
+
+    Marks of one length stand side by side, so that none hides another.
 
     Args:
-        names: the printed name of each variant to draw, in the order of the legend.
+        variants: to be drawn; None draws all, in the order of `names.in_order`.
     """
-    for (variant, name), colour, marker in zip(names.items(), plots.SERIES * 2, "osD^vP*X<>"):
-        rows = table[table["variant"] == variant]
-        if len(rows):
-            axis.plot(rows["steps"], rows["difference"], marker=marker, ms=4, lw=1.2, color=colour, label=name)
-            axis.fill_between(rows["steps"], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
+    axis.set_xscale("log")
+    drawn = [v for v in in_order(table["variant"] if variants is None else variants) if (table["variant"] == v).any()]
+    for row, variant in enumerate(drawn):
+        rows, (name, colour, marker) = table[table["variant"] == variant], style_of(variant)
+        steps = rows["steps"] * 1.03 ** (row - (len(drawn) - 1) / 2)
+        axis.plot(steps, rows["difference"], marker=marker, ms=6, lw=1, color=colour, label=name, mec="white", mew=0.4)
+        axis.vlines(steps, rows["low"], rows["high"], color=colour, alpha=0.5, lw=1.2)
+    lengths = sorted(table["steps"].unique())
+    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axis.minorticks_off()
     axis.axhline(0, color=plots.INK, lw=0.8)
-    axis.set(xscale="log", xlabel="steps", **labels)
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(xlabel="steps", **labels)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))

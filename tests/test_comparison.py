@@ -6,10 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex, to_rgb
+from scipy.spatial.distance import pdist
 
-from mmbook import grids
+from mmbook import grids, plots, schedules
 from mmbook.comparison import best_other, compare_forms, describe, draw_comparisons, forms_and_others, verdict_table
-from mmbook.names import STYLES, style_of
+from mmbook.names import FORMS, STYLES, style_of
 from mmbook.verdicts import Comparison, verdicts
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.runs import RunRecord
@@ -28,9 +30,86 @@ def test_every_variant_of_the_main_grid_has_a_name_a_colour_and_a_marker_of_its_
     assert {variant.removesuffix("-total") for variant in STYLES} <= set(METHODS)
 
 
+# Machado et al. (2009): linear RGB as people without red or without green cones see it.
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+
+
+def linear_rgb(colours) -> np.ndarray:
+    """Linear RGB (k, 3) of hexadecimal sRGB."""
+    rgb = np.array([to_rgb(colour) for colour in colours])
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def smallest_distance(colours, vision) -> float:
+    """The smallest distance of two colours in Oklab, whose white has a lightness of 100."""
+    seen = np.clip(linear_rgb(colours) @ VISION[vision].T, 0, 1)
+    cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    lab = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    return float(pdist(100 * np.cbrt(seen @ np.transpose(cones)) @ np.transpose(lab)).min())
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_stay_apart_for_readers_who_do_not_see_red_or_green(vision):
+    """A distance of two is hardly seen, and Okabe and Ito's eight colours keep 7.6; fourteen cannot keep as much."""
+    colours = {variant: style.colour for variant, style in STYLES.items()}
+    assert smallest_distance(colours.values(), vision) > 6
+    assert smallest_distance([colours[form] for form in FORMS], vision) > 10
+    main = [variant for variant in ("erm", "mixup", "cutmix", "manifold_mixup", *FORMS) if "distill" not in variant]
+    assert smallest_distance([colours[variant] for variant in main], vision) > 10
+    assert smallest_distance(plots.SERIES, vision) > 7
+
+
+def test_colours_stand_out_from_the_ground_of_figures_which_is_white_on_every_page():
+    """By the contrast of 3 that WCAG asks of graphics."""
+    assert plots.LOOK["figure.facecolor"] == plots.LOOK["savefig.facecolor"] == "white"
+    luminance = linear_rgb([*(style.colour for style in STYLES.values()), *plots.SERIES, plots.INK, plots.ACCENT])
+    assert (1.05 / (luminance @ [0.2126, 0.7152, 0.0722] + 0.05)).min() >= 2.99
+
+
+def test_methods_keep_their_colour_marker_and_name_in_every_kind_of_figure():
+    rows = table({"erm": [1, 2], "multimix": [3, 4], "n-1": [5, 6]}, "accuracy")
+    rows = rows.assign(dataset="digits", steps=rows["seed"] + 1, uniformity=1.0, difference=1.0, low=0.0, high=2.0)
+    style = STYLES["multimix"]
+    _, axes = plt.subplots(1, 3)
+    plots.against(axes[0], rows, "steps", "accuracy", "variant", {"multimix": 3.0})
+    schedules.draw_differences(axes[1], rows)
+    plots.by_variant(axes[2], rows, "uniformity", "accuracy")
+    for axis in axes:
+        assert style.name in axis.get_legend_handles_labels()[1]
+    lines = [line for axis in axes for line in axis.lines if to_hex(line.get_color()) == style.colour]
+    markers = [line.get_marker() for line in lines]
+    assert markers.count(style.marker) == 2
+    assert set(markers) == {style.marker, "None", "_"}  # the dashed level, and the ends of error bars
+    assert style.colour in {to_hex(dots.get_facecolor()[0]) for dots in axes[2].collections}
+    seeds = plots.seeds_by_variant(rows, "accuracy", "accuracy (%)").axes[0]
+    assert [label.get_text() for label in seeds.get_yticklabels()] == ["ERM", "MultiMix", "n = 1"]
+    means = {to_hex(line.get_color()): line for line in seeds.lines if line.get_marker() == style.marker}
+    assert means[style.colour].get_xdata() == pytest.approx(3.5)
+    plt.close("all")
+
+
 def test_overrides_keep_the_longest_name_and_other_words_are_no_method():
-    assert style_of("multimix-total-m10")[:2] == ("MultiMix (total α) (m10)", STYLES["multimix-total"].colour)
-    assert style_of("mixup_alpha-0.2").name == "mixup_alpha-0.2"
+    assert style_of("multimix-total-m10")[:2] == ("MultiMix (total α) (m = 10)", STYLES["multimix-total"].colour)
+    assert style_of("mixup_alpha-0.2").name == "input mixup's α = 0.2"  # an option, and no form of mixup
+    assert style_of("amplified-total").name == "own part amplified, total α"
+    assert style_of("amplified-n100").name == "own part amplified, n = 100"
+    assert style_of("something").name == "something"
     forms, others = forms_and_others(table({"n-1": [1], "multimix-n10": [1], "mixup-m10": [1], "erm": [1]}))
     assert (forms, others) == (["multimix-n10"], ["erm", "mixup-m10"])
 

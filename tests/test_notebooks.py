@@ -1,14 +1,18 @@
 """Notebooks as papermill and people meet them."""
 
 import ast
+import base64
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmbook.notebook import check_parameters, project_root
 
@@ -80,6 +84,162 @@ def test_notebook_carries_no_widgets_errors_or_paths_of_a_machine(name):
     texts = json.dumps([{k: v for k, v in output.items() if k != "data"} for output in outputs])
     assert str(Path.home()) not in texts
     assert "/tmp" not in texts
+
+
+WIDTH = 88  # characters that fit the page's column
+
+
+def cells_of(name):
+    return json.loads(NOTEBOOKS[name].read_text())["cells"]
+
+
+def tags(cell):
+    return set(cell["metadata"].get("tags", []))
+
+
+def prose(name):
+    return "\n".join("".join(cell["source"]) for cell in cells_of(name) if cell["cell_type"] == "markdown")
+
+
+def images(cell):
+    return [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+
+
+def figure_of(cell):
+    return cell["metadata"].get("mystnb", {}).get("figure", {})
+
+
+def pictures():
+    for name in NOTEBOOKS:
+        yield from (pytest.param(name, i, id=f"{name}-{c['id']}") for i, c in enumerate(cells_of(name)) if images(c))
+
+
+@pytest.mark.parametrize(("name", "index"), list(pictures()))
+def test_every_picture_is_a_figure_with_caption_name_and_alternative_text(name, index):
+    """A caption goes to every rich output of its cell, so that a picture is the only one."""
+    cell = cells_of(name)[index]
+    assert len([output for output in cell["outputs"] if "data" in output]) == 1
+    figure, alternative = figure_of(cell), cell["metadata"]["mystnb"]["image"]["alt"]
+    assert figure["name"].startswith("fig-")
+    assert len(figure["caption"].split()) >= 8
+    assert len(alternative.split()) >= 8
+    assert alternative != figure["caption"]
+    # No measured number stands in either: both must be true of the next run as well.
+    settings = {"0.1", "0.2", "0.5", "0.9"}
+    assert set(re.findall(r"\d+\.\d+", figure["caption"] + alternative)) <= settings
+
+
+@pytest.mark.parametrize(("name", "index"), list(pictures()))
+def test_every_figure_stands_where_it_is_spoken_of_or_is_referred_to(name, index):
+    cells = cells_of(name)
+    near = [cell["cell_type"] == "markdown" for cell in cells[max(0, index - 1) : index + 3]]
+    referred = f"{{numref}}`{figure_of(cells[index])['name']}`" in prose(name)
+    opens = all(tags(cell) & {"remove-cell", "hide-cell"} for cell in cells[1:index])  # the answer's figure
+    assert any(near) or referred or opens
+
+
+def test_figures_have_names_of_their_own_and_references_find_them():
+    names = [figure_of(cell)["name"] for name in NOTEBOOKS for cell in cells_of(name) if figure_of(cell)]
+    assert len(set(names)) == len(names)
+    referred = {found for name in NOTEBOOKS for found in re.findall(r"\{numref\}`([^`]+)`", prose(name))}
+    assert referred <= set(names)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_site_shows_at_most_one_fold_before_the_answer(name):
+    """The installer is not on the site; of parameters and imports one may be, in a fold."""
+    cells = cells_of(name)
+    assert cells[0]["cell_type"] == "markdown"
+    assert "**Question.**" in prose(name)
+    assert "**Answer.**" in "".join(cells[0]["source"])
+    first = next(i for i, cell in enumerate(cells) if cell["cell_type"] == "code" and not is_setup(cell))
+    before = [cell for cell in cells[:first] if cell["cell_type"] == "code"]
+    assert "remove-cell" in tags(before[0])
+    shown = [cell for cell in before if "remove-cell" not in tags(cell)]
+    assert len(shown) <= 1
+    assert all(tags(cell) & {"hide-cell", "hide-input"} for cell in shown)
+
+
+def is_setup(cell):
+    source = "".join(cell["source"])
+    return "find_spec" in source or "notebook.setup" in source or "parameters" in tags(cell)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_code_and_printed_lines_fit_the_column(name):
+    for cell in code_cells(name):
+        lines = "".join(cell["source"]).splitlines()
+        for output in cell["outputs"]:
+            lines += "".join(output.get("text", [])).splitlines()
+        assert not [line for line in lines if len(line) > WIDTH], cell["id"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_prose_outweighs_the_code_that_is_shown(name):
+    folded = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
+    shown = ["".join(cell["source"]) for cell in code_cells(name) if not tags(cell) & folded]
+    assert sum(map(len, shown)) < len(prose(name))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_exercise_has_a_hidden_solution(name):
+    text = prose(name)
+    assert text.count("## Exercise") == 1
+    assert text.count("<details><summary>Solution</summary>") == text.count("</details>") == 1
+
+
+SOLUTIONS = [name for name in NOTEBOOKS if "```python" in prose(name) and name != "12-cifar100"]  # which needs its data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_code_of_a_solution_runs_after_the_chapter(name, tmp_path):
+    code = ["".join(cell["source"]) for cell in code_cells(name)[1:]]  # without the installer
+    code = ["from typing import Optional\nfrom pathlib import Path", *code]
+    code += re.findall(
+        r"^```python\n(.*?)^```", prose(name).partition("Solution</summary>")[2], re.DOTALL | re.MULTILINE
+    )
+    script = tmp_path / "chapter.py"
+    script.write_text("\n".join(code))
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "MPLBACKEND": "agg",
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+    }
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT / "notebooks")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_links_to_chapters_wear_their_titles(name):
+    for text, chapter in re.findall(r"\[([^\]]+)\]\((\d\d-[\w-]+)\)", prose(name)):
+        title = "".join(cells_of(chapter)[0]["source"][0]).removeprefix("# ").strip()
+        assert " ".join(text.split()) == title
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_chapter_ends_with_what_was_run(name):
+    last = cells_of(name)[-1]
+    assert "what_was_run(globals()" in "".join(last["source"])
+    assert tags(last) == {"remove-input", "nbval-ignore-output"}
+    (output,) = last["outputs"]
+    assert "What was run" in "".join(output["data"]["text/html"])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cost_is_about_what_was_measured(name):
+    """On whatever machine the stored outputs come from."""
+    said = int(re.search(r"\*\*Cost\*\*.*?about\s(\d+)\sseconds", prose(name), re.DOTALL)[1])
+    (output,) = cells_of(name)[-1]["outputs"]
+    measured = int(re.search(r"in (\d+) seconds of processor time", "".join(output["data"]["text/html"]))[1])
+    assert said / 3 <= measured <= 3 * said
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_keeps_no_times_of_its_execution(name):
+    assert not [cell["id"] for cell in cells_of(name) if "execution" in cell["metadata"]]
 
 
 def imports():
@@ -192,7 +352,12 @@ def test_pictures_reach_the_notebook_whatever_the_backend(tmp_path, backend):
     done = run_papermill(notebook, out, "-p", "n", "4", MPLBACKEND=name, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     outputs = json.loads(out.read_text())["cells"][-1]["outputs"]
-    assert [list(output["data"]) for output in outputs if "data" in output] == [["image/png", "text/plain"]]
+    (output,) = (output for output in outputs if "data" in output)
+    assert list(output["data"]) == ["image/png", "text/plain"]
+    # Twice the pixels that it is shown with, and no height that would distort it in a narrow column.
+    (width,) = output["metadata"]["image/png"].values()
+    picture = Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
+    assert picture.width == pytest.approx(2 * width, abs=2)
 
 
 def test_project_root_is_found_from_below(monkeypatch, tmp_path):

@@ -1,0 +1,80 @@
+"""What was run: parameters and records, as the fold at the end of a chapter shows them."""
+
+import json
+import re
+import shutil
+import types
+
+import pandas as pd
+import pytest
+
+from mmbook import ledger, notebook
+from mmbook.provenance import describe_record, fold, group_records, record_files
+
+ROOT = notebook.project_root()
+RECORD = ROOT / "book/results/digits/digits/preactresnet-small/multimix/seed0.json"
+OLD = ROOT / "book/results/cifar100-small/cifar100/preactresnet-small/erm/seed0.json"
+DETECTOR = ROOT / "book/results/detection/canvas/preactresnet-small/ssd/erm/seed0.json"
+
+
+@pytest.fixture
+def namespace(monkeypatch):
+    module = types.ModuleType("chapter_under_test")
+    monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
+    source = 'n: int = 10  # mixtures\nname: str = "a # b"  # of <it>\nplain: int = 3'
+    exec(source, module.__dict__)
+    module.__dict__["In"] = ["", source]
+    return module.__dict__
+
+
+def test_parameters_come_with_their_values_and_explanations(namespace):
+    namespace["n"] = 20
+    found = [("n", 20, "mixtures"), ("name", "a # b", "of <it>"), ("plain", 3, "")]
+    assert notebook.parameters(namespace) == found
+
+
+def test_record_is_described_from_its_file():
+    content = json.loads(RECORD.read_text())
+    row = describe_record(RECORD)
+    assert row["file"] == RECORD.relative_to(ROOT).as_posix()
+    assert row["checksum"] == content["checksum"]
+    assert content["environment"]["commit"].startswith(row["commit"])
+    assert (row["grid"], row["data"], row["variant"], row["seed"]) == ("digits", "digits", "multimix", 0)
+    assert row["minutes"] == pytest.approx(content["environment"]["train_seconds"] / 60)
+
+
+def test_files_of_records_are_those_that_they_were_read_from():
+    runs, _ = ledger.find_runs(ROOT / "book/results/digits")
+    assert RECORD in record_files(runs)
+    assert len(record_files(runs)) == len(runs)
+
+
+def test_fold_says_how_a_record_is_run_again(namespace):
+    text = fold(namespace, [RECORD, OLD])
+    assert text.startswith("<details><summary>What was run</summary>")
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert f"python -m tools.rerun {RECORD.relative_to(ROOT)}</pre>" in text
+    assert "of &lt;it&gt;" in text
+    for file in (RECORD, OLD):
+        assert describe_record(file)["checksum"] in text
+    assert "It read 2 records" in text
+    # A record that does not say its kind of device needs to be told.
+    assert f"{OLD.relative_to(ROOT)} --device cpu</pre>" in fold(namespace, [OLD])
+    assert "make detection" in fold(namespace, [DETECTOR])
+    assert "read" not in fold(namespace)
+    assert not re.search(r"/(home|root|tmp|work)/", text)
+
+
+def test_groups_count_records_variants_and_seeds():
+    rows = pd.DataFrame([describe_record(RECORD), describe_record(RECORD.with_name("seed1.json"))])
+    rows["commit"] = "one"
+    (group,) = group_records(rows).to_dict("records")
+    assert (group["records"], group["variants"], group["seeds"], group["epochs"]) == (2, 1, 2, "2,000")
+
+
+def test_edited_record_is_refused(tmp_path):
+    file = tmp_path / "seed0.json"
+    shutil.copy(RECORD, file)
+    file.write_text(file.read_text().replace('"lr":', '"lR":', 1))
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        describe_record(file)

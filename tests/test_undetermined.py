@@ -1,0 +1,42 @@
+"""The list of open settings: it is of this code, of grids that exist, and its differences are taken seed by seed."""
+
+from pathlib import Path
+
+import pytest
+
+from mmbook import grids, undetermined
+from mmbook.undetermined import SETTINGS, Setting, sensitivities, sensitivity
+from mmlib.experiments.runs import RunRecord
+
+
+def test_every_name_stands_in_its_file_and_no_marked_file_is_left_out():
+    assert undetermined.misplaced() == []
+    assert undetermined.unlisted() == []
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.grid], ids=lambda s: s.what)
+def test_variants_that_measure_a_setting_are_planned(setting):
+    planned = {cell.variant for cell in grids.cells(setting.grid)}
+    assert {setting.ours, *setting.others.split()} <= planned
+
+
+def record(variant: str, seed: int, accuracy: float) -> RunRecord:
+    return RunRecord("digits", "small", variant, seed, {}, {"accuracy": accuracy}, [], {}, Path(), Path())
+
+
+def test_differences_are_taken_on_the_seeds_that_both_have():
+    ours = [record("multimix", seed, 90.0 + seed) for seed in range(3)]
+    others = [record("alpha-1", 0, 91.0), record("alpha-1", 2, 95.0), record("alpha-10", 0, 50.0)]
+    setting = Setting("R", "α", "sampling.py", "alpha", "ablations", "multimix", "alpha-1 alpha-10 alpha-3")
+    found = {"ablations": ours + others}
+    assert sensitivity(setting, found) == {"alpha-1": "+2.0 ± 1.4"}  # 1 and 3 points
+    assert list(sensitivity(setting, found, least_seeds=1)) == ["alpha-1", "alpha-10"]
+    assert sensitivity(setting, {}) == {}
+
+
+def test_table_prints_names_and_says_what_is_not_measured():
+    table = sensitivities({"ablations": [record(v, s, 90.0) for v in ("multimix", "n-1") for s in range(2)]})
+    assert len(table) == len(SETTINGS)
+    shown = table.set_index("what")["difference (points)"]
+    assert shown["n = 1000 mixtures a mini-batch"] == "n = 1 +0.0 ± 0.0"
+    assert (shown == "not measured").sum() == len(SETTINGS) - 1
