@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class Cell:
         """The cell's folder, relative to the grid's folder."""
         return Path(self.dataset, self.parameters["model"], self.variant, f"seed{self.seed}")
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The configuration, which decides the cell's result."""
         names = {field.name for field in dataclasses.fields(Config)}

@@ -96,8 +96,9 @@ def remaining_seconds(rest: Iterable[Progress], records: list[RunRecord]) -> flo
 
 
 def _recorded_pace(cell: Cell, records: list[RunRecord]) -> float | None:
-    alike = [record for record in records if (record.dataset, record.model) == (cell.dataset, cell.config.model)]
-    of_method = [record for record in alike if record.config["method"] == cell.config.method]
+    model, method = cell.config.model, cell.config.method
+    alike = [record for record in records if (record.dataset, record.model) == (cell.dataset, model)]
+    of_method = [record for record in alike if record.config["method"] == method]
     of_variant = [record for record in of_method if record.variant == cell.variant]
     nearest = of_variant or of_method or alike
     return median(r.environment["train_seconds"] / r.config["epochs"] for r in nearest) if nearest else None
