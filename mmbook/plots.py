@@ -1,9 +1,5 @@
 """Pictures: records or tensors in, figure out."""
 
-import base64
-import html
-import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 
@@ -11,11 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from PIL import Image
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 from torch import Tensor
@@ -255,45 +249,6 @@ def scatter_panels(layouts: dict[str, np.ndarray], labels: np.ndarray, columns: 
         axis.set_axis_off()
     figure.legend(*dots.legend_elements(num=None), title="class", loc="center right", frameon=False)
     return figure
-
-
-def scatter_of_images(
-    layout: np.ndarray, labels: np.ndarray, images: Tensor, class_names: Sequence[str], *, name: str
-) -> str:
-    """Dots that show their image and class while the pointer is on them: HTML that needs no script and no server.
-
-    Args:
-        layout: (n, 2).
-        labels: (n,).
-        images: bytes, (n, channels, size, size).
-        name: a word, unlike that of any other such picture on the page.
-    """
-    n, channels, size, _ = images.shape
-    across = math.ceil(math.sqrt(n))
-    sheet = torch.zeros(across * across, channels, size, size, dtype=torch.uint8)
-    sheet[:n] = images
-    sheet = sheet.view(across, across, channels, size, size).permute(0, 3, 1, 4, 2).reshape(across * size, -1, channels)
-    buffer = io.BytesIO()
-    Image.fromarray(sheet.squeeze(2).numpy()).save(buffer, "png", optimize=True)
-    low, high = layout.min(axis=0), layout.max(axis=0)
-    places = (layout - low) / (high - low) * (560, 400) + 10
-    colours = sns.color_palette("tab10").as_hex()
-    dots = []
-    for k, ((x, y), label) in enumerate(zip(places, labels.tolist())):
-        corner = f"{k % across * size} {k // across * size} {size} {size}"
-        dots.append(
-            f'<g><circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colours[label % 10]}"/><svg x="590" y="40" width="110" '
-            f'height="110" viewBox="{corner}"><use href="#{name}"/></svg><text x="590" y="30">'
-            f"{html.escape(class_names[label])}</text></g>"
-        )
-    hidden, shown = (",".join(f".image-dots g{state}>{tag}" for tag in ("svg", "text")) for state in ("", ":hover"))
-    style = f"{hidden}{{display:none}}{shown}{{display:inline}}"
-    png = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<svg class="image-dots" viewBox="0 0 720 420" style="width:100%;background:white" font-size="16">'
-        f'<style>{style}</style><defs><image id="{name}" width="{across * size}" height="{across * size}" '
-        f'style="image-rendering:pixelated" href="data:image/png;base64,{png}"/></defs>{"".join(dots)}</svg>'
-    )
 
 
 def seeds_by_variant(
