@@ -257,9 +257,57 @@ def test_labels_of_another_kind_are_refused(metric, labels, error, message, unch
         metric(torch.randn(4, 3), labels)
 
 
-def test_confusion_refuses_a_class_that_the_logits_do_not_have():
-    with pytest.raises(ValueError, match="labels must be below 3, the number of classes, got 7"):
-        confusion_matrix(torch.eye(3), torch.tensor([0, 7, 1]))
+@pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
+@pytest.mark.parametrize(("label", "got"), [(7, "7"), (3, "3"), (-1, "-1"), (-100, "-100")])
+def test_classes_that_the_logits_do_not_have_are_refused(metric, label, got):
+    with pytest.raises(ValueError, match=f"labels must be from 0 to 2 for 3 classes, got {got}$"):
+        metric(torch.eye(3), torch.tensor([0, label, 1]))
+
+
+@pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
+@pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 3, 2)])
+def test_logits_of_another_shape_and_none_are_refused(metric, shape, unchecked):
+    with pytest.raises(ValueError, match=r"logits must have shape \(n, c\), got \("):
+        metric(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
+
+
+def test_what_is_no_tensor_is_named(unchecked):
+    with pytest.raises(TypeError, match="labels must be a tensor, got list"):
+        accuracy(torch.eye(3), [0, 1, 2])
+    with pytest.raises(TypeError, match="logits must be a tensor, got ndarray"):
+        accuracy(np.eye(3), torch.arange(3))
+    with pytest.raises(TypeError, match=r"train_labels must be integers, got torch\.float32"):
+        knn_accuracy(torch.eye(3), torch.ones(3), torch.eye(3), torch.arange(3))
+
+
+def test_neighbours_of_none_and_among_none_are_refused(unchecked):
+    some, labels = torch.eye(3), torch.arange(3)
+    with pytest.raises(ValueError, match=r"train_embeddings must have shape \(k, d\), got \(0, 3\)"):
+        knn_accuracy(some[:0], labels[:0], some, labels)
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), got \(0, 3\)"):
+        knn_accuracy(some, labels, some[:0], labels[:0])
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), got \(3, 2\)"):
+        knn_accuracy(some, labels, some[:, :2], labels)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e12, 1e20, 1e36])
+def test_normalised_embeddings_have_no_scale(scale):
+    """A norm is beyond float32 from 1e19 on, and `F.normalize` takes one below 1e-12 for zero."""
+    embeddings, labels = embeddings_and_labels(80, 3, torch.float32)
+    for metric in (
+        uniformity,
+        lambda u: alignment(u, labels),
+        lambda u: class_variances(u, labels)[0],
+        lambda u: knn_accuracy(u, labels, u.flip(1), labels),
+    ):
+        assert metric(embeddings * scale).item() == pytest.approx(metric(embeddings).item(), rel=1e-5)
+
+
+def test_embeddings_of_a_usual_size_are_normalised_as_by_torch_to_the_last_bit():
+    embeddings, _ = embeddings_and_labels(200, 3, torch.float32)
+    for scale in (1e-9, 1.0, 1e9):
+        expected = F.normalize(embeddings * scale, dim=1)
+        assert torch.equal(mmlib.metrics._normalise(embeddings * scale), expected)
 
 
 @pytest.mark.parametrize("classes", [1, 4, 30])
