@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mmbook.ledger import find_runs
 from mmbook.notebook import project_root
 from mmlib.experiments.evaluation import ood
-from mmlib.experiments.runs import RunRecord
+from mmlib.experiments.runs import RunRecord, run_path
 from mmlib.experiments.training.config import Config, load_data
 from mmlib.experiments.training.resume import first_mismatch
 
@@ -38,7 +38,7 @@ class Cell:
     @property
     def path(self) -> Path:
         """The cell's folder, relative to the grid's folder."""
-        return Path(self.dataset, self.parameters["model"], self.variant, f"seed{self.seed}")
+        return run_path(self.dataset, self.parameters["model"], self.variant, self.seed)
 
     @property
     def config(self) -> Config:
@@ -77,7 +77,7 @@ def read_yaml(name: str) -> dict:
     path = project_root() / name
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; grids are read in a clone of the repository")
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def load_grids() -> dict[str, dict]:

@@ -42,19 +42,24 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
     command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
     log = LOGS / grid / "snakemake.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as words, subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver:
+    with (
+        log.open("w", encoding="utf-8") as words,
+        subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver,
+    ):
         while driver.poll() is None:
             time.sleep(1)
             add_finished(cells)  # at once: whoever kills this command keeps what has finished
     began = any(path.stat().st_mtime >= since for path in LOGS.glob("*/*.log"))
     if driver.returncode and not began and since < deadline:
-        raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text().split())[-500:])
+        raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text(encoding="utf-8").split())[-500:])
 
 
 def state(cell: grids.Cell, since: float) -> str:
     """Describe how far a cell without a record has come, and whether it failed."""
     log = LOGS / cell.grid / f"{'-'.join(cell.path.parts)}.log"
-    lines = log.read_text().strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
+    lines = (
+        log.read_text(encoding="utf-8").strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
+    )
     failed = lines and not any("max_minutes is" in line for line in lines)
     state = Checkpoints(RUNS / cell.grid / cell.path).load()
     done = f"{len(state['history']) if state else 0} of {cell.config.epochs} epochs"
