@@ -1,4 +1,4 @@
-"""Metrics against loops over pairs and against torchmetrics."""
+"""Metrics against loops over pairs, closed forms, scikit-learn and torchmetrics."""
 
 import math
 
@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import special
 from sklearn.calibration import calibration_curve
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.metrics import calinski_harabasz_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
@@ -42,6 +46,67 @@ def embeddings_and_labels(n: int, classes: int, dtype: torch.dtype = torch.float
 def test_alignment_is_a_mean_over_pairs_of_a_class(classes):
     embeddings, labels = embeddings_and_labels(40, classes)
     assert alignment(embeddings, labels) == pytest.approx(reference.alignment(embeddings, labels), rel=1e-9)
+
+
+def simplex(k: int) -> torch.Tensor:
+    """k points on the sphere, each two as far apart as k can be: ‖u - v‖² = 2k / (k - 1)."""
+    return torch.eye(k, dtype=torch.float64) - 1 / k
+
+
+def circle(k: int) -> torch.Tensor:
+    """k points on the circle, at equal angles."""
+    angles = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+@pytest.mark.parametrize("k", [2, 3, 7])
+def test_alignment_of_known_points(k):
+    for points, square in (
+        (torch.eye(k, dtype=torch.float64), 2),
+        (simplex(k), 2 * k / (k - 1)),
+        (simplex(k) * 0 + 1, 0),
+    ):
+        assert alignment(5 * points, torch.zeros(k, dtype=torch.long)) == pytest.approx(square, abs=1e-12)
+    # The squared chords of a circle of k points, 2 - 2 cos, add up to 2k over all partners, the point itself included.
+    assert alignment(circle(k), torch.zeros(k, dtype=torch.long)) == pytest.approx(2 * k / (k - 1))
+    together = alignment(torch.cat([simplex(k), torch.eye(k)]), torch.arange(2).repeat_interleave(k))
+    assert together == pytest.approx((2 * k / (k - 1) + 2) / 2)  # as many pairs of either class
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0])
+@pytest.mark.parametrize("k", [2, 3, 7])
+def test_uniformity_of_known_points(k, t):
+    """All pairs of a simplex, or of an orthonormal basis, have one distance, and one potential."""
+    assert uniformity(simplex(k), t) == pytest.approx(-t * 2 * k / (k - 1))
+    assert uniformity(torch.eye(k, dtype=torch.float64), t) == pytest.approx(-2 * t)
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0])
+@pytest.mark.parametrize("k", [64, 3000])
+def test_uniformity_of_a_circle_is_a_bessel_function(k, t):
+    """The mean of exp(-t (2 - 2 cos θ)) over all angles is exp(-2t) I₀(2t); a point beside itself has potential 1."""
+    potential = (k * special.ive(0, 2 * t) - 1) / (k - 1)
+    assert uniformity(circle(k), t) == pytest.approx(math.log(potential), rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_class_metrics_are_those_of_scikit_learn(classes):
+    embeddings, labels = embeddings_and_labels(90, classes)
+    within, between = class_variances(embeddings, labels)
+    score = calinski_harabasz_score(F.normalize(embeddings, dim=1), labels)  # of sums of squares, over their freedoms
+    assert (between / (classes - 1)) / (within / (90 - classes)) == pytest.approx(score, rel=1e-9)
+    means, sizes = class_means(embeddings, labels)
+    np.testing.assert_allclose(means, NearestCentroid().fit(embeddings, labels).centroids_, rtol=1e-12)
+    assert sizes.tolist() == np.bincount(labels).tolist()
+    cosines = cosine_similarity(means - embeddings.mean(0))
+    expected = cosines[np.triu_indices(classes, 1)].mean()
+    assert class_mean_cosine(embeddings, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_confusion_matrix_is_that_of_scikit_learn():
+    logits, labels = torch.randn(300, 7, generator=torch.Generator().manual_seed(3)), torch.arange(300) % 6  # none of 6
+    expected = sklearn_confusion_matrix(labels, logits.argmax(1), labels=range(7))
+    assert confusion_matrix(logits, labels).tolist() == expected.tolist()
 
 
 def test_alignment_in_single_precision():

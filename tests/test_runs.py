@@ -1,11 +1,15 @@
 """The run folder's contract, the ledger, and the command that makes a run."""
 
+import ast
 import dataclasses
 import json
 import math
+import os
 import pickle
 import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +301,49 @@ def test_digest_of_code_is_the_same_without_git(clone, monkeypatch):
 
 def test_what_the_digest_of_code_excludes_is_there():
     assert all((provenance.PACKAGE / name).is_file() for name in provenance.EXCLUDED_FROM_DIGEST)
+
+
+READS = {"read_text", "write_text", "open"}
+
+
+def test_every_text_file_names_its_encoding():
+    """The locale's, which Python takes otherwise, is no UTF-8 on Windows and under C."""
+    root = provenance.PACKAGE.parent
+    for path in [*root.glob("mmlib/**/*.py"), *root.glob("mmbook/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            named = {keyword.arg for keyword in node.keywords}
+            module = getattr(node.func.value, "id", "")
+            if node.func.attr in READS and module not in ("os", "Image", "Picture"):
+                assert "encoding" in named, f"{path}:{node.lineno}"
+            assert "text" not in named or "encoding" in named, f"{path}:{node.lineno}"
+
+
+def test_sources_grids_and_records_are_read_whatever_the_locale(finished, tmp_path):
+    folder, *_ = finished
+    record = runs.load_run(folder)
+    ledger.add(dataclasses.replace(record, environment=record.environment | {"device": "\u03b1"}), tmp_path / "ledger")
+    path = tmp_path / "ledger" / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    words = """
+        import locale, sys
+        from pathlib import Path
+        assert locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8")
+        from mmbook import grids, ledger
+        from mmlib.experiments import provenance
+        assert grids.load_grids()
+        (record,) = ledger.collect(Path(sys.argv[1]))
+        print(ascii(record.environment["device"]), provenance.code_digest())
+    """
+    plain = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(provenance.PACKAGE.parent)}
+    command = [sys.executable, "-c", textwrap.dedent(words), str(tmp_path / "ledger")]
+    done = subprocess.run(
+        command, env=os.environ | plain, cwd=provenance.PACKAGE.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["'\\u03b1'", provenance.code_digest()]
 
 
 def test_environment_names_the_device_that_was_used(monkeypatch):
