@@ -527,7 +527,7 @@ def copied(finished, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "environment.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"3", b"\xff\xfe", b"{}{}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"[]", b"3", b"\xff\xfe", b"{}{}"])
 def test_a_damaged_file_of_a_run_is_named_in_one_line(copied, name, content):
     (copied / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} must hold a JSON object, and cannot be read: ") as caught:

@@ -41,9 +41,12 @@ def read_json(path: Path) -> dict:
         ValueError: it holds no JSON object.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except ValueError as error:
         raise ValueError(f"{path} must hold a JSON object, and cannot be read: {error}") from None
+    return content
 
 
 def write_atomic(path: Path, content: bytes) -> None:
