@@ -1,26 +1,45 @@
 # Every target makes the environment first, in .venv, from requirements.lock.
 PYTHON ?= python3
 CORES ?= all
+PORT ?= 8000
+AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: book test lint bench record detection results links lock environment
+.DEFAULT_GOAL := help
+.PHONY: help book serve test test-browser lint bench record status detection results links lock environment
 
-book: environment            ## run the embedded grid and the chapters, build the site
-	snakemake --cores $(CORES) --quiet rules --keep-going --rerun-incomplete site
-	@echo "Open $(CURDIR)/build/site/_build/html/index.html"
+help:                        ## list the targets
+	@echo "make TARGET [NAME=value ...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+book: environment            ## run the embedded grid and the chapters, build the site; DETAILS=1 shows what Snakemake says
+	@python -m tools.book --cores $(CORES) $(if $(DETAILS),--details)
+
+serve: environment           ## show the built site on 127.0.0.1; PORT=8000
+	@python -m tools.serve --port $(PORT)
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
-	OMP_NUM_THREADS=1 pytest
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook
+	OMP_NUM_THREADS=1 pytest -m "not browser" --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py tools/status.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks
 
-lint: environment
+test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
+	pytest tests/browser -rs
+
+# Without npm the tests of accessibility are skipped, and say so.
+$(AXE):
+	-npm install --prefix build --no-save --no-audit --no-fund --silent axe-core@4.14.1
+
+lint: environment            ## style and types alone
 	ruff check .
 	ruff format --check .
 	basedpyright
 
 record: environment          ## run the cells of GRID without a record for MINUTES and record them; called again, it continues
 	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)
+
+status: environment          ## say how far GRID is: recorded, running, failed, missing, and how long the rest takes
+	@python -m tools.status $(GRID)
 
 detection: environment       ## run the detectors of detection.yml without a record, for MINUTES
 	python -m tools.detect --minutes $(or $(MINUTES),inf)
@@ -39,10 +58,12 @@ links: environment           ## write badges, launch buttons and Colab cells fro
 lock:                        ## pin the newest versions that pyproject.toml allows; needs uv
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --extra test -o requirements.lock pyproject.toml
 
-environment: .venv/installed
+environment: .venv/installed ## make the environment in .venv, where it is not there or the pins have changed
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --requirement requirements.lock
-	.venv/bin/python -m pip install --quiet --no-deps --editable .
-	touch $@
+	@$(PYTHON) tools/preflight.py
+	@echo "Making the environment in .venv from requirements.lock: minutes, and 6.4 GB"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	@.venv/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@

@@ -99,10 +99,13 @@ rule site:
         sources=source_digest(
             "book", "examples", "tools", "_config.yml", "_toc.yml", "pyproject.toml", "mmbook", "mmlib"
         ),
+    # Not deleted before the build, which swaps the whole site in at its end.
     output:
-        "build/site/_build/html/index.html",
+        update("build/site/_build/html/index.html"),
+    log:
+        "build/logs/site.log",
     shell:
-        "python -m tools.site build/site --notebooks build/notebooks --results book/results/digits"
+        "python -m tools.site build/site --notebooks build/notebooks --results book/results/digits > {log:q} 2>&1"
 
 
 for grid in CELLS:
@@ -121,6 +124,8 @@ rule cell:
         command=lambda wildcards: command(cell_of(wildcards)),
     resources:
         gpu=lambda wildcards: cell_of(wildcards).gpus,
+        runtime=lambda wildcards: cell_of(wildcards).resources.get("minutes", 24 * 60),
+        mem_mib=lambda wildcards: cell_of(wildcards).resources.get("memory_mib", 8192),
     # In the order of experiments.yml.
     priority: lambda wildcards: -ORDER[f"{wildcards.grid}/{cell_of(wildcards).path}"]
     output:
@@ -142,12 +147,13 @@ rule chapter:
         records=RECORDS,
         command=lambda wildcards: papermill(
             f"notebooks/{wildcards.chapter}.ipynb",
-            f"build/notebooks/{wildcards.chapter}.ipynb",
+            f"build/logs/chapters/{wildcards.chapter}.ipynb",
             chapter_parameters(wildcards.chapter),
         ),
     output:
         "build/notebooks/{chapter}.ipynb",
     log:
         "build/logs/chapters/{chapter}.log",
+    # Executed beside the log: of a chapter that fails, the notebook with the traceback stays there.
     shell:
-        "{params.command} > {log:q} 2>&1"
+        "{params.command} > {log:q} 2>&1 && cp build/logs/chapters/{wildcards.chapter}.ipynb {output:q}"

@@ -4,9 +4,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mmbook.grid_schema import read_grids
 from mmbook.ledger import find_runs
 from mmbook.notebook import project_root
 from mmlib.experiments.evaluation import ood
@@ -23,6 +25,7 @@ class Cell:
         grid: the grid that the cell is planned in, whose folder holds its run and its record.
         parameters: by name, of the notebook or command that runs the cell; those of `Config` decide the result.
         processes: how many processes run the cell together, each on a GPU of its own.
+        resources: what a cluster is asked for, `minutes` and `memory_mib`; a day and 8 GiB where empty.
 
     >>> cells("embedded")[0].path
     PosixPath('digits/preactresnet-small/mixup/seed0')
@@ -34,6 +37,7 @@ class Cell:
     seed: int
     parameters: dict
     processes: int = 1
+    resources: dict = dataclasses.field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -66,27 +70,29 @@ class GridRecords(NamedTuple):
     rejected: list[str]
 
 
-def read_yaml(name: str) -> dict:
+def read_text(name: str) -> str:
     """Read a file of grids from the root of the clone.
 
     Raises:
         FileNotFoundError: the current folder lies in no clone of the repository.
     """
-    import yaml
-
     path = project_root() / name
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; grids are read in a clone of the repository")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return path.read_text(encoding="utf-8")
 
 
 def load_grids() -> dict[str, dict]:
-    """Load all grids of `experiments.yml`, by name.
+    """Load all grids of `experiments.yml`, by name; nothing may change them.
 
     Raises:
         FileNotFoundError: the current folder lies in no clone of the repository.
+        ValueError: the file does not fit the schema of `mmbook.grid_schema`; the message names the line.
     """
-    return read_yaml("experiments.yml")
+    return _checked(read_text("experiments.yml"))
+
+
+_checked = cache(read_grids)  # every caller reads the whole file
 
 
 def cells(grid: str) -> list[Cell]:
@@ -103,6 +109,8 @@ def cells(grid: str) -> list[Cell]:
     content = grids[grid]
     planned = _own_cells(grid, content)
     for source, variants in content.get("from", {}).items():
+        if source not in grids:
+            raise ValueError(f"{grid}.from must name grids, got {source!r}")
         planned += [c for c in cells(source) if c.variant in variants and c.seed in content["seeds"]]
     if doubled := [str(path) for path, count in Counter(cell.path for cell in planned).items() if count > 1]:
         raise ValueError(f"grid {grid} must have one cell for each path, got several for {doubled[0]}")
@@ -112,12 +120,26 @@ def cells(grid: str) -> list[Cell]:
 def _own_cells(grid: str, content: dict) -> list[Cell]:
     planned = []
     variants = _crossed(content.get("variants", {}), content.get("cross", {}))
-    for dataset, dataset_settings in content.get("datasets", {}).items():
-        for variant in dataset_settings.get("only", variants):
-            settings = {"dataset": dataset} | content["settings"] | dataset_settings | variants[variant]
-            processes, seeds = settings.pop("processes", 1), settings.pop("seeds", content["seeds"])
-            settings.pop("only", None)
-            planned += [Cell(grid, dataset, variant, seed, settings | {"seed": seed}, processes) for seed in seeds]
+    for dataset, of_dataset in content.get("datasets", {}).items():
+        chosen = of_dataset.get("only", list(variants))
+        if unknown := [variant for variant in chosen if variant not in variants]:
+            raise ValueError(f"{grid}.datasets.{dataset}.only must name variants of the grid, got {unknown[0]!r}")
+        for variant in chosen:
+            levels = ({"dataset": dataset}, content.get("settings", {}), of_dataset, variants[variant])
+            planned += _cells_of_variant(grid, dataset, variant, levels, content["seeds"])
+    return planned
+
+
+def _cells_of_variant(grid: str, dataset: str, variant: str, levels: Sequence[dict], seeds: list[int]) -> list[Cell]:
+    """The cells of one variant; of its settings and resources, a later level replaces those of an earlier one."""
+    settings = {name: value for level in levels for name, value in level.items() if name not in ("only", "resources")}
+    resources = {name: value for level in levels for name, value in level.get("resources", {}).items()}
+    processes, seeds = settings.pop("processes", 1), settings.pop("seeds", seeds)
+    planned = [Cell(grid, dataset, variant, seed, settings | {"seed": seed}, processes, resources) for seed in seeds]
+    try:
+        _ = planned[0].config
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{grid}.variants.{variant} on {dataset}: {error}") from None
     return planned
 
 

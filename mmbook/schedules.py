@@ -60,6 +60,23 @@ def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accu
     return pd.DataFrame(rows)
 
 
+def accuracies(runs: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """Average every variant at every length over its seeds.
+
+    Returns:
+        One row for each variant and number of steps, with the mean of the metric, the ends of its interval after
+        Student (NaN for one seed) and the seeds.
+    """
+    rows = []
+    for (variant, steps), here in runs.groupby(["variant", "steps"]):
+        of_seeds = Comparison(here[metric].dropna().to_numpy())
+        if of_seeds.seeds:
+            low, high = of_seeds.t_interval()
+            row = {"variant": variant, "steps": steps, metric: of_seeds.mean, "low": low, "high": high}
+            rows.append(row | {"seeds": of_seeds.seeds})
+    return pd.DataFrame(rows)
+
+
 def own_label_weight(low: float, high: float, examples: int) -> float:
     """The mean weight 1 / (1 + mα) of an example's own label in its expected gradient, for α from U(low, high).
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmbook.schedules import differences, own_label_weight, predicted_differences
+from mmbook.schedules import accuracies, differences, own_label_weight, predicted_differences
 
 
 @pytest.mark.parametrize(("alpha", "m"), [((0.5, 2.0), 50), ((1.0, 1.0), 2), ((0.01, 0.04), 50)])
@@ -36,6 +36,16 @@ def test_differences_are_taken_seed_by_seed():
     assert table["seeds"].tolist() == [2, 2]
     assert (table["low"] < table["difference"]).all()
     assert (table["high"] > table["difference"]).all()
+
+
+def test_accuracies_are_means_with_students_interval():
+    table = accuracies(
+        pd.concat([runs(), runs().query("variant == 'ours' and seed == 0").assign(variant="once")])
+    ).set_index(["variant", "steps"])
+    assert table.loc[("ours", 1000), ["accuracy", "seeds"]].tolist() == [82.5, 2]
+    half = 12.706 * np.std([80.0, 85.0], ddof=1) / 2**0.5  # of two seeds, t with one degree of freedom
+    assert table.loc[("ours", 1000), ["low", "high"]].tolist() == pytest.approx([82.5 - half, 82.5 + half], rel=1e-4)
+    assert table.loc[("once", 100), ["low", "high"]].isna().all()
 
 
 def test_prediction_is_the_baselines_curve_shifted():

@@ -11,9 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from mmbook import grids, ledger
+from mmbook import grids, ledger, progress
 from mmlib.experiments import runs
-from mmlib.experiments.training.checkpoints import Checkpoints
 
 RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
 
@@ -54,18 +53,6 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
         raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text(encoding="utf-8").split())[-500:])
 
 
-def state(cell: grids.Cell, since: float) -> str:
-    """Describe how far a cell without a record has come, and whether it failed."""
-    log = LOGS / cell.grid / f"{'-'.join(cell.path.parts)}.log"
-    lines = (
-        log.read_text(encoding="utf-8").strip().splitlines() if log.exists() and log.stat().st_mtime >= since else []
-    )
-    failed = lines and not any("max_minutes is" in line for line in lines)
-    state = Checkpoints(RUNS / cell.grid / cell.path).load()
-    done = f"{len(state['history']) if state else 0} of {cell.config.epochs} epochs"
-    return f"{cell.path}: {done}" + (f"; FAILED: {lines[-1]} ({log})" if failed else "")
-
-
 def main(arguments: list[str]) -> int:
     """Run, add, report; return 1 where a cell failed. A cell whose data are missing is skipped, which is no failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,9 +71,10 @@ def main(arguments: list[str]) -> int:
         run(given.grid, cells, start + 60 * given.minutes, given.cores)
     records, missing, rejected = grids.grid_records(given.grid, LEDGER)
     print(f"{given.grid}: {len(records)} of {len(records) + len(missing)} cells are recorded in {LEDGER}")
-    lines = [state(cell, start) for cell in missing]
-    print("\n".join(rejected + [line for line in lines if "FAILED" in line or ": 0 of" not in line]))
-    return int(any("FAILED" in line for line in lines))
+    rest = [progress.cell_progress(cell, Path()) for cell in missing]
+    told = [f"{cell.state} {cell}" for cell in rest if cell.state != progress.MISSING]
+    print(*rejected, *told, sep="\n", end="\n" if rejected or told else "")
+    return int(any(cell.state == progress.FAILED for cell in rest))
 
 
 if __name__ == "__main__":

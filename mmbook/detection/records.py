@@ -5,13 +5,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from torch import Tensor, nn
 
 from mmbook import scenes
 from mmbook.detection.config import Config
 from mmbook.detection.detectors import build
 from mmbook.detection.training import mean_average_precision, predict, train
-from mmbook.grids import GridRecords, match_cells, read_yaml
+from mmbook.grids import GridRecords, match_cells, read_text
 from mmbook.ledger import load_valid, read_verified
 from mmbook.notebook import project_root
 from mmlib.experiments import runs
@@ -120,7 +121,7 @@ def cells() -> list[Cell]:
     >>> str(cells()[0].path)
     'canvas/preactresnet-small/ssd/scratch/seed0.json'
     """
-    grid = read_yaml("detection.yml")
+    grid = yaml.safe_load(read_text("detection.yml"))
     return [
         Cell(
             Path(grid["dataset"], grid["settings"]["model"], detector, name, f"seed{seed}.json"),

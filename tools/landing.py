@@ -1,0 +1,138 @@
+"""The landing page's generated parts: what the book found, in sentences and pictures made from records alone.
+
+`tools.site` writes them beside the prose; `book/intro.md` includes them.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mmbook import interactive, ledger, schedules
+from mmbook.comparison import forms_and_others
+from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, judge
+from tools.results import results_table
+
+CLAIMS = {"accuracy": ("accuracy", 1), "alignment": ("alignment", -1), "uniformity": ("uniformity", -1)}
+BASELINE, METHOD = "mixup", "multimix"
+SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def write_parts(folder: Path, results: Path) -> None:
+    """Write the parts that the landing page includes.
+
+    Args:
+        folder: where they go.
+        results: the folder of the grid `digits` in the ledger; the ledger's other grids lie beside it.
+    """
+    root = results.resolve().parent
+    runs, _ = schedules.scheduled_runs(str(root))
+    lengths = runs.groupby("variant")["steps"].transform("nunique")
+    several = runs[lengths >= interactive.LINE]
+    chart = interactive.schedule_chart(
+        schedules.differences(several, BASELINE), schedules.accuracies(several), baseline=BASELINE, height=190
+    )
+    parts = {
+        "results.md": results_table(ledger.collect(results)),
+        "findings.md": findings(runs, json.loads((root / "cost" / "training-cpu-float32-2.json").read_text())),
+        "simplex.html": interactive.simplex(),
+        "schedule.html": chart,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in parts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def findings(runs: pd.DataFrame, cost: dict) -> str:
+    """Say what was found about accuracy, embeddings and cost, each in one sentence, as Markdown.
+
+    Args:
+        runs: of every length, as `schedules.scheduled_runs` returns them.
+        cost: what `make bench` recorded of training steps.
+    """
+    longest = _longest(runs)
+    family = judge(longest, forms_and_others(longest)[0], BASELINE, CLAIMS)
+    sentences = [_on_accuracy(runs, longest, family), _on_embeddings(longest, family), _on_cost(cost)]
+    return "\n\n".join(sentences) + "\n"
+
+
+def _longest(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the longest schedule on which the method and the baseline have enough seeds for a verdict."""
+    seeds = runs[runs["variant"].isin([METHOD, BASELINE])].groupby(["steps", "variant"])["seed"].nunique().unstack()
+    enough = seeds[(seeds >= MIN_SEEDS).all(axis=1)]
+    return runs[runs["steps"] == (enough if len(enough) else seeds.dropna()).index.max()]
+
+
+def _on_accuracy(runs: pd.DataFrame, longest: pd.DataFrame, family: pd.DataFrame) -> str:
+    by_length = schedules.differences(runs, BASELINE).query("variant == @METHOD").set_index("steps")
+    short, long = by_length.index.min(), longest["steps"].iloc[0]
+    lengths = [_distance(by_length.loc[steps], steps) for steps in dict.fromkeys([short, long])]
+    verdict = _says(family.loc[("accuracy", METHOD), "verdict"])
+    return (
+        f"**Accuracy.** On digits with 100 labels MultiMix is {' and '.join(lengths)}. *More accurate* "
+        f"{verdict} ([how long must one train?](../notebooks/07-how-long))."
+    )
+
+
+def _distance(row: pd.Series, steps: int) -> str:
+    """Say how far apart the two are after so many steps, by how many seeds.
+
+    >>> _distance(pd.Series({"difference": -2.31, "low": float("nan"), "high": float("nan"), "seeds": 1}), 1000)
+    '2.3 points behind mixup after 1,000 steps (one seed)'
+    """
+    side = "ahead of" if row["difference"] > 0 else "behind"
+    interval = "" if pd.isna(row["low"]) else f", 95 % interval {_signed(row['low'])} to {_signed(row['high'])}"
+    seeds = f"{_number(int(row['seeds']))} seed{'' if row['seeds'] == 1 else 's'}"
+    return f"{abs(row['difference']):.1f} points {side} mixup after {steps:,} steps ({seeds}{interval})"
+
+
+def _on_embeddings(longest: pd.DataFrame, family: pd.DataFrame) -> str:
+    means = longest.groupby("variant")[["alignment", "uniformity"]].mean()
+
+    def measured(metric: str, better: str, worse: str) -> tuple[str, str]:
+        ours, theirs = (f"{means.loc[variant, metric]:.2f}".replace("-", "−") for variant in (METHOD, BASELINE))
+        ahead = family.loc[(metric, METHOD), "difference"] > 0
+        return better if ahead else worse, f"({metric} {ours} against {theirs})"
+
+    classes, alignment = measured("alignment", "tighter", "looser")
+    spread, uniformity = measured("uniformity", "more evenly spread", "less evenly spread")
+    return (
+        f"**Embeddings.** MultiMix's classes are {classes} than mixup's {alignment} and its embeddings {spread} "
+        f"{uniformity}. *Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
+        f"{_of_forms(family.loc['uniformity', 'verdict'])} ([the embedding space](../notebooks/08-embedding-space))."
+    )
+
+
+def _of_forms(verdicts: pd.Series) -> str:
+    """Say for how many forms of MultiMix a claim holds, does not hold and is open.
+
+    >>> _of_forms(pd.Series(["open", "holds", "open"]))
+    'holds for one of its forms and is open for two'
+    """
+    counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
+    if len(set(verdicts)) == 1:
+        return _says(verdicts.iloc[0]) + (f" for all {_number(len(verdicts))} forms" if len(verdicts) > 1 else "")
+    said = [f"{_says(verdict)} for {_number(count)}" for verdict, count in counts.items() if count]
+    said[0] += " of its forms"
+    return " and ".join(said)
+
+
+def _on_cost(cost: dict) -> str:
+    steps = cost["preactresnet18"]
+    multimix, dense = (100 * (steps[name]["ratio"] - 1) for name in ("multimix", "dense_multimix"))
+    return (
+        f"**Cost.** On a processor a training step of PreActResNet-18 takes {multimix:.1f} % longer with MultiMix than "
+        f"without, and {dense:.1f} % longer with Dense MultiMix ([cost](../notebooks/13-cost))."
+    )
+
+
+def _says(verdict: str) -> str:
+    return f"is {verdict}" if verdict == OPEN else verdict
+
+
+def _number(count: int) -> str:
+    return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
