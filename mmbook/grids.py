@@ -12,7 +12,7 @@ from mmbook.grid_schema import read_grids
 from mmbook.ledger import find_runs
 from mmbook.notebook import project_root
 from mmlib.experiments.evaluation import ood
-from mmlib.experiments.runs import RunRecord
+from mmlib.experiments.runs import RunRecord, run_path
 from mmlib.experiments.training.config import Config, load_data
 from mmlib.experiments.training.resume import first_mismatch
 
@@ -42,7 +42,7 @@ class Cell:
     @property
     def path(self) -> Path:
         """The cell's folder, relative to the grid's folder."""
-        return Path(self.dataset, self.parameters["model"], self.variant, f"seed{self.seed}")
+        return run_path(self.dataset, self.parameters["model"], self.variant, self.seed)
 
     @cached_property
     def config(self) -> Config:

@@ -31,6 +31,9 @@ REQUIRED_FIELDS = {
 }
 HISTORY_ROWS = 100
 SCALARS = tuple(name for name in REQUIRED_FIELDS["metrics"] if name not in NON_SCALAR)
+# Scalars that a run may lack: errors under attack where nothing was attacked, and what takes two images of a class, or
+# two classes, where the test set has none.
+NULLABLE = ("fgsm_error", "pgd_error", "alignment", "class_mean_cosine")
 
 R = TypeVar("R")
 
@@ -58,7 +61,7 @@ def read_verified(path: Path) -> dict:
         ValueError: the file is not a JSON object, or its checksum does not match.
     """
     try:
-        content = dict(json.loads(path.read_text()))
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise ValueError(f"{path} is not a record: it must hold a JSON object") from None
     if content.pop("checksum", None) != checksum(content):
@@ -81,7 +84,8 @@ def _check(path: Path, content: dict) -> None:
     for name, value in parse_run_path(path).items():
         if name != "variant" and config[name] != value:
             raise ValueError(f"{path} was made with {name} {config[name]!r}")
-    scalars = [content["metrics"][name] for name in SCALARS]
+    metrics = content["metrics"]
+    scalars = [metrics[name] for name in SCALARS if metrics[name] is not None or name not in NULLABLE]
     if not all(isinstance(scalar, int | float) and math.isfinite(scalar) for scalar in scalars):
         raise ValueError(f"{path} has metrics that are not finite numbers")
 

@@ -1,21 +1,23 @@
 """Data sets of pictures with objects in boxes: canvases drawn here, Pascal VOC, folders in COCO's format."""
 
-import contextlib
 import hashlib
-import io
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
+from PIL import Image as Picture
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
-from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_transforms_v2
+from torch.utils.data import Dataset
+from torchvision.datasets import VOCDetection
 from torchvision.transforms.v2.functional import to_image
 from torchvision.tv_tensors import BoundingBoxes, Image
 
-from mmlib._checks import check_int
+from mmlib._checks import as_number, check_int
 from mmlib._typing import Float, Int, UInt8
 from mmlib.experiments.data import shapes
 from mmlib.experiments.data.sources import FIXED_SEED
@@ -24,8 +26,14 @@ from mmlib.experiments.data.streaming import IMAGENET_MOMENTS
 TAKES = "canvas, voc or a folder in COCO's format"
 VALIDATION, TEST = 100, 300  # canvases, the same for every seed
 VOC = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 Example = tuple[Image, dict[str, Tensor]]
+Objects = tuple[Float[Tensor, "_ 4"], Int[Tensor, " _"], Int[Tensor, " _"]]  # boxes, labels, marks of crowds
 
 
 @dataclass(frozen=True)
@@ -74,32 +82,27 @@ class Canvases(Dataset):
 
 
 class Annotated(Dataset):
-    """Examples of torchvision's VOC or COCO data set, read as they are needed.
+    """Pictures in files, which are read as they are needed, and their objects.
 
     Args:
-        source: the data set.
-        labels: of COCO's category ids, which need not be consecutive; None leaves VOC's, 1 to 20.
+        files: of the pictures.
+        objects: of each picture its boxes, labels and marks of crowds, as those of an example of `Scenes`.
     """
 
-    def __init__(self, source: VOCDetection | CocoDetection, labels: dict[int, int] | None = None) -> None:
-        keys = {"boxes", "labels", "annotation" if labels is None else "iscrowd"}
-        self.source, self.labels = wrap_dataset_for_transforms_v2(source, target_keys=keys), labels
+    def __init__(self, files: Sequence[Path], objects: Sequence[Objects]) -> None:
+        self.files, self.objects = files, objects
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        picture, target = self.source[index]
-        image = to_image(picture)
-        if "boxes" not in target:  # COCO has pictures without objects
-            return image, _target(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long(), image.shape[-2:])
-        boxes, labels = target["boxes"].as_subclass(Tensor).float(), target["labels"]
-        if self.labels is None:
-            boxes[:, :2] -= 1  # VOC counts pixels from 1
-            marks = [int(item.get("difficult", 0)) for item in target["annotation"]["object"]]
-        else:
-            labels, marks = torch.tensor([self.labels[int(label)] for label in labels]), target["iscrowd"]
-        return image, _target(boxes, labels, torch.tensor(marks), image.shape[-2:])
+        file = self.files[index]
+        try:
+            with Picture.open(file) as picture:
+                image = to_image(picture.convert("RGB"))
+        except Exception as error:  # a broken file raises OSError, SyntaxError, ValueError and others, by its format
+            raise ValueError(f"{file} cannot be read as an image: {error}") from None
+        return image, _target(*self.objects[index], image.shape[-2:])
 
 
 def draw_canvas(
@@ -207,11 +210,35 @@ def _voc(root: Path) -> Scenes:
         how = "torchvision.datasets.VOCDetection(root, year, image_set, download=True) fetches each"
         takes = "2007 trainval, 2007 test and 2012 trainval"
         raise FileNotFoundError(f"voc is not in root {str(root)!r}; it takes {takes}: {how} ({error})") from error
-    train, test = (ConcatDataset([Annotated(source) for source in sets]) for sets in held.values())
-    from torchvision.tv_tensors._dataset_wrapper import VOC_DETECTION_CATEGORIES as names
+    files = {part: [Path(file) for source in sets for file in source.images] for part, sets in held.items()}
+    train, test = (
+        Annotated(files[part], [_voc_objects(Path(file)) for source in sets for file in source.annotations])
+        for part, sets in held.items()
+    )
+    names = [file.name.encode() for part in files.values() for file in part]
+    return Scenes("voc", train, None, test, VOC_CLASSES, *IMAGENET_MOMENTS, _fingerprint(names))
 
-    files = [str(Path(name).name).encode() for sets in held.values() for source in sets for name in source.images]
-    return Scenes("voc", train, None, test, tuple(names[1:]), *IMAGENET_MOMENTS, _fingerprint(files))
+
+def _voc_objects(path: Path) -> Objects:
+    """The objects in one file of VOC's annotations; there may be none.
+
+    Raises:
+        ValueError: the file is damaged, or has an object of another class or without a box.
+    """
+    try:
+        items = ElementTree.parse(path).getroot().findall("object")
+        names = [item.findtext("name", "").strip() for item in items]
+        boxes = [[float(item.findtext(f"bndbox/{side}", "")) for side in VOC_SIDES] for item in items]
+        difficult = [int(item.findtext("difficult") or 0) for item in items]
+    except (ElementTree.ParseError, ValueError) as error:
+        takes = f"a bndbox ({', '.join(VOC_SIDES)}) for each object"
+        raise ValueError(f"{path} must have {takes}, and cannot be read: {error}") from None
+    if unknown := [name for name in names if name not in VOC_CLASSES]:
+        raise ValueError(f"{path} must have objects of VOC's 20 classes, got {unknown[0]!r}")
+    labels = [1 + VOC_CLASSES.index(name) for name in names]
+    corners = torch.tensor(boxes).view(-1, 4)
+    corners[:, :2] -= 1  # VOC counts pixels from 1
+    return corners, torch.tensor(labels, dtype=torch.long), torch.tensor(difficult, dtype=torch.long)
 
 
 def _coco(path: Path) -> Scenes:
@@ -222,17 +249,70 @@ def _coco(path: Path) -> Scenes:
         if pictures is None or not pictures.is_dir():
             takes = f"one annotations/instances_{part}*.json and the folder of pictures of its name, as COCO's archives"
             raise FileNotFoundError(f"{path} is no folder in COCO's format: it takes {takes} have them")
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            source = CocoDetection(pictures, found[0])
-        categories[part] = {item["id"]: item["name"] for item in source.coco.loadCats(sorted(source.coco.getCatIds()))}
-        splits[part] = Annotated(source, {number: k for k, number in enumerate(categories[part], start=1)})
         contents.append(found[0].read_bytes())
+        splits[part], categories[part] = _coco_split(found[0], contents[-1], pictures)
     if categories["train"] != categories["val"]:
         differ = ", ".join(sorted({name for _, name in categories["train"].items() ^ categories["val"].items()}))
         raise ValueError(f"{path}: train and val differ in their categories: {differ}")
     names = tuple(categories["train"].values())
     moments = IMAGENET_MOMENTS
     return Scenes(path.resolve().name, splits["train"], None, splits["val"], names, *moments, _fingerprint(contents))
+
+
+def _coco_split(path: Path, content: bytes, pictures: Path) -> tuple[Annotated, dict[int, str]]:
+    """The pictures of one file of COCO's annotations, by their ids, and the names of its categories, by theirs.
+
+    Raises:
+        ValueError: the file is no JSON, or an entry lacks what it must have.
+        FileNotFoundError: a picture is not there.
+    """
+    try:
+        whole = json.loads(content)
+        categories = {
+            item["id"]: str(item["name"]) for item in sorted(whole["categories"], key=lambda item: item["id"])
+        }
+        files = {
+            item["id"]: pictures / item["file_name"] for item in sorted(whole["images"], key=lambda item: item["id"])
+        }
+        of_image = {number: [] for number in files}
+        for item in whole.get("annotations", []):
+            of_image.get(item["image_id"], []).append(item)  # other images may have been left out on purpose
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        takes = "images (id, file_name), categories (id, name) and annotations (image_id, category_id, bbox)"
+        wrong = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} must have COCO's {takes}, and cannot be read: {wrong}") from None
+    for file in files.values():
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} must name pictures that are there, got {str(file)!r}, which is not")
+    if not files:
+        raise ValueError(f"{path} must list one picture or more, got none")
+    labels = {number: k for k, number in enumerate(categories, start=1)}
+    objects = [_coco_objects(path, items, labels) for items in of_image.values()]
+    return Annotated(list(files.values()), objects), categories
+
+
+def _coco_objects(path: Path, annotations: list[dict], labels: dict[int, int]) -> Objects:
+    """The objects in one picture; an annotation that does not say is no crowd."""
+    boxes = [_coco_box(path, item) for item in annotations]
+    for item in annotations:
+        if item.get("category_id") not in labels:
+            raise ValueError(f"{path} must list every category, got category_id {item.get('category_id')!r}")
+    classes = [labels[item["category_id"]] for item in annotations]
+    crowd = [int(item.get("iscrowd") or 0) for item in annotations]
+    corners = torch.tensor(boxes).view(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners, torch.tensor(classes, dtype=torch.long), torch.tensor(crowd, dtype=torch.long)
+
+
+def _coco_box(path: Path, annotation: dict) -> list[float]:
+    """An annotation's x, y, width and height."""
+    box = annotation.get("bbox")
+    numbers = [as_number(value) for value in box] if isinstance(box, list) else []
+    if len(numbers) != 4 or not all(number is not None and math.isfinite(number) for number in numbers):
+        raise ValueError(f"{path}: bbox must be [x, y, width, height], got {box!r}")
+    if min(numbers[2:]) < 0:
+        raise ValueError(f"{path}: bbox must have a width and a height >= 0, got {box!r}")
+    return [float(number) for number in numbers]
 
 
 def _fingerprint(parts: list) -> str:

@@ -1,7 +1,8 @@
 """Metrics of embeddings and of predictions: pure functions of tensors.
 
 Each returns tensors on the device of its input, computed in float32 or wider whatever the input's type is, also under
-autocast. Labels are class indices of any integer type, shape (n,), on any device.
+autocast. Labels are class indices of any integer type, shape (n,), on any device; those beside logits (n, c) must be
+below c. A metric of no examples is refused: it has no value.
 """
 
 import torch
@@ -14,6 +15,8 @@ from mmlib.mixing import accumulation_dtype
 
 # Similarities computed together: 1024 x 8192 of them take 32 MiB in float32.
 BLOCK_ROWS, BLOCK_COLUMNS = 1024, 8192
+# Embeddings whose largest entry is between them have a norm that float32 holds and that is not taken for zero.
+SMALLEST_ENTRY, LARGEST_ENTRY = 1e-12, 1e15
 
 
 def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -36,7 +39,7 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -
     """
     check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
-    u = F.normalize(_double(embeddings), dim=1)
+    u = _normalise(_double(embeddings))
     means, sizes = class_means(u, labels)
     scatter = u.new_zeros(len(sizes)).index_add_(0, labels, (u - means[labels]).square().sum(1))
     return (sizes * scatter).sum() / (sizes * (sizes - 1) / 2).sum()
@@ -87,7 +90,7 @@ def accuracy(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"], k: int
     66.67
     """
     check_int(1, k=k)
-    labels = _class_indices(labels, logits)
+    labels = _classes(labels, logits)
     top = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return 100 * _double((top == labels.unsqueeze(1)).any(dim=1)).mean()
 
@@ -113,7 +116,7 @@ def reliability_bins(
             [0.0000, 1.0000]], dtype=torch.float64)
     """
     check_int(1, bins=bins)
-    labels = _class_indices(labels, logits)
+    labels = _classes(labels, logits)
     confidence, prediction = _double(logits).softmax(dim=1).max(dim=1)
     values = torch.stack([torch.ones_like(confidence), confidence, (prediction == labels).to(confidence.dtype)])
     bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -138,19 +141,13 @@ def calibration_error(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"
 def confusion_matrix(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"]) -> Int[Tensor, "c c"]:
     """Count predictions: entry [i, j] is the number of examples of class i that are taken for class j.
 
-    Raises:
-        ValueError: a label is not below the number of classes.
-
     >>> confusion_matrix(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]))
     tensor([[1, 0, 0],
             [0, 1, 0],
             [0, 1, 0]])
     """
-    labels, c = _class_indices(labels, logits), logits.shape[1]
-    counts = torch.bincount(labels * c + logits.argmax(dim=1), minlength=c * c)
-    if len(counts) > c * c:
-        raise ValueError(f"labels must be below {c}, the number of classes, got {labels.max().item()}")
-    return counts.view(c, c)
+    labels, c = _classes(labels, logits), logits.shape[1]
+    return torch.bincount(labels * c + logits.argmax(dim=1), minlength=c * c).view(c, c)
 
 
 def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> tuple[Tensor, Tensor]:
@@ -187,7 +184,7 @@ def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " 
     """
     check_tensor("embeddings", embeddings, ("n", "d"))
     labels = _class_indices(labels, embeddings)
-    u = F.normalize(_double(embeddings), dim=1)
+    u = _normalise(_double(embeddings))
     means, _ = class_means(u, labels)
     within = (u - means[labels]).square().sum(1).mean()
     between = (means[labels] - u.mean(0)).square().sum(1).mean()
@@ -223,6 +220,9 @@ def knn_accuracy(
     50.0
     """
     check_int(1, k=k)
+    check_tensor("train_embeddings", train_embeddings, ("k", "d"))
+    check_tensor("embeddings", embeddings, ("n", train_embeddings.shape[1]))
+    train_labels = _class_indices(train_labels, train_embeddings, "train_labels")
     labels = _class_indices(labels, embeddings)
     neighbours = _nearest_labels(train_embeddings, train_labels, embeddings, k)
     correct = []
@@ -236,7 +236,7 @@ def knn_accuracy(
 
 def _nearest_labels(train_embeddings: Tensor, train_labels: Tensor, embeddings: Tensor, k: int) -> Tensor:
     """Return the labels of the k most similar training embeddings, the most similar first, (n, k)."""
-    train_labels = _class_indices(train_labels, train_embeddings).to(embeddings.device)
+    train_labels = train_labels.to(embeddings.device)
     n, k = len(embeddings), min(k, len(train_embeddings))
     similarity = embeddings.new_full((n, k), -torch.inf, dtype=accumulation_dtype(embeddings.dtype))
     nearest = train_labels.new_zeros(n, k)
@@ -265,18 +265,32 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, 
     >>> round(class_mean_cosine(torch.eye(5), torch.arange(5)).item(), 4)
     -0.25
     """
+    check_tensor("embeddings", embeddings, ("n", "d"))
+    labels = _class_indices(labels, embeddings)
     embeddings = _double(embeddings)
     means, sizes = class_means(embeddings, labels)
     u = F.normalize(means[sizes > 0] - embeddings.mean(0), dim=1)
     return (u.sum(0).square().sum() - u.square().sum()) / (len(u) * (len(u) - 1))
 
 
-def _class_indices(labels: Tensor, values: Tensor) -> Tensor:
+def _classes(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return the labels of logits, (n, c), as int64 on their device; each must be a class that they have."""
+    check_tensor("logits", logits, ("n", "c"))
+    labels, c = _class_indices(labels, logits), logits.shape[1]
+    low, high = (end.item() for end in labels.aminmax())
+    if low < 0 or high >= c:
+        raise ValueError(f"labels must be from 0 to {c - 1} for {c} classes, got {low if low < 0 else high}")
+    return labels
+
+
+def _class_indices(labels: Tensor, values: Tensor, name: str = "labels") -> Tensor:
     """Return the labels as int64 on the device of `values`, one for each of its rows."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(labels).__name__}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
+        raise TypeError(f"{name} must be integers, got {labels.dtype}")
     if labels.shape != values.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(values.shape[:1])}, got {tuple(labels.shape)}")
+        raise ValueError(f"{name} must have shape {tuple(values.shape[:1])}, got {tuple(labels.shape)}")
     return labels.to(values.device, torch.long)
 
 
@@ -286,5 +300,12 @@ def _double(values: Tensor) -> Tensor:
 
 
 def _normalise(embeddings: Tensor) -> Tensor:
-    """Divide embeddings by their norm, in float32 or wider; an embedding that is zero stays zero."""
-    return F.normalize(embeddings.to(accumulation_dtype(embeddings.dtype)), dim=1)
+    """Divide embeddings by their norm, in float32 or wider; an embedding that is zero stays zero.
+
+    The square of a very large entry would overflow, and `F.normalize` takes a very small norm for zero: embeddings
+    with such entries are divided by their largest one first.
+    """
+    embeddings = embeddings.to(accumulation_dtype(embeddings.dtype))
+    largest = embeddings.detach().abs().amax(dim=1, keepdim=True)
+    extreme = (largest > LARGEST_ENTRY) | ((largest > 0) & (largest < SMALLEST_ENTRY))
+    return F.normalize(embeddings / largest.where(extreme, 1.0), dim=1)

@@ -1,8 +1,12 @@
 """Data sets from archives and folders that are written here."""
 
+import io
+import pickle
 import shutil
 import struct
+import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +112,11 @@ def test_labelled_and_held_out_images_are_exact_and_disjoint(tmp_path, arrays):
             {"train_images": np.zeros((24, 16, 16, 16), np.uint8)},
             r"train_images .*, got uint8 of shape \(24, 16, 16, 16\)",
         ),
+        (
+            {"train_images": np.zeros((24, 0, 0, 3), np.uint8)},
+            r"train_images must be uint8 .*, got uint8 of shape \(24, 0, 0, 3\)",
+        ),
+        ({"class_names": np.array([b"ant", b"bee", b"\xff"])}, "class_names must be text, or bytes in UTF-8: "),
         ({"train_images": np.zeros((24, 16, 12), np.uint8)}, "images must be square, got 16 x 12 pixels"),
         (
             {"test_images": np.zeros((6, 16, 16), np.uint8)},
@@ -213,6 +222,95 @@ def test_a_damaged_archive_ends_in_one_line(tmp_path, arrays, place, damage):
     with pytest.raises(ValueError, match=r"set.npz must be an .npz archive of arrays, and cannot be read: ") as caught:
         load(str(tmp_path / "set.npz"))
     assert "\n" not in str(caught.value)
+
+
+class Payload:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["labels", "class_names", "plain pickle"])
+def test_code_in_an_archive_is_never_run(tmp_path, arrays, form):
+    payload = Payload(tmp_path / "run")
+    name = saved(tmp_path, arrays | {"labels": {"train_labels": objects(payload, 24)}}.get(form, {}))
+    if form == "class_names":
+        name = saved(tmp_path, arrays | {"class_names": objects(payload, 3)})
+    elif form == "plain pickle":
+        (tmp_path / "set.npz").write_bytes(pickle.dumps(payload))
+    with pytest.raises(ValueError, match=r"set\.npz must be an \.npz archive of arrays, and cannot be read: "):
+        load(name)
+    assert not payload.path.exists()
+    pickle.loads(pickle.dumps(payload))
+    assert payload.path.exists()  # it works where it is run
+
+
+def objects(payload, count) -> np.ndarray:
+    return np.array([payload] * count, dtype=object)
+
+
+@pytest.mark.parametrize("place", ["../", "../../../", "/"])
+def test_members_that_climb_out_of_an_archive_are_written_nowhere(tmp_path, arrays, place):
+    (tmp_path / "inner").mkdir()
+    prefix = place if place != "/" else f"{tmp_path}/"
+    with zipfile.ZipFile(tmp_path / "inner" / "set.npz", "w") as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            archive.writestr(f"{prefix if name == 'test_images' else ''}{name}.npy", buffer.getvalue())
+    with pytest.raises(ValueError, match=r"set\.npz must have test_images, got "):
+        load(str(tmp_path / "inner" / "set.npz"))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["set.npz"]
+
+
+@pytest.mark.parametrize("shape", [(10**13, 16, 16, 3), (2**70, 16, 16, 3), (-24, 16, 16, 3)])
+def test_an_archive_that_claims_more_than_any_memory_ends_in_one_line(tmp_path, arrays, shape):
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            if name == "train_images":
+                np.lib.format.write_array_header_1_0(buffer, header)
+            else:
+                np.save(buffer, array)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+    with pytest.raises(
+        ValueError, match=r"set\.npz must be an \.npz archive of arrays, and cannot be read: "
+    ) as caught:
+        load(str(tmp_path / "set.npz"))
+    assert "\n" not in str(caught.value)
+
+
+def test_swapped_and_empty_files_are_named(tmp_path, arrays, folder):
+    picture = next((folder / "train" / "ant").glob("*.png"))
+    for content in (picture.read_bytes(), b"", b"\x93NUMPY"):
+        (tmp_path / "set.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"set\.npz must be an \.npz archive of arrays, and cannot be read: "):
+            load(str(tmp_path / "set.npz"))
+    np.savez(tmp_path / "set.npz", **arrays)
+    for content in ((tmp_path / "set.npz").read_bytes(), b""):
+        picture.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{picture} cannot be read as an image: "):
+            load(str(folder))
+    picture.unlink()
+    picture.mkdir()
+    with pytest.raises(ValueError, match=rf"{picture} cannot be read as an image: "):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("CMYK", "jpg"), ("CMYK", "tif"), ("P", "gif"), ("P", "png"), ("1", "bmp")]
+)
+def test_pictures_of_any_mode_are_their_colours(tmp_path, mode, suffix):
+    colour = (255, 255, 255) if mode == "1" else (0, 255, 255)
+    Image.new("RGB", (4, 6), colour).convert(mode).save(tmp_path / f"a.{suffix}")
+    found = np.asarray(load_rgb(tmp_path / f"a.{suffix}"))
+    assert found.shape == (6, 4, 3)
+    assert np.abs(found.astype(int) - colour).max() <= 2  # JPEG rounds
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])

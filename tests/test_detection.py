@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.datasets import CocoDetection, VOCDetection, wrap_dataset_for_transforms_v2
 
 import mmbook.detection.__main__
 from mmbook import detection, grids, ledger, scenes
@@ -231,6 +232,115 @@ def test_folder_that_is_not_cocos(coco):
         scenes.load("canvass")
 
 
+def edit_coco(coco, edit):
+    """Change what both files of annotations say."""
+    for path in (coco / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        edit(content)
+        path.write_text(json.dumps(content))
+
+
+def test_coco_is_read_as_by_torchvision(coco):
+    edit_coco(coco, lambda content: content["annotations"][0].update(bbox=[2.3, 3.1, 10.7, 20.9]))
+    source = CocoDetection(coco / "val2017", coco / "annotations" / "instances_val2017.json")
+    theirs = wrap_dataset_for_transforms_v2(source, target_keys={"boxes", "labels", "iscrowd"})
+    ours = scenes.load(str(coco)).test
+    ((picture, target), _), ((image, found), _) = theirs, ours
+    assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0))
+    assert torch.equal(target["boxes"].as_subclass(torch.Tensor), found["boxes"].as_subclass(torch.Tensor))
+    assert target["labels"].tolist() == [{1: 3, 2: 7}[label] for label in found["labels"].tolist()]
+    assert target["iscrowd"] == found["iscrowd"].tolist()
+
+
+def test_voc_is_read_as_by_torchvision(voc):
+    theirs = wrap_dataset_for_transforms_v2(VOCDetection(voc, "2007", "test"), target_keys={"boxes", "labels"})
+    ((picture, target),), ((image, found),) = theirs, scenes.load("voc", root=voc).test
+    assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0))
+    assert torch.equal(target["boxes"] - torch.tensor([1, 1, 0, 0]), found["boxes"].as_subclass(torch.Tensor))
+    assert torch.equal(target["labels"], found["labels"])
+
+
+@pytest.mark.parametrize("name", ["iscrowd", "area", "id"])
+def test_annotations_need_no_more_than_a_box_and_a_category(coco, name):
+    edit_coco(coco, lambda content: [annotation.pop(name) for annotation in content["annotations"]])
+    _, target = scenes.load(str(coco)).train[0]
+    assert target["boxes"].tolist() == [[2, 3, 12, 23], [0, 0, 60, 40]]
+    assert target["labels"].tolist() == [2, 1]
+    assert target["iscrowd"].tolist() == ([0, 0] if name == "iscrowd" else [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=99), "must list every category, got category_id 99"),
+        (lambda c: c["annotations"][0].pop("category_id"), "must list every category, got category_id None"),
+        (lambda c: c["annotations"][0].pop("bbox"), r"bbox must be \[x, y, width, height\], got None"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"bbox must be \[x, y, .*, got \[1, 2, 3\]"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, -4]), r"bbox must have a width .*, got \[1, 2, 3, -4\]"),
+        (
+            lambda c: c["annotations"][0].pop("image_id"),
+            "must have COCO's images .*, and cannot be read: no 'image_id'",
+        ),
+        (lambda c: c.pop("categories"), "must have COCO's images .*, and cannot be read: no 'categories'"),
+        (lambda c: c["categories"][0].pop("name"), "and cannot be read: no 'name'"),
+        (lambda c: c.update(images=[]), "must list one picture or more, got none"),
+    ],
+)
+def test_damaged_annotations_of_coco_are_named_in_one_line(coco, edit, message):
+    edit_coco(coco, edit)
+    with pytest.raises(ValueError, match=rf"instances_train2017\.json.*{message}") as caught:
+        scenes.load(str(coco))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_annotations_that_are_no_json_object_are_named(coco, content):
+    (coco / "annotations" / "instances_train2017.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"instances_train2017\.json must have COCO's images"):
+        scenes.load(str(coco))
+
+
+def test_pictures_that_are_not_there_or_damaged_are_named(coco):
+    file = coco / "val2017" / "2.png"
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"val2017/2\.png cannot be read as an image: ") as caught:
+        _ = scenes.load(str(coco)).test[1]
+    assert "\n" not in str(caught.value)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"must name pictures that are there, got '.*val2017/2\.png'"):
+        scenes.load(str(coco))
+
+
+def test_a_picture_of_voc_may_have_no_object(voc):
+    path = voc / "VOCdevkit" / "VOC2007" / "Annotations" / "2007_000001.xml"
+    for content in ("<annotation/>", "<annotation><folder>VOC2007</folder></annotation>"):
+        path.write_text(content)
+        _, target = scenes.load("voc", root=voc).test[0]
+        assert target["boxes"].shape == (0, 4)
+        assert target["labels"].tolist() == target["iscrowd"].tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (OBJECT.format("unicorn", 0, 1, 1, 9, 9), "must have objects of VOC's 20 classes, got 'unicorn'"),
+        (
+            OBJECT.format("dog", 0, 1, 1, 9, 9).replace("<name>dog</name>", ""),
+            "must have objects of VOC's 20 classes, got ''",
+        ),
+        (OBJECT.format("dog", 0, 1, 1, 9, "wide"), "must have a bndbox .*, and cannot be read: could not convert"),
+        ("<object><name>dog</name></object>", "must have a bndbox .* for each object, and cannot be read"),
+        ("<object>", "must have a bndbox .* for each object, and cannot be read: mismatched tag"),
+    ],
+)
+def test_damaged_annotations_of_voc_are_named_before_training(voc, content, message):
+    path = voc / "VOCdevkit" / "VOC2012" / "Annotations" / "2012_000000.xml"
+    path.write_text(f"<annotation>{content}</annotation>")
+    with pytest.raises(ValueError, match=rf"2012_000000\.xml {message}") as caught:
+        scenes.load("voc", root=voc)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
 def test_pictures_of_any_size_and_without_objects_train(coco, detector):
     """Also where a mini-batch has no object at all that counts."""
@@ -369,6 +479,16 @@ def test_average_precision_without_objects_is_none():
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
     numbers = mean_average_precision([empty | {"scores": torch.zeros(0)}], [empty], 2)
     assert numbers == {"map": None, "map_50": None, "map_75": None, "class_map": [None, None]}
+
+
+def test_average_precision_of_crowds_alone_and_of_found_boxes_without_objects_is_none():
+    found = [boxes([0, 0, 10, 10]) | {"scores": torch.ones(1)}]
+    crowd = [boxes([0, 0, 10, 10]) | {"iscrowd": torch.ones(1, dtype=torch.long)}]
+    for there in (crowd, [boxes() | {"boxes": torch.zeros(0, 4)}]):
+        numbers = mean_average_precision(found, there, 2)
+        assert numbers == {"map": None, "map_50": None, "map_75": None, "class_map": [None, None]}
+    with pytest.raises(ValueError, match="targets must have one picture or more, got none"):
+        mean_average_precision([], [], 2)
 
 
 def test_crowd_counts_neither_as_found_nor_as_missed():
@@ -512,6 +632,9 @@ def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, messa
         (["--lr", "0.1"], "the following arguments are required: --record"),
         (["--record", "x.json", "--detecter", "ssd"], "unrecognized arguments: --detecter ssd"),
         (["--record", "x.json", "--workers", "many"], "argument --workers: must be int, got 'many'"),
+        (["--record", "x.json", "--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
+        (["--record", "x.json", "--threads", "0"], "threads must be an integer >= 1, got 0"),
+        (["--record", "x.json", "--workers", "-1"], "workers must be an integer >= 0, got -1"),
         (["--record", "x.json", "--model", "vit-tiny"], "model must be 'preactresnet-small',"),
         (["--record", "x.json", "--detector", "yolo"], "detector must be 'ssd' or 'fasterrcnn', got 'yolo'"),
         (["--record", "x.json", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import v2
 
 import mmlib._autograd
 import mmlib.sampling
@@ -183,6 +184,45 @@ def test_dense_with_one_position_is_plain():
     logits, classes, weights = randn(M, 1, C), make_targets("integers")[0], make_weights()
     dense = dense_mixed_cross_entropy(logits, classes, torch.ones(M, 1, dtype=torch.float64), mixing_weights=weights)
     torch.testing.assert_close(dense, mixed_cross_entropy(logits[:, 0], classes, mixing_weights=weights), **EXACT)
+
+
+def test_dense_with_the_same_features_everywhere_and_uniform_attention_is_plain():
+    """Every position then has the same mixture."""
+    logits, classes, weights = leaf(randn(M, C)), make_targets("integers")[0], make_weights()
+    everywhere, attention = logits[:, None].expand(M, R, C), torch.full((M, R), 1 / R, dtype=torch.float64)
+    dense = dense_mixed_cross_entropy(everywhere, classes, attention, mixing_weights=weights)
+    plain = mixed_cross_entropy(logits, classes, mixing_weights=weights)
+    torch.testing.assert_close(dense, plain, **EXACT)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits) for loss in (dense, plain)), **EXACT)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixtures_of_one_example_each_have_torchs_cross_entropy(smoothing):
+    logits, classes = leaf(randn(M, C)), torch.arange(M) % C
+    one_hot, options = torch.eye(M, dtype=torch.float64), {"label_smoothing": smoothing}
+    for order in (torch.arange(M), torch.tensor([3, 3, 0, 5, 1, 1, 2])):
+        loss = mixed_cross_entropy(logits, classes, mixing_weights=one_hot[order], reduction="none", **options)
+        expected = F.cross_entropy(logits[order], classes[order], reduction="none", **options)
+        torch.testing.assert_close(loss, expected, **EXACT)
+    mean = mixed_cross_entropy(logits, classes, mixing_weights=one_hot, **options)
+    gradients = (torch.autograd.grad(loss, logits) for loss in (mean, F.cross_entropy(logits, classes, **options)))
+    torch.testing.assert_close(*gradients, **EXACT)
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (2, 0), (1, 1)])
+def test_two_examples_are_torchvisions_mixup_of_the_last_layers_embeddings(classes):
+    """Manifold mixup where the layer is the last one: of two examples, each one's partner is the other."""
+    embeddings, head, classes = randn(2, D), affine_head(), torch.tensor(classes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        probe, _ = v2.MixUp(alpha=1.0, num_classes=C)(torch.eye(2).view(2, 1, 1, 2), classes)
+        torch.manual_seed(0)  # the same λ again
+        mixed, targets = v2.MixUp(alpha=1.0, num_classes=C)(embeddings.view(2, D, 1, 1), classes)
+    weights = probe.view(2, 2).double()
+    assert 0.01 < weights[0, 0] < 0.99
+    expected = F.cross_entropy(head(mixed.view(2, D)), targets.double(), reduction="none")
+    loss = mixed_cross_entropy(head(embeddings), classes, mixing_weights=weights, reduction="none")
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)  # torchvision rounds λ to single precision
 
 
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])

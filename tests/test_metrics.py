@@ -1,4 +1,4 @@
-"""Metrics against loops over pairs and against torchmetrics."""
+"""Metrics against loops over pairs, closed forms, scikit-learn and torchmetrics."""
 
 import math
 
@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import special
 from sklearn.calibration import calibration_curve
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.metrics import calinski_harabasz_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
@@ -42,6 +46,67 @@ def embeddings_and_labels(n: int, classes: int, dtype: torch.dtype = torch.float
 def test_alignment_is_a_mean_over_pairs_of_a_class(classes):
     embeddings, labels = embeddings_and_labels(40, classes)
     assert alignment(embeddings, labels) == pytest.approx(reference.alignment(embeddings, labels), rel=1e-9)
+
+
+def simplex(k: int) -> torch.Tensor:
+    """k points on the sphere, each two as far apart as k can be: ‖u - v‖² = 2k / (k - 1)."""
+    return torch.eye(k, dtype=torch.float64) - 1 / k
+
+
+def circle(k: int) -> torch.Tensor:
+    """k points on the circle, at equal angles."""
+    angles = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+@pytest.mark.parametrize("k", [2, 3, 7])
+def test_alignment_of_known_points(k):
+    for points, square in (
+        (torch.eye(k, dtype=torch.float64), 2),
+        (simplex(k), 2 * k / (k - 1)),
+        (simplex(k) * 0 + 1, 0),
+    ):
+        assert alignment(5 * points, torch.zeros(k, dtype=torch.long)) == pytest.approx(square, abs=1e-12)
+    # The squared chords of a circle of k points, 2 - 2 cos, add up to 2k over all partners, the point itself included.
+    assert alignment(circle(k), torch.zeros(k, dtype=torch.long)) == pytest.approx(2 * k / (k - 1))
+    together = alignment(torch.cat([simplex(k), torch.eye(k)]), torch.arange(2).repeat_interleave(k))
+    assert together == pytest.approx((2 * k / (k - 1) + 2) / 2)  # as many pairs of either class
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0])
+@pytest.mark.parametrize("k", [2, 3, 7])
+def test_uniformity_of_known_points(k, t):
+    """All pairs of a simplex, or of an orthonormal basis, have one distance, and one potential."""
+    assert uniformity(simplex(k), t) == pytest.approx(-t * 2 * k / (k - 1))
+    assert uniformity(torch.eye(k, dtype=torch.float64), t) == pytest.approx(-2 * t)
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0])
+@pytest.mark.parametrize("k", [64, 3000])
+def test_uniformity_of_a_circle_is_a_bessel_function(k, t):
+    """The mean of exp(-t (2 - 2 cos θ)) over all angles is exp(-2t) I₀(2t); a point beside itself has potential 1."""
+    potential = (k * special.ive(0, 2 * t) - 1) / (k - 1)
+    assert uniformity(circle(k), t) == pytest.approx(math.log(potential), rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_class_metrics_are_those_of_scikit_learn(classes):
+    embeddings, labels = embeddings_and_labels(90, classes)
+    within, between = class_variances(embeddings, labels)
+    score = calinski_harabasz_score(F.normalize(embeddings, dim=1), labels)  # of sums of squares, over their freedoms
+    assert (between / (classes - 1)) / (within / (90 - classes)) == pytest.approx(score, rel=1e-9)
+    means, sizes = class_means(embeddings, labels)
+    np.testing.assert_allclose(means, NearestCentroid().fit(embeddings, labels).centroids_, rtol=1e-12)
+    assert sizes.tolist() == np.bincount(labels).tolist()
+    cosines = cosine_similarity(means - embeddings.mean(0))
+    expected = cosines[np.triu_indices(classes, 1)].mean()
+    assert class_mean_cosine(embeddings, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_confusion_matrix_is_that_of_scikit_learn():
+    logits, labels = torch.randn(300, 7, generator=torch.Generator().manual_seed(3)), torch.arange(300) % 6  # none of 6
+    expected = sklearn_confusion_matrix(labels, logits.argmax(1), labels=range(7))
+    assert confusion_matrix(logits, labels).tolist() == expected.tolist()
 
 
 def test_alignment_in_single_precision():
@@ -257,9 +322,57 @@ def test_labels_of_another_kind_are_refused(metric, labels, error, message, unch
         metric(torch.randn(4, 3), labels)
 
 
-def test_confusion_refuses_a_class_that_the_logits_do_not_have():
-    with pytest.raises(ValueError, match="labels must be below 3, the number of classes, got 7"):
-        confusion_matrix(torch.eye(3), torch.tensor([0, 7, 1]))
+@pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
+@pytest.mark.parametrize(("label", "got"), [(7, "7"), (3, "3"), (-1, "-1"), (-100, "-100")])
+def test_classes_that_the_logits_do_not_have_are_refused(metric, label, got):
+    with pytest.raises(ValueError, match=f"labels must be from 0 to 2 for 3 classes, got {got}$"):
+        metric(torch.eye(3), torch.tensor([0, label, 1]))
+
+
+@pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
+@pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 3, 2)])
+def test_logits_of_another_shape_and_none_are_refused(metric, shape, unchecked):
+    with pytest.raises(ValueError, match=r"logits must have shape \(n, c\), got \("):
+        metric(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
+
+
+def test_what_is_no_tensor_is_named(unchecked):
+    with pytest.raises(TypeError, match="labels must be a tensor, got list"):
+        accuracy(torch.eye(3), [0, 1, 2])
+    with pytest.raises(TypeError, match="logits must be a tensor, got ndarray"):
+        accuracy(np.eye(3), torch.arange(3))
+    with pytest.raises(TypeError, match=r"train_labels must be integers, got torch\.float32"):
+        knn_accuracy(torch.eye(3), torch.ones(3), torch.eye(3), torch.arange(3))
+
+
+def test_neighbours_of_none_and_among_none_are_refused(unchecked):
+    some, labels = torch.eye(3), torch.arange(3)
+    with pytest.raises(ValueError, match=r"train_embeddings must have shape \(k, d\), got \(0, 3\)"):
+        knn_accuracy(some[:0], labels[:0], some, labels)
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), got \(0, 3\)"):
+        knn_accuracy(some, labels, some[:0], labels[:0])
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), got \(3, 2\)"):
+        knn_accuracy(some, labels, some[:, :2], labels)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e12, 1e20, 1e36])
+def test_normalised_embeddings_have_no_scale(scale):
+    """A norm is beyond float32 from 1e19 on, and `F.normalize` takes one below 1e-12 for zero."""
+    embeddings, labels = embeddings_and_labels(80, 3, torch.float32)
+    for metric in (
+        uniformity,
+        lambda u: alignment(u, labels),
+        lambda u: class_variances(u, labels)[0],
+        lambda u: knn_accuracy(u, labels, u.flip(1), labels),
+    ):
+        assert metric(embeddings * scale).item() == pytest.approx(metric(embeddings).item(), rel=1e-5)
+
+
+def test_embeddings_of_a_usual_size_are_normalised_as_by_torch_to_the_last_bit():
+    embeddings, _ = embeddings_and_labels(200, 3, torch.float32)
+    for scale in (1e-9, 1.0, 1e9):
+        expected = F.normalize(embeddings * scale, dim=1)
+        assert torch.equal(mmlib.metrics._normalise(embeddings * scale), expected)
 
 
 @pytest.mark.parametrize("classes", [1, 4, 30])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmlib import sample_mixing_weights
 from mmlib.experiments.methods import METHODS, comixup
 from mmlib.experiments.methods._saliency import pool_saliency, saliency_map
-from mmlib.experiments.methods.puzzlemix import minimize_energy_exact, transport, upsample_blocks
+from mmlib.experiments.methods.puzzlemix import BLOCKS, minimize_energy_exact, region_side, transport, upsample_blocks
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.preact_resnet import preact_resnet
 from mmlib.transforms import draw_pairs
@@ -102,6 +102,17 @@ def test_transport_is_the_best_permutation(n, side, xi):
         best, ours = (puzzles.permutation_costs(s / s.sum(), wanted[k], xi, o) for o in (every, torch.tensor([order])))
         torch.testing.assert_close(ours[0], best.min())
     assert len(seen) > 2
+
+
+@pytest.mark.parametrize("size", [24, 28, 30, 32, 36, 40, 48, 56, 60, 64])
+def test_no_size_of_images_has_many_more_regions_than_32_pixels(size):
+    """A transport's time grows with the third power of the regions, of which images of 28 pixels once had 784."""
+    for blocks in (count for count in BLOCKS if size % count == 0):
+        side = region_side(size // blocks)
+        assert size // blocks % side == 0
+        assert (size // side) ** 2 <= 256 * (size / 32) ** 2
+        if size in (32, 64):  # the published sizes have the published regions
+            assert side == min(4, size // blocks)
 
 
 def test_transport_at_a_price_stays_at_home():

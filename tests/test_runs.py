@@ -1,10 +1,15 @@
 """The run folder's contract, the ledger, and the command that makes a run."""
 
+import ast
 import dataclasses
 import json
 import math
+import os
+import pickle
 import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,7 @@ import pytest
 import torch
 
 from mmbook import ledger
+from mmbook.grids import Cell
 from mmlib.experiments import data, provenance, runs
 from mmlib.experiments.__main__ import RuntimeOptions, main, parse
 from mmlib.experiments.arguments import to_arguments
@@ -20,6 +26,8 @@ from mmlib.experiments.provenance import environment
 from mmlib.experiments.runs import writer
 from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config, result_config
+from mmlib.experiments.training.resume import STATE
+from mmlib.experiments.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +303,50 @@ def test_what_the_digest_of_code_excludes_is_there():
     assert all((provenance.PACKAGE / name).is_file() for name in provenance.EXCLUDED_FROM_DIGEST)
 
 
+READS = {"read_text", "write_text", "open"}
+
+
+def test_every_text_file_names_its_encoding():
+    """The locale's, which Python takes otherwise, is no UTF-8 on Windows and under C."""
+    root = provenance.PACKAGE.parent
+    for path in [*root.glob("mmlib/**/*.py"), *root.glob("mmbook/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            named = {keyword.arg for keyword in node.keywords}
+            module = getattr(node.func.value, "id", "")
+            if node.func.attr in READS and module not in ("os", "Image", "Picture"):
+                assert "encoding" in named, f"{path}:{node.lineno}"
+            if node.func.attr in ("run", "Popen") and "text" in named:
+                assert "encoding" in named, f"{path}:{node.lineno}"
+
+
+def test_sources_grids_and_records_are_read_whatever_the_locale(finished, tmp_path):
+    folder, *_ = finished
+    record = runs.load_run(folder)
+    ledger.add(dataclasses.replace(record, environment=record.environment | {"device": "\u03b1"}), tmp_path / "ledger")
+    path = tmp_path / "ledger" / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    words = """
+        import locale, sys
+        from pathlib import Path
+        assert locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8")
+        from mmbook import grids, ledger
+        from mmlib.experiments import provenance
+        assert grids.load_grids()
+        (record,) = ledger.collect(Path(sys.argv[1]))
+        print(ascii(record.environment["device"]), provenance.code_digest())
+    """
+    plain = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(provenance.PACKAGE.parent)}
+    command = [sys.executable, "-c", textwrap.dedent(words), str(tmp_path / "ledger")]
+    done = subprocess.run(
+        command, env=os.environ | plain, cwd=provenance.PACKAGE.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["'\\u03b1'", provenance.code_digest()]
+
+
 def test_environment_names_the_device_that_was_used(monkeypatch):
     names = {"cuda": "First", "cuda:1": "Second"}
     monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
@@ -352,6 +404,7 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
         (["--out-sets", "[3]"], r"out_sets must be a list of names, got [3]"),
         (["--options", "[3]"], "argument --options: must be dict in JSON, got '[3]'"),
         (["--threads", "1.5"], "argument --threads: must be int or None, got '1.5'"),
+        (["--folder", ""], "folder must be the path of a folder, got ''"),
         (["--threads", "0"], "threads must be an integer >= 1, got 0"),
         (["--workers", "-1"], "workers must be an integer >= 0, got -1"),
         (["--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
@@ -442,6 +495,190 @@ def test_weights_alone_are_read_as_those_of_a_checkpoint(finished, tmp_path):
     runs.write_weights(tmp_path / "weights.pt", run.classifier.state_dict())
     read = runs.load_weights(tmp_path / "weights.pt")
     torch.testing.assert_close(read, dict(run.classifier.state_dict()), rtol=0, atol=0)
+
+
+CLIMBING = ["..", "../elsewhere", "/elsewhere", "a/b", ""]
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+@pytest.mark.parametrize("place", ["dataset", "model", "variant"])
+def test_no_name_leads_out_of_the_folder_of_a_grid(name, place):
+    names = {"dataset": "digits", "model": "net", "variant": "mixup", "seed": 0} | {place: name}
+    with pytest.raises(ValueError, match=f"{place} must be the name of a folder in the path of a run, got '{name}'"):
+        runs.run_path(**names)
+    cell = Cell("grid", names["dataset"], names["variant"], 0, {"model": names["model"]})
+    with pytest.raises(ValueError, match=f"{place} must be the name of a folder"):
+        _ = cell.path
+
+
+def test_a_record_is_added_below_its_ledger_alone(finished, tmp_path):
+    folder, *_ = finished
+    record = dataclasses.replace(runs.load_run(folder), variant="..")
+    with pytest.raises(ValueError, match=r"variant must be the name of a folder in the path of a run, got '\.\.'"):
+        ledger.add(record, tmp_path / "ledger")
+    with pytest.raises(ValueError, match=r"variant must be the name of a folder"):
+        runs.parse_run_path(folder.parent / ".." / "seed0")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    return shutil.copytree(finished[0], tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "environment.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"[]", b"3", b"\xff\xfe", b"{}{}"])
+def test_a_damaged_file_of_a_run_is_named_in_one_line(copied, name, content):
+    (copied / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} must hold a JSON object, and cannot be read: ") as caught:
+        runs.load_run(copied)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"epoch,loss\n1,many\n", b"epoch,loss\n1,2,3\n", b"epoch\n\xff\n"])
+def test_a_damaged_history_is_named_in_one_line(copied, content):
+    (copied / "history.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"history\.csv must hold a row of numbers for each epoch"):
+        runs.load_run(copied)
+
+
+class Payload:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["object array", "plain pickle"])
+def test_code_in_embeddings_is_never_run(copied, tmp_path, form):
+    payload, path = Payload(tmp_path / "run"), copied / "embeddings.npz"
+    if form == "plain pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        np.savez(path, embeddings=np.array([payload], dtype=object))
+    with pytest.raises(ValueError, match=r"embeddings\.npz must be an \.npz archive of arrays, and cannot be read"):
+        runs.load_run(copied).embeddings()
+    assert not payload.path.exists()
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "plain pickle"])
+def test_code_in_weights_is_never_run(copied, digits, tmp_path, form):
+    payload, path = Payload(tmp_path / "run"), copied / "checkpoint.pt"
+    (copied / "checkpoint-previous.pt").unlink()
+    if form == "plain pickle":
+        path.write_bytes(pickle.dumps({"method": payload}, protocol=2))
+    else:
+        torch.save({"method": {"classifier.mean": payload}}, path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt must hold the weights of a network: ") as caught:
+        runs.load_run(copied).classifier(digits)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is not whole"):
+        assert Checkpoints(copied).load() is None
+    assert not payload.path.exists()
+
+
+@pytest.mark.parametrize("state", [{"epoch": 3}, {"method": 3}, {"method": None, "history": []}])
+def test_what_holds_no_weights_is_named(copied, digits, state):
+    torch.save(state, copied / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt must hold the weights of a network: "):
+        runs.load_run(copied).classifier(digits)
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """A function that puts a changed state of the run into a folder without metrics."""
+    state = torch.load(finished[0] / "checkpoint.pt", weights_only=True)
+
+    def put(**changes):
+        torch.save({name: v for name, v in (state | changes).items() if v is not ABSENT}, tmp_path / "checkpoint.pt")
+        return tmp_path
+
+    return put
+
+
+ABSENT = object()
+
+
+def test_every_part_of_a_state_is_known(finished):
+    assert finished[2].state().keys() == set(STATE)
+
+
+@pytest.mark.parametrize("name", sorted(set(STATE) - {"resume_identity"}))
+def test_half_a_state_is_passed_over_with_what_it_lacks(finished, digits, unfinished, name):
+    folder = unfinished(**{name: ABSENT})
+    with pytest.warns(UserWarning, match=rf"checkpoint\.pt is not whole \(it has no {name}\): skipped"):
+        again = runs.load_or_train(finished[1], digits, folder)
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in finished[2].history]  # from the start
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": {}},
+        {"method": 3},
+        {"optimizer": {}},
+        {"processes": []},
+        {"processes": [{}]},
+        {"history": 3},
+        {"history": [3, 4]},
+        {"order_generator": torch.zeros(3, dtype=torch.uint8)},
+    ],
+)
+def test_a_damaged_state_ends_in_one_line_and_is_left_as_it_is(finished, digits, unfinished, changes):
+    folder = unfinished(**changes)
+    before = (folder / "checkpoint.pt").read_bytes()
+    with pytest.raises(
+        ValueError, match="folder must hold a whole checkpoint, got a damaged one to remove: "
+    ) as caught:
+        runs.load_or_train(finished[1], digits, folder)
+    assert "\n" not in str(caught.value)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_damaged_state_of_a_finished_run_ends_in_one_line(finished, digits, copied):
+    state = torch.load(copied / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"method": {}}, copied / "checkpoint.pt")
+    with pytest.raises(ValueError, match="folder must hold a whole checkpoint, got a damaged one to remove: "):
+        runs.load_or_train(finished[1], digits, copied)
+
+
+def test_a_checkpoint_of_a_later_version_is_passed_over_by_name(finished, digits, unfinished):
+    """Its code is another, and what it has beyond ours is not looked at."""
+    identity = result_config(finished[1], digits) | {"code": "f" * 16, "processes": 1, "invention": 3}
+    folder = unfinished(resume_identity=identity, invention={"n": 1})
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt was made with code 'f{16}', not '[0-9a-f]{16}': skipped"):
+        again = runs.load_or_train(finished[1], digits, folder)
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in finished[2].history]
+
+
+def test_a_run_without_attacks_is_recorded(finished, tmp_path):
+    folder, *_ = finished
+    record = runs.load_run(folder)
+    none = {"fgsm_error": None, "pgd_error": None, "pgd_errors": None, "attacked_images": 0}
+    ledger.add(dataclasses.replace(record, metrics=record.metrics | none), tmp_path)
+    (read,) = ledger.collect(tmp_path)
+    assert read.metrics["pgd_error"] is None
+    (row,) = ledger.table([read])
+    assert row["fgsm_error"] is None
+    assert row["accuracy"] == record.metrics["accuracy"]
+
+
+def test_seeds_that_differ_by_a_power_of_two_are_different_runs(digits):
+    """torch's generator of the CPU heeds 32 bits of a seed."""
+    trainers = [Trainer(Config(method="mixup", seed=seed), digits) for seed in (5, 5 + 2**32, 5 + 2**64)]
+    for draw in (
+        lambda trainer: trainer.classifier.state_dict()["encoder.0.weight"].sum().item(),
+        lambda trainer: next(iter(trainer.batches))[1].tolist(),
+        lambda trainer: trainer.method.cpu_generator.get_state().tolist(),
+    ):
+        assert len({str(draw(trainer)) for trainer in trainers}) == 3
+    for dataset in ("digits", "shapes"):
+        sets = [data.load(dataset, labelled_per_class=2, seed=seed).train.fingerprint() for seed in (5, 5 + 2**32)]
+        assert sets[0] != sets[1]
 
 
 @pytest.mark.parametrize("path", ["digits/net/mixup/3", "digits/net/mixup/seed", "digits/net/mixup/seedx.json"])

@@ -151,3 +151,14 @@ def test_what_is_not_the_real_one(tmp_path, archive):
     with pytest.raises(FileNotFoundError, match=r"val_annotations\.txt"):
         tinyimagenet.make(tmp_path / "root")
     assert [path.name for path in (tmp_path / "root").iterdir()] == [archive.stem]
+
+
+@pytest.mark.parametrize("member", ["../evil", "../../../evil", "{root}/evil"])
+def test_members_that_climb_out_of_the_archive_are_unpacked_nowhere_else(tmp_path, archive, monkeypatch, member):
+    """Also where its checksum is the expected one."""
+    with zipfile.ZipFile(archive, "a") as content:
+        content.writestr(member.format(root=tmp_path), b"evil")
+    monkeypatch.setattr(tinyimagenet, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    load_made(tmp_path / "root")
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert files == [tmp_path / "root" / "tinyimagenet.npz", archive]

@@ -26,7 +26,9 @@ def source_files(*paths: str) -> list[Path]:
     Where git tracks none of them (no git, or a copy outside a clone), all files but caches are listed.
     """
     try:
-        done = subprocess.run(["git", "ls-files", "-z", "--", *paths], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "ls-files", "-z", "--", *paths], capture_output=True, text=True, encoding="utf-8", check=True
+        )
         listed = [Path(name) for name in done.stdout.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
         listed = []
@@ -44,7 +46,7 @@ def records_digest(folder: str) -> str:
 
 def cells_digest(notebook: str) -> str:
     """Return sixteen hexadecimal digits that change with a notebook's code cells, not with prose or stored outputs."""
-    cells = json.loads(Path(notebook).read_text())["cells"]
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     code = "\0".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
@@ -59,5 +61,5 @@ def _digest(files: list[Path]) -> str:
 def _content(file: Path) -> bytes:
     if file.suffix != ".ipynb":
         return file.read_bytes()
-    cells = json.loads(file.read_text())["cells"]
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     return json.dumps([[cell["source"], cell["metadata"].get("tags")] for cell in cells]).encode()

@@ -25,7 +25,7 @@ def repository(root: Path) -> str | None:
     Raises:
         ValueError: the address is not of the form https://github.com/OWNER/NAME.
     """
-    urls = tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls", {})
+    urls = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
     address = urls.get("Repository")
     if address is not None and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
         raise ValueError(f"project.urls.Repository must be https://github.com/OWNER/NAME, got {address!r}")
@@ -40,7 +40,7 @@ def colab(address: str, notebook: str) -> str:
 
 def link_notebook(path: Path, address: str | None) -> None:
     """Write the badge over a notebook's title, and the source that its install cell installs from."""
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     for i, cell in enumerate(notebook["cells"]):
         source = BADGE_LINE.sub("", "".join(cell["source"]))
         if i == 0 and address:
@@ -48,21 +48,21 @@ def link_notebook(path: Path, address: str | None) -> None:
         install = f'"mmlib[notebooks] @ git+{address}"' if address else FROM_CLONE
         source = INSTALL_LINE.sub(lambda _, install=install: f"_source = {install}", source)
         cell["source"] = source.splitlines(keepends=True)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def link_readme(path: Path, address: str | None) -> None:
     """Write the badge under README's title."""
-    text = BADGE_LINE.sub("", path.read_text())
+    text = BADGE_LINE.sub("", path.read_text(encoding="utf-8"))
     if address:
         title, rest = text.split("\n\n", 1)
         text = f"{title}\n\n{colab(address, 'notebooks/01-multimix.ipynb')}\n\n{rest}"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def link_config(path: Path, address: str | None) -> None:
     """Write the site's repository and launch buttons."""
-    text = CONFIG_BLOCK.sub("", path.read_text())
+    text = CONFIG_BLOCK.sub("", path.read_text(encoding="utf-8"))
     if address:
         text += (
             "\n# Written by `make links` from pyproject.toml.\n"
@@ -70,7 +70,7 @@ def link_config(path: Path, address: str | None) -> None:
             "launch_buttons: {colab_url: https://colab.research.google.com}\n"
             "# End of links.\n"
         )
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def link(root: Path) -> None:

@@ -41,13 +41,16 @@ def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None
     command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
     log = LOGS / grid / "snakemake.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as words, subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver:
+    with (
+        log.open("w", encoding="utf-8") as words,
+        subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver,
+    ):
         while driver.poll() is None:
             time.sleep(1)
             add_finished(cells)  # at once: whoever kills this command keeps what has finished
     began = any(path.stat().st_mtime >= since for path in LOGS.glob("*/*.log"))
     if driver.returncode and not began and since < deadline:
-        raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text().split())[-500:])
+        raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text(encoding="utf-8").split())[-500:])
 
 
 def main(arguments: list[str]) -> int:

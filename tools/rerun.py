@@ -18,6 +18,7 @@ import mmlib.experiments.__main__
 from mmbook import ledger
 from mmlib.experiments import runs
 from mmlib.experiments.arguments import to_arguments
+from mmlib.experiments.data import Split
 from mmlib.experiments.runs import RunRecord
 from mmlib.experiments.training.config import Config, load_data
 from mmlib.experiments.training.devices import check_device
@@ -30,13 +31,29 @@ def recorded_config(record: RunRecord) -> dict:
     return {name: value for name, value in record.config.items() if name not in ("data", "digest")}
 
 
-def command_arguments(record: RunRecord, dataset: str, root: str, device: str | None) -> list[str]:
+def attacked_per_class(test: Split, attacked_images: int) -> int:
+    """Return how many images of each class, or all where it has fewer, are so many of the test set together.
+
+    Raises:
+        ValueError: no number of images of each class is.
+    """
+    sizes = test.labels.bincount()
+    for count in range(int(sizes.max()) + 1):
+        if (together := int(sizes.clamp(max=count).sum())) >= attacked_images:
+            break
+    if together != attacked_images:
+        raise ValueError(f"attacked_images must be some of each of {len(sizes)} classes, got {attacked_images}")
+    return count
+
+
+def command_arguments(record: RunRecord, dataset: str, root: str, device: str | None, attacked: int) -> list[str]:
     """Return what `python -m mmlib.experiments` takes to run a record again.
 
     Args:
         dataset: the path of a data set that has none of the known names; else its name.
         root: the folder of data sets, which a record does not know.
         device: its kind, for a record that does not say it.
+        attacked: images of each class that are attacked.
 
     Raises:
         ValueError: the record does not say its kind of device, or says another, or that kind is not here.
@@ -55,7 +72,7 @@ def command_arguments(record: RunRecord, dataset: str, root: str, device: str | 
         "threads": record.environment["threads"],
         "workers": record.environment.get("workers", 0),
         "compile": record.environment.get("compile", False),
-        "attacked_per_class": record.metrics["attacked_images"] // len(record.metrics["class_accuracy"]),
+        "attacked_per_class": attacked,
         "out_sets": list(record.metrics["ood"]),
     }
     return to_arguments(recorded_config(record) | options)
@@ -79,10 +96,16 @@ def compare(record: RunRecord, again: RunRecord, others: list[RunRecord]) -> lis
     lines = []
     for name in ledger.SCALARS:
         stored, found = record.metrics[name], again.metrics[name]
-        over_seeds = [other.metrics[name] for other in others]
-        spread = f"{stdev(over_seeds):12.4f}" if len(over_seeds) > 1 else f"{'-':>12}"
-        lines.append(f"{name:<24}{stored:12.4f}{found:12.4f}{found - stored:+12.4f}{spread}")
+        over_seeds = [other.metrics[name] for other in others if other.metrics[name] is not None]
+        spread = stdev(over_seeds) if len(over_seeds) > 1 else None
+        difference = None if None in (stored, found) else found - stored
+        signed = f"{'-':>12}" if difference is None else f"{difference:+12.4f}"
+        lines.append(f"{name:<24}{_column(stored)}{_column(found)}{signed}{_column(spread)}")
     return lines
+
+
+def _column(value: float | None) -> str:
+    return f"{'-':>12}" if value is None else f"{value:12.4f}"
 
 
 def main(arguments: list[str]) -> None:
@@ -95,10 +118,11 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     record = ledger.load_record(given.record)
     dataset = given.dataset or record.config["dataset"]
-    command = command_arguments(record, dataset, given.root, given.device)
-    here = load_data(Config(**recorded_config(record) | {"dataset": dataset}), root=given.root).fingerprint
-    if here != record.config["data"]:
-        raise ValueError(f"data must have the record's fingerprint {record.config['data']}, got {here}")
+    here = load_data(Config(**recorded_config(record) | {"dataset": dataset}), root=given.root)
+    if here.fingerprint != record.config["data"]:
+        raise ValueError(f"data must have the record's fingerprint {record.config['data']}, got {here.fingerprint}")
+    attacked = attacked_per_class(here.test, record.metrics["attacked_images"])
+    command = command_arguments(record, dataset, given.root, given.device, attacked)
     run(command, record.environment.get("processes", 1))
     again = runs.load_run(RUNS / record.path)
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")

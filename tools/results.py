@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     readme = Path("README.md")
     table = results_table(ledger.collect(arguments.ledger))
-    readme.write_text(MARKS.sub(lambda _: table, readme.read_text()))
+    readme.write_text(MARKS.sub(lambda _: table, readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

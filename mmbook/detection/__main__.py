@@ -12,7 +12,9 @@ import torch
 
 from mmbook.detection.config import Config
 from mmbook.detection.records import run
+from mmlib._checks import check_int
 from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
+from mmlib.experiments.training.devices import check_device
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class RuntimeOptions:
     Args:
         record: the file to write, a .json that does not exist yet.
         root: the folder in which VOC lies.
-        device: cpu or cuda.
+        device: `cpu`, `cuda` or `cuda:<index>`.
         workers: processes that read images.
         threads: of the processor; None takes torch's default.
     """
@@ -32,6 +34,11 @@ class RuntimeOptions:
     device: str = "cpu"
     workers: int = 0
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_int(workers=self.workers)
+        check_int(1, threads=1 if self.threads is None else self.threads)
 
 
 def parse(arguments: list[str]) -> tuple[Config, RuntimeOptions]:

@@ -1,6 +1,5 @@
 """Detectors of torchvision on the encoder of a classifier."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +54,7 @@ def load_pretrained(start: str, data: Scenes, config: Config) -> tuple[dict, dic
         else:
             (path / "metrics.json").stat()  # marks a finished run
             record = None
-        pretrain_config = record.config if record else json.loads((path / "config.json").read_text())
+        pretrain_config = record.config if record else runs.read_json(path / "config.json")
         weights = record.weights() if record else runs.load_weights(path / "checkpoint.pt")
     except FileNotFoundError as error:
         raise FileNotFoundError(

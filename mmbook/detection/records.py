@@ -17,6 +17,7 @@ from mmbook.ledger import load_valid, read_verified
 from mmbook.notebook import project_root
 from mmlib.experiments import runs
 from mmlib.experiments.provenance import environment
+from mmlib.experiments.training.devices import check_device
 
 NUM_SHOWN, MIN_SCORE = 8, 0.3  # test images whose predictions a record keeps, and their lowest score
 
@@ -61,10 +62,11 @@ def run(config: Config, path: Path, *, root: str | Path = "data", device: str = 
         the first test images. `ledger.read_verified` reads it back.
 
     Raises:
-        ValueError: the file exists, or is not a `.json` file.
+        ValueError: the file exists, or is not a `.json` file; there is no such device.
     """
     if path.suffix != ".json" or path.exists():
         raise ValueError(f"record must be a .json file that does not exist yet, got {str(path)!r}")
+    check_device(device)
     data = scenes.load(config.dataset, root=root, seed=config.seed, train_images=config.train_images, size=config.size)
     detector, pretrain_config = build(config, data)
     result_config = _result_config(config, data, pretrain_config, detector.backbone.body)

@@ -131,6 +131,8 @@ def mean_average_precision(predictions: Boxes, targets: Boxes, classes: int) -> 
     >>> mean_average_precision([targets[0] | {"scores": torch.ones(1)}], targets, 1)["map"]
     100.0
     """
+    if not targets:
+        raise ValueError("targets must have one picture or more, got none")
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(class_metrics=True)

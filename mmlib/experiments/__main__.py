@@ -57,6 +57,8 @@ class RuntimeOptions:
     out_sets: list = field(default_factory=lambda: ["uniform", "gaussian"])
 
     def __post_init__(self) -> None:
+        if not self.folder:
+            raise ValueError("folder must be the path of a folder, got ''")
         check_device(self.device)
         for name in ("threads", "checkpoint_epochs"):
             if getattr(self, name) is not None:

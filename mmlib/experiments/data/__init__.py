@@ -8,8 +8,9 @@ cifar10, cifar100   from `root/<name>.npz` in the layout below, or else through 
 tinyimagenet        200 classes of 64×64 colour, from `root/tinyimagenet.npz` in the layout below; tested on its
                     validation images, for its test images have no labels; 1.2 GB live on the device
 path/to/file.npz    MedMNIST's layout: train_images, train_labels, test_images, test_labels; val_images, val_labels
-                    and class_names where there are any
-path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png` where there is one
+                    and class_names where there are any; without class_names the labels may be any ids
+path/to/folder      `train/<class>/*.png` and `test/<class>/*.png`; `val/<class>/*.png`, or `valid` or `validation`,
+                    where there is one; pictures are turned as their EXIF orientation says
 ==================  ===============================================================================================
 """
 

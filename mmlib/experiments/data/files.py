@@ -21,15 +21,31 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 
 # An .npz file that is damaged or something else ends in one of these, by the place of the damage.
 ARCHIVE_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# So does one whose header claims an array that no memory holds.
+ARCHIVE_ERRORS += (MemoryError, OverflowError)
 
 
 def read_arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of an archive: all of them, or the class names and those whose names begin with `prefix`."""
+    """The arrays of a data set's archive: all, or the class names and those whose names begin with `prefix`."""
     if not path.is_file():
         raise FileNotFoundError(f"dataset must be {ACCEPTED_NAMES}, got {str(path)!r}, which is not there")
+    return load_archive(path, (prefix, "class_names"))
+
+
+def load_archive(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` archive whose names begin with one of the prefixes, read into memory.
+
+    Nothing is unpacked into a folder, and pickled objects are never loaded, for that runs what they say.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no whole archive of arrays.
+    """
     try:
-        with zipfile.ZipFile(path), np.load(path) as archive:
-            return {key: archive[key] for key in archive.files if key.startswith((prefix, "class_names"))}
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files if key.startswith(prefixes)}
+    except FileNotFoundError:
+        raise
     except ARCHIVE_ERRORS as error:
         raise ValueError(f"{path} must be an .npz archive of arrays, and cannot be read: {error}") from None
 
@@ -52,7 +68,10 @@ def class_names_from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> tuple[
     names = arrays["class_names"]
     if not names.ndim or names.size != len(names):
         raise ValueError(f"{path}: class_names must be of shape (c,) or (c, 1), got {names.shape}")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist())
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: class_names must be text, or bytes in UTF-8: {error}") from None
 
 
 def list_visible(folder: Path) -> list[Path]:
@@ -120,7 +139,7 @@ def load_images(files: Sequence[Path], labels: Sequence[int]) -> Split:
 def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
     """Arrays (n, h, w) or (n, h, w, 1 or 3) and (n,) or (n, 1), checked, as a split."""
     pixels = images if images.ndim == 4 else images[..., None]
-    if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+    if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or 0 in pixels.shape[1:]:
         got = f"{images.dtype} of shape {images.shape}"
         raise ValueError(f"images must be uint8 of shape (n, h, w) or (n, h, w, 3), got {got}")
     if labels.ndim and len(labels) != len(images):

@@ -66,7 +66,7 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
         ValueError: it has not as many images or classes as TinyImageNet.
     """
     train = sorted((folder / "train").glob("*/images/*.JPEG"))
-    lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    lines = (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
     annotated = sorted(line.split("\t")[:2] for line in lines)
     files = {"train": train, "test": [folder / "val" / "images" / name for name, _ in annotated]}
     labels = {"train": [file.parts[-3] for file in train], "test": [wnid for _, wnid in annotated]}
@@ -84,7 +84,7 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
 
 def _class_words(path: Path, wnids: list[str]) -> list[str]:
     """The first of WordNet's words for each class; where there is no such file, the numbers of the classes."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     words = dict(line.split("\t", 1) for line in lines)
     return [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
 

@@ -5,8 +5,8 @@
 reads it. Each file is written under a temporary name and then renamed.
 """
 
-from mmlib.experiments.runs.files import checksum, load_weights, write_atomic, write_json, write_weights
-from mmlib.experiments.runs.reader import RunRecord, load_run, parse_run_path
+from mmlib.experiments.runs.files import checksum, load_weights, read_json, write_atomic, write_json, write_weights
+from mmlib.experiments.runs.reader import RunRecord, load_run, parse_run_path, run_path
 from mmlib.experiments.runs.writer import load_or_train, save_run
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "load_run",
     "load_weights",
     "parse_run_path",
+    "read_json",
+    "run_path",
     "save_run",
     "write_atomic",
     "write_json",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmlib.experiments.training.checkpoints import CLASSIFIER_PREFIX, classifier_weights
+from mmlib.experiments.training.checkpoints import CLASSIFIER_PREFIX, classifier_weights, first_line
 
 CONFIG = "config.json"
 HISTORY = "history.csv"
@@ -34,8 +34,19 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a file that `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a file that `write_json` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path} must hold a JSON object, and cannot be read: {error}") from None
+    return content
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -55,11 +66,19 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Load the parameters and buffers of the network from a checkpoint or from a file of `write_weights`.
 
+    Code in the file is never run: whatever is no tensor, number, text or container of them is refused.
+
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it holds no weights.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return classifier_weights(state if "method" in state else {"method": state["objective"]})  # its earlier name
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return classifier_weights(state if "method" in state else {"method": state["objective"]})  # its earlier name
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of any kind, by the place of the damage
+        raise ValueError(f"{path} must hold the weights of a network: {first_line(error)}") from None
 
 
 def _dump(content: dict, *, sort_keys: bool = False) -> str:

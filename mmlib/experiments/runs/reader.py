@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mmlib.experiments.data.dataset import Dataset
+from mmlib.experiments.data.files import load_archive
 from mmlib.experiments.models.classifier import Classifier
 from mmlib.experiments.models.registry import build
 from mmlib.experiments.runs.files import (
@@ -49,12 +50,16 @@ class RunRecord:
     @property
     def path(self) -> Path:
         """The run's path below the folder of its grid."""
-        return Path(self.dataset, self.model, self.variant, f"seed{self.seed}")
+        return run_path(self.dataset, self.model, self.variant, self.seed)
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """Load embeddings of test images of up to ten classes, their labels and their indices in the test set."""
-        with np.load(self.embeddings_path) as arrays:
-            return dict(arrays)
+        """Load embeddings of test images of up to ten classes, their labels and their indices in the test set.
+
+        Raises:
+            FileNotFoundError: the ledger keeps no embeddings of this run.
+            ValueError: the file is no archive of arrays.
+        """
+        return load_archive(self.embeddings_path)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Load the network's parameters and buffers after the last epoch.
@@ -94,22 +99,43 @@ def load_run(folder: Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: the folder holds no run, or an unfinished one.
-        ValueError: the folder's path is not of this form.
+        ValueError: the folder's path is not of this form, or a file in it is damaged.
     """
     config, metrics, environment = (read_json(folder / name) for name in (CONFIG, METRICS, ENVIRONMENT))
-    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
-        history = [
-            {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
-        ]
     return RunRecord(
         **parse_run_path(folder),
         config=config,
         metrics=metrics,
-        history=history,
+        history=_read_history(folder / HISTORY),
         environment=environment,
         embeddings_path=folder / EMBEDDINGS,
         weights_path=folder / CHECKPOINT,
     )
+
+
+def _read_history(path: Path) -> list[dict[str, float | None]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            return [
+                {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+        except (ValueError, TypeError, csv.Error) as error:  # no number, other columns, bytes that are no text
+            raise ValueError(f"{path} must hold a row of numbers for each epoch, and cannot be read: {error}") from None
+
+
+def run_path(dataset: str, model: str, variant: str, seed: int) -> Path:
+    """Return the path of a run below the folder of its grid.
+
+    Raises:
+        ValueError: a name is not that of one folder, so that the path would lead elsewhere.
+
+    >>> run_path("digits", "vit-tiny", "erm", 3)
+    PosixPath('digits/vit-tiny/erm/seed3')
+    """
+    for parameter, name in (("dataset", dataset), ("model", model), ("variant", variant)):
+        if name in ("", "..") or name != Path(name).name:
+            raise ValueError(f"{parameter} must be the name of a folder in the path of a run, got {name!r}")
+    return Path(dataset, model, variant, f"seed{seed}")
 
 
 def parse_run_path(path: Path) -> dict[str, str | int]:
@@ -128,4 +154,6 @@ def parse_run_path(path: Path) -> dict[str, str | int]:
     seed = parts[-1].removesuffix(path.suffix).removeprefix("seed")
     if len(parts) < 4 or not parts[-1].startswith("seed") or not seed.isdecimal():
         raise ValueError(f"path must end in <dataset>/<model>/<variant>/seed<k>, got {str(path)!r}")
-    return {"dataset": parts[0], "model": parts[1], "variant": parts[2], "seed": int(seed)}
+    place = {"dataset": parts[0], "model": parts[1], "variant": parts[2], "seed": int(seed)}
+    run_path(**place)
+    return place

@@ -4,7 +4,6 @@ The content of a checkpoint is made in `trainer.py`, by `Trainer.state`.
 """
 
 import os
-import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -19,8 +18,6 @@ try:
 except ImportError:  # Windows: nothing keeps two runs apart there
     fcntl = None
 
-# The errors that torch.load raises for a file that is cut short or is not a checkpoint.
-LOAD_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, pickle.UnpicklingError)
 CLASSIFIER_PREFIX = "classifier."  # of the network's parameters and buffers in a method's state
 
 
@@ -101,8 +98,8 @@ class Checkpoints:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
-            except LOAD_ERRORS as error:
-                reason = f"is not whole ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            except Exception as error:  # of any kind, by the place of the damage
+                reason = f"is not whole ({first_line(error)})"
             else:
                 reason = validate(state) if isinstance(state, dict) else "is not a checkpoint of a run"
             if reason is None:
@@ -118,7 +115,7 @@ class Checkpoints:
             torch.save(state, partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as either
             partial.unlink(missing_ok=True)
-            raise OSError(f"{last} could not be written: {str(error).splitlines()[0]}") from error
+            raise OSError(f"{last} could not be written: {first_line(error)}") from error
         if last.exists():
             last.replace(previous)
         partial.replace(last)
@@ -158,6 +155,11 @@ def _copy(value: object) -> object:
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     return type(value)(_copy(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the error's name where it has none."""
+    return str(error).split("\n", 1)[0] or type(error).__name__
 
 
 def classifier_weights(state: dict) -> dict[str, Tensor]:

@@ -7,6 +7,20 @@ from mmlib.experiments.provenance import code_digest
 from mmlib.experiments.training import distributed
 from mmlib.experiments.training.config import Config, result_config
 
+# What the state of a checkpoint has, in `Trainer.state`.
+STATE = (
+    "resume_identity",
+    "device_type",
+    "method",
+    "optimizer",
+    "order_generator",
+    "augmentation_generator",
+    "processes",
+    "history",
+)
+# The errors of a state that has all this and is not what `Trainer.state` returned.
+STATE_ERRORS = (AttributeError, KeyError, IndexError, TypeError, RuntimeError)
+
 
 def resume_identity(config: Config, dataset: data.Dataset) -> dict:
     """Return all that must be unchanged for a run to resume from a checkpoint, its kind of device excepted."""
@@ -39,6 +53,8 @@ def mismatch_reason(state: dict, expected: dict) -> str | None:
     """
     if not isinstance(state.get("resume_identity"), dict):
         return "is not a checkpoint of a run"
+    if missing := [name for name in STATE if name not in state]:
+        return f"is not whole (it has no {', '.join(missing)})"
     mismatch = first_mismatch(state["resume_identity"], expected)
     if mismatch is None:
         return None

@@ -2,7 +2,8 @@
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,10 +18,10 @@ from mmlib.experiments.methods import METHODS
 from mmlib.experiments.methods.base import Method
 from mmlib.experiments.seeding import spawn_seeds
 from mmlib.experiments.training import devices, distributed
-from mmlib.experiments.training.checkpoints import Checkpoints, classifier_weights
+from mmlib.experiments.training.checkpoints import Checkpoints, classifier_weights, first_line
 from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.optim import learning_rate, make_optimizer
-from mmlib.experiments.training.resume import mismatch_reason, resume_identity
+from mmlib.experiments.training.resume import STATE_ERRORS, mismatch_reason, resume_identity
 from mmlib.metrics import accuracy, alignment, uniformity
 
 NUM_VALIDATIONS = 10  # evaluations of the validation split in a run
@@ -106,25 +107,38 @@ class Trainer:
         """Resume from the state of a checkpoint; generators and BatchNorm's statistics are each process's own.
 
         Raises:
-            ValueError: the state is of another kind of device, whose generators draw other numbers.
+            ValueError: the state is of another kind of device, whose generators draw other numbers, or is damaged.
         """
         if state["device_type"] != devices.device_type(self.device):
             raise ValueError(f"device must be {state['device_type']!r}, as for the checkpoint, got {self.device!r}")
-        own = state["processes"][self.rank]
-        self.method.load_state_dict(state["method"])
-        self.method.set_extra_state(own)
-        for name, buffer in self.method.named_buffers():
-            buffer.copy_(own["buffers"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.order_generator.set_state(state["order_generator"])
-        self.augmentation_generator.set_state(state["augmentation_generator"])
-        self.history = list(state["history"])
+        with _damaged_state_named():
+            own = state["processes"][self.rank]
+            self.method.load_state_dict(state["method"])
+            self.method.set_extra_state(own)
+            for name, buffer in self.method.named_buffers():
+                buffer.copy_(own["buffers"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.order_generator.set_state(state["order_generator"])
+            self.augmentation_generator.set_state(state["augmentation_generator"])
+            self.history = [dict(row) for row in state["history"]]
 
     def restore_result(self, state: dict) -> None:
         """Take the trained network and its history from a finished run's checkpoint, made on any device."""
-        self.classifier.load_state_dict(classifier_weights(state))
-        self.history = list(state["history"])
+        with _damaged_state_named():
+            self.classifier.load_state_dict(classifier_weights(state))
+            self.history = [dict(row) for row in state["history"]]
         self.classifier.eval()
+
+
+@contextmanager
+def _damaged_state_named() -> Iterator[None]:
+    """Say in one line that a state does not fit; half of it may be restored, so that no other one is tried."""
+    try:
+        yield
+    except STATE_ERRORS as error:
+        raise ValueError(
+            f"folder must hold a whole checkpoint, got a damaged one to remove: {first_line(error)}"
+        ) from None
 
 
 def build_classifier(config: Config, dataset: data.Dataset, seed: int) -> models.Classifier:

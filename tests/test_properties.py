@@ -1,0 +1,246 @@
+"""Properties that hold for whatever Hypothesis generates: shapes, concentrations, precisions, configurations, files."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mmbook import ledger
+from mmlib import (
+    dense_mixed_cross_entropy,
+    mixed_binary_cross_entropy,
+    mixed_cross_entropy,
+    sample_mixing_weights,
+)
+from mmlib.experiments import runs
+from mmlib.experiments.training.config import Config
+from mmlib.metrics import alignment, calibration_error, confusion_matrix, uniformity
+
+# Derandomised, for a test that fails by chance tells nobody anything; without deadlines, for machines are shared.
+CASES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+HALVES = st.sampled_from([torch.bfloat16, torch.float16])
+SEEDS = st.integers(0, 2**32 - 1)
+CONCENTRATIONS = st.floats(1e-3, 1e3)
+ALPHAS = CONCENTRATIONS | st.tuples(CONCENTRATIONS, CONCENTRATIONS).map(sorted).map(tuple)
+PLAIN, DENSE, BINARY = "plain", "dense", "binary"
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_batch(kind: str, seed: int, m: int, c: int, r: int = 3, dtype=torch.float64, scale: float = 3.0) -> dict:
+    """A mini-batch of one of the losses: logits of the scale, classes, and attention where it is dense."""
+    source = generator(seed)
+    shape = (m, r, c) if kind == DENSE else (m, c)
+    batch = {"logits": (scale * torch.randn(shape, generator=source, dtype=torch.float64)).to(dtype)}
+    batch["targets"] = torch.randint(c, (m,), generator=source)
+    if kind == BINARY:
+        batch["targets"] = torch.rand(m, c, generator=source) > 0.5
+    if kind == DENSE:
+        batch["attention"] = torch.rand(m, r, generator=source, dtype=torch.float64).to(dtype)
+    return batch
+
+
+LOSS = {PLAIN: mixed_cross_entropy, DENSE: dense_mixed_cross_entropy, BINARY: mixed_binary_cross_entropy}
+KINDS = st.sampled_from(list(LOSS))
+
+
+# The library
+
+
+@CASES
+@given(n=st.integers(1, 40), m=st.integers(1, 40), alpha=ALPHAS, dtype=DTYPES | HALVES, seed=SEEDS)
+def test_weights_are_on_the_simplex(n, m, alpha, dtype, seed):
+    weights = sample_mixing_weights(n, m, alpha, generator=generator(seed), dtype=dtype)
+    assert weights.shape == (n, m)
+    assert weights.dtype == dtype
+    assert bool((weights >= 0).all())
+    rounding = m * torch.finfo(dtype).eps if dtype in (torch.bfloat16, torch.float16) else 32 * torch.finfo(dtype).eps
+    assert (weights.double().sum(1) - 1).abs().max() <= rounding
+
+
+@CASES
+@given(kind=KINDS, seed=SEEDS, n=st.integers(1, 12), m=st.integers(1, 12), c=st.integers(2, 8), alpha=ALPHAS)
+def test_the_order_of_the_examples_does_not_matter(kind, seed, n, m, c, alpha):
+    """A permuted mini-batch with permuted weights has the same loss, and permuted gradients."""
+    batch = make_batch(kind, seed, m, c)
+    weights = sample_mixing_weights(n, m, alpha, generator=generator(seed), dtype=torch.float64)
+    order = torch.randperm(m, generator=generator(seed))
+    permuted = {name: value[order] for name, value in batch.items()}
+    one, other = (values["logits"].requires_grad_() for values in (batch, permuted))
+    loss = LOSS[kind](**batch, mixing_weights=weights)
+    again = LOSS[kind](**permuted, mixing_weights=weights[:, order])
+    torch.testing.assert_close(again, loss, rtol=1e-10, atol=1e-10)
+    loss.backward()
+    again.backward()
+    torch.testing.assert_close(other.grad, one.grad[order], rtol=1e-8, atol=1e-12)
+
+
+@CASES
+@given(
+    kind=KINDS,
+    seed=SEEDS,
+    n=st.integers(1, 9),
+    m=st.integers(1, 9),
+    c=st.integers(2, 5),
+    alpha=ALPHAS,
+    dtype=DTYPES | HALVES,
+    scale=st.sampled_from([0.0, 1.0, 1e2, 1e4]),
+    attention=st.sampled_from(["some", "none", "one position", "one example"]),
+)
+def test_losses_and_gradients_are_finite(kind, seed, n, m, c, alpha, dtype, scale, attention):
+    batch = make_batch(kind, seed, m, c, dtype=dtype)
+    batch["logits"] = batch["logits"].clamp(-1, 1).mul(scale).requires_grad_()  # 1e4 is within half precision
+    if kind == DENSE and attention == "none":
+        batch["attention"].zero_()
+    elif kind == DENSE and attention == "one position":
+        batch["attention"][:, 1:] = 0
+    elif kind == DENSE and attention == "one example":
+        batch["attention"][1:] = 0
+    if kind == DENSE:
+        batch["attention"].requires_grad_()
+    loss = LOSS[kind](**batch, num_mixtures=n, alpha=alpha, generator=generator(seed))
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert loss.item() >= -1e-6
+    for value in batch.values():
+        assert value.grad is None or bool(value.grad.isfinite().all())
+
+
+@CASES
+@given(seed=SEEDS, n=st.integers(1, 20), m=st.integers(1, 20), c=st.integers(2, 20), dtype=HALVES, kind=KINDS)
+def test_half_precision_is_within_the_rounding_of_its_logits(seed, n, m, c, dtype, kind):
+    """All but the logits' rounding is computed in single precision, and the loss changes by at most twice theirs."""
+    batch = make_batch(kind, seed, m, c)
+    weights = sample_mixing_weights(n, m, generator=generator(seed), dtype=torch.float64)
+    half = batch | {"logits": batch["logits"].to(dtype)}
+    expected, found = (LOSS[kind](**values, mixing_weights=weights).item() for values in (batch, half))
+    rounding = (half["logits"].double() - batch["logits"]).abs().max().item()
+    assert abs(found - expected) <= 2 * rounding + 1e-5 * (1 + expected)
+
+
+@CASES
+@given(seed=SEEDS, n=st.integers(1, 9), m=st.integers(1, 9), dtype=DTYPES)
+def test_a_single_class_is_refused_by_cross_entropy_alone(seed, n, m, dtype):
+    for kind in (PLAIN, DENSE):
+        with pytest.raises(ValueError, match="must have at least 2 classes"):
+            LOSS[kind](**make_batch(kind, seed, m, 1, dtype=dtype), num_mixtures=n)
+    loss = mixed_binary_cross_entropy(**make_batch(BINARY, seed, m, 1, dtype=dtype), num_mixtures=n)
+    assert math.isfinite(loss.item())
+
+
+@CASES
+@given(seed=SEEDS, m=st.integers(2, 30), d=st.integers(1, 9), classes=st.integers(1, 6), exponent=st.integers(-15, 15))
+def test_metrics_of_embeddings_follow_neither_order_nor_scale(seed, m, d, classes, exponent):
+    embeddings = torch.randn(m, d, generator=generator(seed), dtype=torch.float64)
+    labels = torch.arange(m) % classes
+    order = torch.randperm(m, generator=generator(seed))
+    for metric in (alignment, lambda u, y: uniformity(u)):
+        value = metric(embeddings, labels)
+        torch.testing.assert_close(metric(embeddings[order], labels[order]), value, equal_nan=True)
+        torch.testing.assert_close(metric(10.0**exponent * embeddings, labels), value, equal_nan=True)
+
+
+@CASES
+@given(seed=SEEDS, n=st.integers(1, 40), c=st.integers(1, 9), bins=st.integers(1, 20))
+def test_metrics_of_predictions_are_percentages_and_counts(seed, n, c, bins):
+    logits = 5 * torch.randn(n, c, generator=generator(seed))
+    labels = torch.randint(c, (n,), generator=generator(seed))
+    assert 0 <= calibration_error(logits, labels, bins) <= 100 + 1e-9
+    assert confusion_matrix(logits, labels).sum() == n
+
+
+# Configurations and records
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = [field.name for field in dataclasses.fields(Config)]
+
+
+@settings(CASES, max_examples=150)
+@given(values=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=3))
+def test_a_configuration_survives_a_file_or_is_refused_in_one_line(values):
+    refused = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a user meets it
+        try:
+            config = Config(**values)
+        except (TypeError, ValueError) as error:
+            refused = str(error)
+    if refused is not None:
+        assert "\n" not in refused
+        return
+    assert Config(**json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))) == config
+
+
+@CASES
+@given(content=st.dictionaries(st.text(max_size=9), ANYTHING, max_size=4))
+def test_json_of_runs_survives_whatever_it_holds(tmp_path_factory, content):
+    """Numbers that are not finite, which JSON lacks, become null; any text is UTF-8, or escaped where it cannot be."""
+    path = tmp_path_factory.mktemp("json") / "any.json"
+    runs.write_json(path, content)
+    read = runs.read_json(path)
+    assert runs.checksum(read) == runs.checksum(content)
+    runs.write_json(path, read)
+    assert runs.read_json(path) == read
+
+
+@CASES
+@given(content=st.binary(max_size=200) | ANYTHING.map(lambda value: json.dumps(value).encode()))
+def test_a_file_that_is_no_record_is_refused_in_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("ledger") / "digits" / "net" / "erm" / "seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"seed0\.json") as caught:
+        ledger.load_record(path)
+    assert "\n" not in str(caught.value)
+
+
+@CASES
+@given(content=st.binary(min_size=1, max_size=300), place=st.floats(0, 1))
+def test_a_damaged_file_of_weights_is_refused_in_one_line_or_holds_them(tmp_path_factory, content, place):
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    runs.write_weights(path, {"head.bias": torch.arange(50.0)})
+    whole = path.read_bytes()
+    at = int(place * len(whole))
+    path.write_bytes(whole[:at] + content + whole[at + len(content) :])
+    weights, refused = {}, ""
+    try:
+        weights = runs.load_weights(path)
+    except ValueError as error:
+        refused = str(error)
+    # The bytes of a tensor are not checked by torch, nor are names: what is read is a dictionary of tensors.
+    assert refused or all(isinstance(value, torch.Tensor) for value in weights.values())
+    assert not refused or "weights.pt must hold the weights of a network: " in refused
+    assert "\n" not in refused
+
+
+NAMES = st.text(min_size=1, max_size=12)
+
+
+@CASES
+@given(dataset=NAMES, model=NAMES, variant=NAMES, seed=st.integers(0, 2**70))
+def test_a_path_of_a_run_stays_in_its_grid_and_says_what_it_is_of(dataset, model, variant, seed):
+    assume("\0" not in dataset + model + variant)
+    folders = [name for name in (dataset, model, variant) if name not in (".", "..") and "/" not in name]
+    if len(folders) < 3:
+        with pytest.raises(ValueError, match="must be the name of a folder in the path of a run"):
+            runs.run_path(dataset, model, variant, seed)
+        return
+    path = runs.run_path(dataset, model, variant, seed)
+    root = Path("/grid")
+    assert (root / path).resolve().is_relative_to(root)
+    assert len(path.parts) == 4
+    assert runs.parse_run_path(root / path) == {"dataset": dataset, "model": model, "variant": variant, "seed": seed}
