@@ -6,7 +6,7 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser lint bench record status detection results links lock environment
+.PHONY: help book serve test test-browser lint bench record status detection notebooks results links lock environment
 
 help:                        ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -43,6 +43,11 @@ status: environment          ## say how far GRID is: recorded, running, failed, 
 
 detection: environment       ## run the detectors of detection.yml without a record, for MINUTES
 	python -m tools.detect --minutes $(or $(MINUTES),inf)
+
+notebooks: environment       ## execute the notebooks in place, or CHAPTER=07-how-long alone, and show what changed in them
+	cd notebooks && OMP_NUM_THREADS=1 TQDM_DISABLE=1 jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False $(or $(CHAPTER),*).ipynb
+	nbdiff --ignore-metadata --ignore-details --no-color HEAD -- notebooks
 
 results: environment         ## write README's table from the records
 	python -m tools.results book/results/digits
