@@ -33,7 +33,7 @@ IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?)src="([^":]+)"([^>]*?)/?>')
 def with_size(page: Path, match: re.Match) -> str:
     """Return an image's tag with its width and height, so that text does not jump when the picture arrives."""
     file = page.parent / unquote(html.unescape(match[2]))
-    if file.suffix == ".svg" or "style=" in match[0]:
+    if file.suffix == ".svg" or re.search(r'style="[^"]*(width|height)', match[0]):
         return match[0]
     with Image.open(file) as image:
         width, height = image.size
