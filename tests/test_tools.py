@@ -26,10 +26,10 @@ def record(variant, seed, accuracy):
 def test_results_table_is_mean_and_spread_with_the_best_of_most_seeds_in_bold():
     found = [record("erm", 0, 80.0), record("erm", 1, 84.0), record("mixup", 0, 90.0), record("mixup", 1, 90.0)]
     lines = results_table([*found, record("cutmix", 0, 99.0)]).splitlines()
-    assert lines[2] == "| digits | erm | 2 | 82.00 ± 2.83 | 2.36 ± 0.06 | **0.500** ± 0.000 | **-2.000** ± 0.000 |"
+    assert lines[2] == "| digits | ERM | 2 | 82.00 ± 2.83 | 2.36 ± 0.06 | **0.500** ± 0.000 | **-2.000** ± 0.000 |"
     means = "**90.00** ± 0.00 | **2.20** ± 0.00 | **0.500** ± 0.000 | **-2.000** ± 0.000"
     assert lines[3] == f"| digits | mixup | 2 | {means} |"
-    assert lines[4] == "| digits | cutmix | 1 | 99.00 | 2.02 | **0.500** | **-2.000** |"  # as good as the best
+    assert lines[4] == "| digits | CutMix | 1 | 99.00 | 2.02 | **0.500** | **-2.000** |"  # as good as the best
 
 
 def test_results_table_never_mixes_data_sets():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import ledger
+from mmbook.names import printed_name
 from mmlib.experiments.runs import RunRecord
 
 COLUMNS = {
@@ -24,7 +25,7 @@ MARKS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.D
 def results_table(records: list[RunRecord]) -> str:
     """Write mean ± standard deviation over seeds as Markdown, the best of those with most seeds in bold."""
     rows = pd.DataFrame(ledger.table(records))
-    lines = ["| data | variant | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
+    lines = ["| data | method | seeds | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
     lines.append("|---|---|" + "---:|" * (1 + len(COLUMNS)))
     for dataset, of_dataset in rows.groupby("dataset", sort=False):
         groups = of_dataset.groupby("variant", sort=False)
@@ -36,7 +37,7 @@ def results_table(records: list[RunRecord]) -> str:
                 _cell(means.loc[variant, name], spreads.loc[variant, name], digits, best[name])
                 for name, (_, digits) in COLUMNS.items()
             ]
-            lines.append(f"| {dataset} | {variant} | {count} | " + " | ".join(cells) + " |")
+            lines.append(f"| {dataset} | {printed_name(variant)} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
