@@ -381,7 +381,9 @@ def _value(setting: Setting, variant: str) -> str:
 def misplaced() -> list[str]:
     """Names of settings that do not stand in their file."""
     package = project_root() / "mmlib"
-    return [setting.name for setting in SETTINGS if setting.name not in (package / setting.file).read_text()]
+    return [
+        setting.name for setting in SETTINGS if setting.name not in (package / setting.file).read_text(encoding="utf-8")
+    ]
 
 
 def unlisted() -> list[str]:
@@ -392,5 +394,5 @@ def unlisted() -> list[str]:
 
 
 def _is_marked(path: Path) -> bool:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     return "our choice" in text or "published recipe" in text

@@ -1,6 +1,8 @@
 """Autograd functions that compute a loss and its gradients in one pass over chunks of mixtures."""
 
+import inspect
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,6 +28,12 @@ def mark_infinite(losses: Tensor) -> Tensor:
 def impossible(dtype: torch.dtype) -> float:
     """Return the loss from which on a label must be one of an impossible class."""
     return torch.finfo(dtype).max ** 0.5
+
+
+def _with_signature(forward: Callable) -> Callable:
+    """Keep the signature of `forward`, which autograd asks for at every call: a tenth of the time of a small loss."""
+    forward.__signature__ = inspect.signature(forward)
+    return forward
 
 
 class PrecomputedGradient(torch.autograd.Function):
@@ -60,6 +68,7 @@ class ScaledGradient(torch.autograd.Function):
     """A gradient times the derivative that came from above; it depends on the inputs, but not differentiably."""
 
     @staticmethod
+    @_with_signature
     def forward(gradient, scale, *inputs):
         return scale * gradient
 
@@ -87,6 +96,7 @@ class SoftTargetLoss(PrecomputedGradient):
     """
 
     @staticmethod
+    @_with_signature
     def forward(logits, targets, attention, mixing_weights, blocks, c, mean, needs):
         inputs = (logits, targets, attention)
         operands = (logits, targets, targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
@@ -150,6 +160,7 @@ class LabelLossCpu(PrecomputedGradient):
     """
 
     @staticmethod
+    @_with_signature
     def forward(logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, mean, needs, kernels):
         kernel_block = kernels.MIXTURES_PER_BLOCK
         size = -(-CPU_CHUNK_ELEMENTS // len(logits) // kernel_block) * kernel_block

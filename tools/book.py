@@ -127,7 +127,8 @@ class Progress:
 
 def reason(logs: list[str]) -> str:
     """Return the last line of a job's log, which says why it failed."""
-    lines = [line for log in logs if Path(log).exists() for line in Path(log).read_text().split("\n") if line.strip()]
+    texts = (Path(log).read_text(encoding="utf-8") for log in logs if Path(log).exists())
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
     return lines[-1].strip()[:200] if lines else "it left no log"
 
 

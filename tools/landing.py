@@ -34,7 +34,9 @@ def write_parts(folder: Path, results: Path) -> None:
     )
     parts = {
         "results.md": results_table(ledger.collect(results)),
-        "findings.md": findings(runs, json.loads((root / "cost" / "training-cpu-float32-2.json").read_text())),
+        "findings.md": findings(
+            runs, json.loads((root / "cost" / "training-cpu-float32-2.json").read_text(encoding="utf-8"))
+        ),
         "simplex.html": interactive.simplex(),
         "schedule.html": chart,
     }

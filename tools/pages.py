@@ -58,4 +58,4 @@ def finish(site: Path) -> None:
     """Mend every page of a built site."""
     for page in site.rglob("*.html"):
         if "_static" not in page.relative_to(site).parts:
-            page.write_text(finished(page, page.read_text()))
+            page.write_text(finished(page, page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -49,7 +49,7 @@ def build(staged: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [program, "build", "-W", "-n", "--keep-going", str(staged)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         env=os.environ | {"PYTHONPATH": path},
     )
