@@ -13,7 +13,7 @@ def duration(seconds: float) -> str:
     """Write seconds in the two largest units.
 
     >>> duration(59), duration(3700), duration(200_000)
-    ('1 min', '1 h 2 min', '2 days 8 h')
+    ('1 min', '1 h 2 min', '2 days 7 h')
     """
     minutes = max(1, round(seconds / 60))
     days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
