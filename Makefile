@@ -20,7 +20,7 @@ serve: environment           ## show the built site on 127.0.0.1; PORT=8000
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest -m "not browser" --numprocesses logical --dist loadfile
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py tools/status.py
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody

@@ -102,3 +102,15 @@ def _recorded_pace(cell: Cell, records: list[RunRecord]) -> float | None:
     of_variant = [record for record in of_method if record.variant == cell.variant]
     nearest = of_variant or of_method or alike
     return median(r.environment["train_seconds"] / r.config["epochs"] for r in nearest) if nearest else None
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person would.
+
+    >>> duration(42), duration(600), duration(8000)
+    ('42 s', '10 min', '2 h 13 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -21,22 +21,11 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from mmbook import machine
+from mmbook.progress import duration
 
 SITE = Path("build/site/_build/html/index.html")
 NAMES = {"cell": "cells", "chapter": "chapters"}
 PLAIN_SECONDS = 300  # between two lines where no terminal shows one that moves
-
-
-def duration(seconds: float) -> str:
-    """Write a time as a person would.
-
-    >>> duration(42), duration(600), duration(8000)
-    ('42 s', '10 min', '2 h 13 min')
-    """
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def title(rule: str, wildcards: dict) -> str:

@@ -9,18 +9,6 @@ import sys
 from mmbook import progress
 
 
-def duration(seconds: float) -> str:
-    """Write seconds in the two largest units.
-
-    >>> duration(59), duration(3700), duration(200_000)
-    ('1 min', '1 h 2 min', '2 days 7 h')
-    """
-    minutes = max(1, round(seconds / 60))
-    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
-    units = [(days, "day" if days == 1 else "days"), (hours, "h"), (minutes, "min")]
-    return " ".join(f"{count} {unit}" for count, unit in units[0 if days else 1 :][:2] if count)
-
-
 def main(arguments: list[str]) -> int:
     """Print the state of a grid; return 1 where a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,7 +24,11 @@ def main(arguments: list[str]) -> int:
                 print(f"{state:<9}{cell}")
     print(*rejected, sep="\n", end="\n" if rejected else "")
     if counts[progress.RECORDED] < len(cells):
-        known = f"about {duration(seconds)} of training, by the seconds of recorded epochs" if seconds else "not known"
+        known = (
+            f"about {progress.duration(seconds)} of training, by the seconds of recorded epochs"
+            if seconds
+            else "not known"
+        )
         print(f"the rest: {known}; `make record GRID={given.grid} MINUTES=...` runs it, and failed cells again")
     return int(counts[progress.FAILED] > 0)
 
