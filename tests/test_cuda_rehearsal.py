@@ -114,6 +114,24 @@ def test_the_teacher_moves_by_a_handful_of_operations(card, dataset):
         assert not card.waits
 
 
+@pytest.mark.parametrize(("criterion", "most"), [(MultiMixLoss, 40), (DenseMultiMixLoss, 76)])
+def test_a_loss_starts_few_operations(card, criterion, most):
+    """Weights, forward and backward pass; dense with the attention's and the head's."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    values = torch.randn(16, 6, 4).to("cuda").requires_grad_()
+    labels, head = torch.arange(16).to("cuda") % 3, nn.Linear(6, 3).to("cuda")
+    loss = criterion(1000, generator=generator)
+    given = (values, head) if criterion is DenseMultiMixLoss else (values.mean(2)[:, :3].detach().requires_grad_(),)
+    loss(*given, labels).backward()
+    for tensor in (values, *given[:1], *head.parameters()):
+        tensor.grad = None
+    card.launches.clear()
+    card.waits.clear()
+    loss(*given, labels).backward()
+    assert 20 <= card.launches.total() <= most
+    assert not card.waits
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_computes_on_the_card_what_torch_computes_here(dataset, name):
     with pretend():
