@@ -10,7 +10,15 @@ from matplotlib.colors import to_hex, to_rgb
 from scipy.spatial.distance import pdist
 
 from mmbook import grids, plots, schedules
-from mmbook.comparison import best_other, compare_forms, describe, draw_comparisons, forms_and_others, verdict_table
+from mmbook.comparison import (
+    best_other,
+    compare_forms,
+    describe,
+    draw_comparisons,
+    forms_and_others,
+    seed_by_seed,
+    verdict_table,
+)
 from mmbook.names import FORMS, STYLES, style_of
 from mmbook.verdicts import Comparison, verdicts
 from mmlib.experiments.methods import METHODS
@@ -147,6 +155,17 @@ def test_table_shows_a_dash_where_one_seed_has_no_interval():
     ]
     assert written.loc["b", "95 % interval (t)"] == "[-0.48, +4.48]"
     assert written.loc["b", "ahead"] == "3 of 3"
+
+
+def test_seeds_that_one_of_two_methods_lacks_have_no_difference_and_no_share_in_its_mean():
+    rows = table({"mixup": [40, 42, None], "multimix": [41, 45, 99], "cutmix": [None, 40, None]}, "accuracy")
+    written = seed_by_seed(rows, "accuracy", "mixup")
+    assert written.index.tolist() == ["mixup", "CutMix", "MultiMix"]
+    assert written.loc["MultiMix"].tolist() == ["0, 1 and 2", "61.67", "+1.00", "+3.00", "–", "+2.00"]
+    assert written.loc["CutMix"].tolist() == ["1", "40.00", "–", "-2.00", "–", "-2.00"]
+    assert written.loc["mixup"].tolist() == ["0 and 1", "41.00", "–", "–", "–", "–"]
+    with pytest.raises(ValueError, match="baseline must be one of cutmix, mixup, multimix, got 'erm'"):
+        seed_by_seed(rows, "accuracy", "erm")
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
