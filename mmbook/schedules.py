@@ -12,7 +12,7 @@ from mmbook.comparison import joined, training_images, training_steps
 from mmbook.grids import Cell
 from mmbook.ledger import table
 from mmbook.names import in_order, printed_name, style_of
-from mmbook.verdicts import Comparison
+from mmbook.verdicts import MIN_SEEDS, Comparison
 from mmlib.experiments.runs import RunRecord
 
 # The grids that together hold a data set's runs of every length.
@@ -201,7 +201,8 @@ def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "
 def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:
     """Draw each variant's difference against the steps, on a logarithmic axis, with bars for its intervals.
 
-    Marks of one length stand side by side, so that none hides another.
+    Marks of one length stand side by side, so that none hides another. Fewer than `MIN_SEEDS` seeds have no bar: of two
+    it is as wide as chance has it.
 
     Args:
         variants: to be drawn; None draws all, in the order of `names.in_order`.
@@ -212,7 +213,8 @@ def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | 
         rows, (name, colour, marker) = table[table["variant"] == variant], style_of(variant)
         steps = rows["steps"] * 1.03 ** (row - (len(drawn) - 1) / 2)
         axis.plot(steps, rows["difference"], marker=marker, ms=6, lw=1, color=colour, label=name, mec="white", mew=0.4)
-        axis.vlines(steps, rows["low"], rows["high"], color=colour, alpha=0.5, lw=1.2)
+        known = (rows["seeds"] >= MIN_SEEDS).to_numpy()
+        axis.vlines(steps[known], rows["low"][known], rows["high"][known], color=colour, alpha=0.5, lw=1.2)
     lengths = sorted(table["steps"].unique())
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axis.minorticks_off()

@@ -92,7 +92,9 @@ def test_colours_stand_out_from_the_ground_of_figures_which_is_white_on_every_pa
 
 def test_methods_keep_their_colour_marker_and_name_in_every_kind_of_figure():
     rows = table({"erm": [1, 2], "multimix": [3, 4], "n-1": [5, 6]}, "accuracy")
-    rows = rows.assign(dataset="digits", steps=rows["seed"] + 1, uniformity=1.0, difference=1.0, low=0.0, high=2.0)
+    rows = rows.assign(
+        dataset="digits", steps=rows["seed"] + 1, uniformity=1.0, difference=1.0, low=0.0, high=2.0, seeds=3
+    )
     style = STYLES["multimix"]
     _, axes = plt.subplots(1, 3)
     plots.against(axes[0], rows, "steps", "accuracy", "variant", {"multimix": 3.0})

@@ -1,5 +1,6 @@
 """Schedules: the own-label weight against simulated gradients, differences and predictions by hand."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from mmbook.schedules import (
     GRIDS,
     accuracies,
     differences,
+    draw_differences,
     lengths,
     own_label_weight,
     predicted_differences,
@@ -120,3 +122,14 @@ def test_sentence_names_both_ends_and_where_the_method_is_ahead(points, says):
     said = sentence(rows.iloc[::-1], "erm")  # rows in any order
     assert says in said
     assert said.startswith("**ERM** is ")
+
+
+def test_bars_are_drawn_for_three_seeds_and_none_for_two():
+    rows = pd.DataFrame({"variant": "erm", "steps": [100, 300], "difference": [1.0, 2.0], "seeds": [3, 2]})
+    _, axis = plt.subplots()
+    draw_differences(axis, rows.assign(low=[0.5, -9.0], high=[1.5, 9.0]))
+    (bars,) = axis.collections
+    (bar,) = bars.get_segments()
+    assert bar[:, 1].tolist() == [0.5, 1.5]
+    assert axis.lines[0].get_ydata().tolist() == [1.0, 2.0]
+    plt.close()
