@@ -85,6 +85,7 @@ def test_erm_is_nearly_done_after_a_third_and_multimix_climbs_longest(records):
 
 def test_the_gap_to_mixup_closes_with_length_and_erm_falls_behind(photographs):
     multimix, erm, total = (by_length(photographs, name) for name in ("multimix", "erm", "multimix-total"))
+    assert photographs["steps"].max() == 23400
     assert (multimix < 0).all()
     assert multimix.is_monotonic_increasing
     assert erm.is_monotonic_decreasing
