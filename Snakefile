@@ -56,6 +56,9 @@ RECORDS = records_digest("book/results")
 # `make record` ends at a deadline, seconds since 1970; a finished cell does not depend on it.
 DEADLINE = int(config.get("deadline", 2**33))
 
+# A cell ends itself after its minutes; a cluster is asked for more, in which the cell starts and says so.
+START_MINUTES = 5
+
 
 def cell_of(wildcards):
     return CELL_AT["{grid}/{dataset}/{model}/{variant}/seed{seed}".format(**wildcards)]
@@ -124,7 +127,7 @@ rule cell:
         command=lambda wildcards: command(cell_of(wildcards)),
     resources:
         gpu=lambda wildcards: cell_of(wildcards).gpus,
-        runtime=lambda wildcards: cell_of(wildcards).resources.get("minutes", 24 * 60),
+        runtime=lambda wildcards: math.ceil(cell_of(wildcards).resources.get("minutes", 24 * 60)) + START_MINUTES,
         mem_mib=lambda wildcards: cell_of(wildcards).resources.get("memory_mib", 8192),
     # In the order of experiments.yml.
     priority: lambda wildcards: -ORDER[f"{wildcards.grid}/{cell_of(wildcards).path}"]
@@ -133,8 +136,9 @@ rule cell:
     log:
         "build/logs/{grid}/{dataset}-{model}-{variant}-seed{seed}.log",
     shell:
-        "left=$(({DEADLINE} - $(date +%s))); [ $left -gt 0 ] || exit 1; "
-        "{params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log:q} 2>&1"
+        "left=$(({DEADLINE} - $(date +%s))); "
+        "[ $left -gt 0 ] || {{ echo 'Interrupted: the time was over before the cell began' > {log:q}; exit 1; }}; "
+        "exec python -m tools.cell $(({resources.runtime} - {START_MINUTES})) {params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log:q} 2>&1"
 
 
 rule chapter:
