@@ -211,12 +211,13 @@ def grid_records(grid: str, root: Path | str = "book/results") -> GridRecords:
         if source != grid:  # the other grid has cells that this one does not take
             paths = {cell.path for cell in planned}
             records, rejected = [record for record in records if record.path in paths], []
-        for total, part in zip(found, match_cells(records, planned, _mismatch, rejected)):
+        for total, part in zip(found, match_cells(records, planned, mismatch, rejected)):
             total += part
     return found
 
 
-def _mismatch(record: RunRecord, cell: Cell) -> tuple[str, object, object] | None:
+def mismatch(record: RunRecord, cell: Cell) -> tuple[str, object, object] | None:
+    """Find a parameter in which a record differs from its cell, with both values; None where it fits."""
     stored = record.config | {"processes": record.environment.get("processes", 1)}
     expected = dataclasses.asdict(cell.config) | {"processes": cell.processes}
     return first_mismatch(stored, expected | {"dataset": stored["dataset"]})  # a path there, a name in the record
