@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     deadline = min(time.time() + 60 * given.minutes, FOREVER)
     add_finished(grids.cells(given.grid))
-    missing = grids.grid_records(given.grid, LEDGER).missing
+    records, missing, rejected = grids.grid_records(given.grid, LEDGER)
     skipped = grids.missing_datasets(missing)
     for dataset, reason in skipped.items():
         count = sum(cell.dataset == dataset for cell in missing)
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     if wanted:
         options = ["--profile", given.profile] if given.profile else ["--cores", given.cores]
         run(wanted, deadline, options, details=given.details)
-    records, missing, rejected = grids.grid_records(given.grid, LEDGER)
+        records, missing, rejected = grids.grid_records(given.grid, LEDGER)
     print(f"{given.grid}: {len(records)} of {len(records) + len(missing)} cells are recorded in {LEDGER}")
     unrecorded = {cell.path for cell in missing}
     rest = [progress.cell_progress(cell, Path()) for cell in wanted if cell.path in unrecorded]
