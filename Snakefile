@@ -45,6 +45,7 @@ CHAPTERS = {
     "15-ablations": {},
     "16-undetermined": {},
     "17-claims": {},
+    "18-scale": {},
 }
 
 
@@ -128,7 +129,7 @@ rule cell:
     resources:
         gpu=lambda wildcards: cell_of(wildcards).gpus,
         runtime=lambda wildcards: math.ceil(cell_of(wildcards).resources.get("minutes", 24 * 60)) + START_MINUTES,
-        mem_mib=lambda wildcards: cell_of(wildcards).resources.get("memory_mib", 8192),
+        mem_mb=lambda wildcards: cell_of(wildcards).resources.get("memory_mib", 8192),  # Slurm counts in MiB
     # In the order of experiments.yml.
     priority: lambda wildcards: -ORDER[f"{wildcards.grid}/{cell_of(wildcards).path}"]
     output:
