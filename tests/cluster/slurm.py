@@ -86,7 +86,18 @@ def cluster(folder: Path) -> Iterator[None]:
                 logs = "\n".join(log.read_text()[-2000:] for log in sorted(folder.glob("*.log")))
                 raise TimeoutError(f"both nodes must be idle within a minute, got {states}\n{logs}")
             time.sleep(0.5)
+        stack.callback(end_jobs)
         yield
+
+
+def end_jobs() -> None:
+    """Cancel what a failed test has left behind, before the daemons go."""
+    ask("scancel", "--me")
+    deadline = time.monotonic() + 60
+    while any(job["state"] not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT") for job in jobs()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no job must be left after a minute, got {jobs()}")
+        time.sleep(0.5)
 
 
 def start_munge(stack: ExitStack, folder: Path) -> None:
