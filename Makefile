@@ -6,11 +6,11 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser lint bench record status detection notebooks results links lock environment
+.PHONY: help book serve test test-browser test-cluster lint bench grid record enter status detection notebooks results links lock environment
 
 help:                        ## list the targets
 	@echo "make TARGET [NAME=value ...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 book: environment            ## run the embedded grid and the chapters, build the site; DETAILS=1 shows what Snakemake says
 	@python -m tools.book --cores $(CORES) $(if $(DETAILS),--details)
@@ -19,12 +19,17 @@ serve: environment           ## show the built site on 127.0.0.1; PORT=8000
 	@python -m tools.serve --port $(PORT)
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
-	OMP_NUM_THREADS=1 pytest -m "not browser" --numprocesses logical --dist loadfile
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py
+	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
 	pytest tests/browser -rs
+
+test-cluster: environment    ## a grid through a real Slurm of two nodes on this machine; takes root and Debian's packages
+	apt-get install --yes --quiet --no-install-recommends slurm-wlm munge
+	pip install --quiet --editable ".[cluster]"
+	OMP_NUM_THREADS=1 pytest tests/cluster -rs
 
 # Without npm the tests of accessibility are skipped, and say so.
 $(AXE):
@@ -35,8 +40,11 @@ lint: environment            ## style and types alone
 	ruff format --check .
 	basedpyright
 
-record: environment          ## run the cells of GRID without a record for MINUTES and record them; called again, it continues
-	python -m tools.record $(GRID) $(MINUTES) --cores $(CORES)
+grid record: environment     ## run the cells of GRID without a record and record them, for MINUTES; called again, it continues
+	@python -m tools.record $(GRID) $(MINUTES) --cores $(CORES) $(if $(PROFILE),--profile $(PROFILE)) $(if $(DETAILS),--details)
+
+enter: environment           ## enter runs of other machines, or another ledger, after checking them; FROM=folder
+	@python -m tools.enter $(FROM)
 
 status: environment          ## say how far GRID is: recorded, running, failed, missing, and how long the rest takes
 	@python -m tools.status $(GRID)

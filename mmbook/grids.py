@@ -14,7 +14,7 @@ from mmbook.notebook import project_root
 from mmlib.experiments.evaluation import ood
 from mmlib.experiments.runs import RunRecord, run_path
 from mmlib.experiments.training.config import Config, load_data
-from mmlib.experiments.training.resume import first_mismatch
+from mmlib.experiments.training.resume import DEFAULTS, first_mismatch
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,12 @@ class Cell:
     @cached_property
     def config(self) -> Config:
         """The configuration, which decides the cell's result."""
-        names = {field.name for field in dataclasses.fields(Config)}
-        return Config(**{name: value for name, value in self.parameters.items() if name in names})
+        return Config(**self.settings)
+
+    @property
+    def settings(self) -> dict:
+        """All fields of `Config` by name, unchecked: a variant's first cell has passed the checks for all its seeds."""
+        return DEFAULTS | {name: value for name, value in self.parameters.items() if name in DEFAULTS}
 
     @property
     def gpus(self) -> int:
@@ -211,12 +215,13 @@ def grid_records(grid: str, root: Path | str = "book/results") -> GridRecords:
         if source != grid:  # the other grid has cells that this one does not take
             paths = {cell.path for cell in planned}
             records, rejected = [record for record in records if record.path in paths], []
-        for total, part in zip(found, match_cells(records, planned, _mismatch, rejected)):
+        for total, part in zip(found, match_cells(records, planned, mismatch, rejected)):
             total += part
     return found
 
 
-def _mismatch(record: RunRecord, cell: Cell) -> tuple[str, object, object] | None:
+def mismatch(record: RunRecord, cell: Cell) -> tuple[str, object, object] | None:
+    """Find a parameter in which a record differs from its cell, with both values; None where it fits."""
     stored = record.config | {"processes": record.environment.get("processes", 1)}
-    expected = dataclasses.asdict(cell.config) | {"processes": cell.processes}
+    expected = cell.settings | {"processes": cell.processes}
     return first_mismatch(stored, expected | {"dataset": stored["dataset"]})  # a path there, a name in the record

@@ -39,7 +39,8 @@ class Progress:
     def __str__(self) -> str:
         pace = f", {self.seconds_per_epoch:.2g} s an epoch" if self.seconds_per_epoch else ""
         reason = f"; {self.reason}" if self.reason else ""
-        return f"{self.cell.grid}/{self.cell.path}: {self.epochs} of {self.cell.config.epochs} epochs{pace}{reason}"
+        epochs = self.cell.settings["epochs"]
+        return f"{self.cell.grid}/{self.cell.path}: {self.epochs} of {epochs} epochs{pace}{reason}"
 
 
 def log_path(cell: Cell) -> Path:
@@ -51,7 +52,7 @@ def cell_progress(cell: Cell, root: Path) -> Progress:
     """Find how far a cell without a record is, from its run folder and its log below the root of the clone."""
     folder, log = root / "runs" / cell.grid / cell.path, root / log_path(cell)
     if (folder / "metrics.json").exists():
-        return Progress(cell, FINISHED, cell.config.epochs)
+        return Progress(cell, FINISHED, cell.settings["epochs"])
     state = Checkpoints(folder).load() if folder.exists() else None
     history = state["history"] if state else []
     pace = sum(row["seconds"] for row in history) / len(history) if history else None
@@ -74,7 +75,7 @@ def grid_progress(grid: str) -> tuple[list[Progress], list[str], float | None]:
     root = project_root()
     records, missing, rejected = grids.grid_records(grid)
     recorded = {record.path for record in records}
-    done = [Progress(cell, RECORDED, cell.config.epochs) for cell in grids.cells(grid) if cell.path in recorded]
+    done = [Progress(cell, RECORDED, cell.settings["epochs"]) for cell in grids.cells(grid) if cell.path in recorded]
     rest = [cell_progress(cell, root) for cell in missing]
     return done + rest, rejected, remaining_seconds(rest, records)
 
@@ -87,16 +88,17 @@ def remaining_seconds(rest: Iterable[Progress], records: list[RunRecord]) -> flo
     """
     total = 0.0
     for progress in rest:
-        left = progress.cell.config.epochs - progress.epochs
-        pace = progress.seconds_per_epoch or _recorded_pace(progress.cell, records)
+        left = progress.cell.settings["epochs"] - progress.epochs
+        pace = progress.seconds_per_epoch or recorded_pace(progress.cell, records)
         if pace is None:
             return None
         total += left * pace
     return total
 
 
-def _recorded_pace(cell: Cell, records: list[RunRecord]) -> float | None:
-    model, method = cell.config.model, cell.config.method
+def recorded_pace(cell: Cell, records: list[RunRecord]) -> float | None:
+    """Return the median seconds of a recorded epoch like a cell's; None where no record is of its data and network."""
+    model, method = cell.settings["model"], cell.settings["method"]
     alike = [record for record in records if (record.dataset, record.model) == (cell.dataset, model)]
     of_method = [record for record in alike if record.config["method"] == method]
     of_variant = [record for record in of_method if record.variant == cell.variant]

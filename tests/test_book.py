@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools import serve, site
-from tools.book import Progress
+from tools.jobs import Progress
 
 ROOT = Path(__file__).parents[1]
 # What the repository's Snakefile makes, in miniature.

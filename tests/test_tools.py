@@ -164,7 +164,7 @@ def test_commands_on_gpus_never_share_one(tmp_path):
     echo "$CUDA_VISIBLE_DEVICES" >> seen; touch on$CUDA_VISIBLE_DEVICES; sleep 1; rm on$CUDA_VISIBLE_DEVICES; exit 1
     """
     command = [sys.executable, "-m", "tools.gpus", "1", "sh", "-c", script]
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     running = [subprocess.Popen(command, cwd=tmp_path, env=env) for _ in range(3)]
     assert [process.wait() for process in running] == [1, 1, 1]
     seen = (tmp_path / "seen").read_text().split()
@@ -172,8 +172,22 @@ def test_commands_on_gpus_never_share_one(tmp_path):
     assert set(seen) == {"3", "5"}
 
 
+def test_a_job_of_slurm_keeps_the_gpus_that_it_was_given(tmp_path):
+    """Every job of a cluster may call its card 0; they wait for nobody."""
+    hold = "import time; from tools import gpus; gpus.occupy(['0'], 1); print(flush=True); time.sleep(60)"
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    show = [sys.executable, "-m", "tools.gpus", "1", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES"]
+    with subprocess.Popen([sys.executable, "-c", hold], env=env, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run(show, env=env, timeout=3, check=False)
+        job = subprocess.run(show, env=env | {"SLURM_JOB_ID": "7"}, capture_output=True, text=True, timeout=30)
+        holder.kill()
+    assert job.stdout == "0\n"
+
+
 def test_gpus_are_occupied_all_or_none(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
     assert gpus.occupy(["0", "1", "2"], 2) == ["0", "1"]
     assert gpus.occupy(["0", "1", "2"], 2) == []
     assert gpus.occupy(["0", "1", "2"], 1) == ["2"]

@@ -2,204 +2,17 @@
 
 python -m tools.book [--cores N] [--details]
 
-Snakemake decides what there is to do and does it; this module is its logger. In a terminal the line moves, elsewhere
-a plain one comes now and then. `--details` shows Snakemake's own words instead.
+`--details` shows Snakemake's own words instead of the line.
 """
 
 import argparse
-import shutil
 import sys
-import threading
-import time
-from collections import Counter
-from logging import LogRecord
 from pathlib import Path
 
-import snakemake.cli
-from snakemake_interface_logger_plugins.base import LogHandlerBase
-from snakemake_interface_logger_plugins.common import LogEvent
-from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
-
 from mmbook import machine
-from mmbook.progress import duration
+from tools import jobs
 
 SITE = Path("build/site/_build/html/index.html")
-NAMES = {"cell": "cells", "chapter": "chapters"}
-PLAIN_SECONDS = 300  # between two lines where no terminal shows one that moves
-
-
-def title(rule: str, wildcards: dict) -> str:
-    """Name a job by what it makes, such as `embedded multimix seed 0` or `chapter 13-cost`."""
-    if rule == "cell":
-        return "{grid} {variant} seed {seed}".format(**wildcards)
-    return f"chapter {wildcards['chapter']}" if rule == "chapter" else f"the {rule}"
-
-
-class Progress:
-    """What of a build is done, what runs, what failed, and how long the rest takes."""
-
-    def __init__(self, cores: int, now: float):
-        self.cores, self.start = cores, now
-        self.total, self.done, self.seconds = Counter(), Counter(), Counter()
-        self.rules, self.titles, self.logs, self.outputs = {}, {}, {}, {}
-        self.running: dict[int, float] = {}
-        self.failed: list[int] = []
-
-    def plan(self, counts: dict[str, int]) -> None:
-        """Take what Snakemake found to do: the number of jobs of every rule."""
-        self.total.update({rule: count for rule, count in counts.items() if rule != "total"})
-
-    def introduce(self, job: int, rule: str, wildcards: dict, logs: list[str], outputs: list[str]) -> None:
-        """Take a job's name and files, before it starts."""
-        self.rules[job], self.titles[job] = rule, title(rule, wildcards)
-        self.logs[job], self.outputs[job] = logs, outputs
-
-    def begin(self, job: int, now: float) -> None:
-        """Count a job as running."""
-        self.running[job] = now
-
-    def finish(self, job: int, now: float, *, failed: bool = False) -> None:
-        """Count a job as done, or as failed."""
-        begun = self.running.pop(job, now)
-        if failed:
-            self.failed.append(job)
-        else:
-            self.done[self.rules[job]] += 1
-            self.seconds[self.rules[job]] += now - begun
-
-    def left(self, now: float) -> float | None:
-        """Return the seconds that the rest takes, from the mean of what is done; None before anything is."""
-        if not self.done:
-            return None
-        mean_of_all = self.seconds.total() / self.done.total()
-        work = 0.0
-        for rule, total in self.total.items():
-            mean = self.seconds[rule] / self.done[rule] if self.done[rule] else mean_of_all
-            work += mean * (total - self.done[rule])
-        work -= sum(min(now - begun, work) for begun in self.running.values())
-        return max(work, 0.0) / self.cores
-
-    def line(self, now: float) -> str:
-        """Say how far the build is.
-
-        >>> progress = Progress(cores=1, now=0.0)
-        >>> progress.plan({"cell": 2, "chapter": 1, "total": 3})
-        >>> progress.introduce(1, "cell", {"grid": "embedded", "variant": "erm", "seed": "0"}, [], [])
-        >>> progress.begin(1, 0.0)
-        >>> progress.finish(1, 30.0)
-        >>> progress.line(30.0)
-        '1 of 2 cells, 0 of 1 chapters; 30 s so far, about 60 s left'
-        """
-        counts = [f"{self.done[rule]} of {self.total[rule]} {NAMES[rule]}" for rule in NAMES if self.total[rule]]
-        parts = [", ".join(counts)] if counts else []
-        if self.failed:
-            parts.append(f"{len(self.failed)} failed")
-        if self.running:
-            parts.append("running " + ", ".join(self.titles[job] for job in self.running))
-        left = self.left(now)
-        times = f"{duration(now - self.start)} so far" + (f", about {duration(left)} left" if left else "")
-        return "; ".join([*parts, times])
-
-    def summary(self, now: float) -> list[str]:
-        """Say what was run, and what failed and why."""
-        counts = [f"{n} {rule if n == 1 else NAMES[rule]}" for rule in NAMES if (n := self.done[rule])]
-        lines = [
-            f"Ran {' and '.join(counts)} in {duration(now - self.start)}." if counts else "Ran no cell and no chapter."
-        ]
-        for job in self.failed:
-            lines += [f"Failed: {self.titles[job]}: {reason(self.logs[job])}", *kept(self.logs[job], self.outputs[job])]
-        skipped = self.total.total() - self.done.total() - len(self.failed)
-        if self.failed and skipped:
-            lines.append(f"Not begun, for they need what failed: {skipped}.")
-        return lines
-
-
-def reason(logs: list[str]) -> str:
-    """Return the last line of a job's log, which says why it failed."""
-    texts = (Path(log).read_text(encoding="utf-8") for log in logs if Path(log).exists())
-    lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    return lines[-1].strip()[:200] if lines else "it left no log"
-
-
-def kept(logs: list[str], outputs: list[str]) -> list[str]:
-    """Say where the log is, and the notebook with its traceback: beside the log, or a cell's beside its output."""
-    files = [Path(log) for log in logs] + [Path(log).with_suffix(".ipynb") for log in logs]
-    files += [Path(output).with_name("notebook.ipynb") for output in outputs]
-    return [f"  see {file}" for file in files if file.exists()]
-
-
-class LogHandler(LogHandlerBase):
-    """Turn Snakemake's events into one line; Snakemake finds it by this name."""
-
-    writes_to_stream, writes_to_file = True, False
-    has_filter = has_formatter = True
-    needs_rulegraph = False
-
-    def __post_init__(self) -> None:
-        self.progress = Progress(cores=1, now=time.monotonic())
-        self.moves = sys.stdout.isatty()
-        self.shown = self.progress.start
-        self.errors: list[str] = []
-        self.lock = threading.RLock()
-        self.ended = threading.Event()
-        if self.moves:
-            threading.Thread(target=self.tick, daemon=True).start()
-
-    def tick(self) -> None:
-        while not self.ended.wait(1):
-            self.show()
-
-    def emit(self, record: LogRecord) -> None:
-        """Take one event."""
-        now, event, progress = time.monotonic(), getattr(record, "event", None), self.progress
-        with self.lock:
-            if event == LogEvent.RUN_INFO:
-                progress.plan(record.stats)
-            elif event == LogEvent.RESOURCES_INFO and getattr(record, "cores", None):
-                progress.cores = record.cores
-            elif event == LogEvent.JOB_INFO:
-                wildcards, logs, outputs = record.wildcards or {}, list(record.log or []), list(record.output or [])
-                progress.introduce(record.jobid, record.rule_name, wildcards, logs, outputs)
-            elif event == LogEvent.JOB_STARTED:
-                for job in record.jobs:
-                    progress.begin(job, now)
-            elif event == LogEvent.JOB_FINISHED:
-                progress.finish(record.job_id, now)
-            elif event == LogEvent.JOB_ERROR:
-                progress.finish(record.jobid, now, failed=True)
-                self.say(f"Failed: {progress.titles[record.jobid]}: {reason(progress.logs[record.jobid])}")
-            elif event in (None, LogEvent.ERROR) and record.levelname in ("ERROR", "CRITICAL"):
-                self.errors.append(str(record.msg).strip())
-        if event in (LogEvent.RUN_INFO, LogEvent.JOB_FINISHED):
-            self.show()
-
-    def say(self, words: str) -> None:
-        """Print a line that stays."""
-        print(f"\r\033[K{words}" if self.moves else words, flush=True)
-
-    def show(self) -> None:
-        """Show how far the build is, over the line before in a terminal."""
-        with self.lock:
-            now = time.monotonic()
-            if not self.progress.total.total():
-                return
-            if self.moves:
-                width = shutil.get_terminal_size().columns
-                print(f"\r\033[K{self.progress.line(now)[: width - 1]}", end="", flush=True)
-            elif self.shown == self.progress.start or now - self.shown >= PLAIN_SECONDS:
-                self.shown = now
-                print(self.progress.line(now), flush=True)
-
-    def close(self) -> None:
-        """Print the summary, once."""
-        if not self.ended.is_set():
-            self.ended.set()
-            with self.lock:
-                if self.progress.total.total():
-                    self.say("\n".join(self.progress.summary(time.monotonic())))
-                if self.errors and not self.progress.failed:  # Snakemake's own, such as a mistake in the Snakefile
-                    self.say("\n".join(self.errors))
-        super().close()
 
 
 def main(arguments: list[str]) -> int:
@@ -208,13 +21,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cores", default="all", help="how many cells and chapters run at a time")
     parser.add_argument("--details", action="store_true", help="show what Snakemake says, and no line that moves")
     given = parser.parse_args(arguments)
-    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_book", sys.modules[__name__])
-    options = ["--cores", given.cores, "--keep-going", "--rerun-incomplete"]
     before = SITE.stat().st_mtime_ns if SITE.exists() else None
-    try:
-        snakemake.cli.main(["site", *options, *([] if given.details else ["--logger", "book"])])
-    except SystemExit as end:
-        failed = bool(end.code)
+    with jobs.alone("site"):
+        failed = jobs.run_snakemake(["site"], ["--cores", given.cores], details=given.details)
     after = SITE.stat().st_mtime_ns if SITE.exists() else None
     if failed:
         print("The site was not built" + (f"; the one before is still there: {SITE.absolute()}" if after else "."))
@@ -222,8 +31,11 @@ def main(arguments: list[str]) -> int:
         print("Nothing has changed since the last build." if after == before else "The site is built.")
         print(f"The book: {SITE.absolute()}  (`make serve` shows it at an address)")
         print(machine.summary(machine.compare_embedded()[0]))
-    return int(failed)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except RuntimeError as error:
+        sys.exit(f"book: {error}")

@@ -3,17 +3,20 @@
 python -m tools.gpus COUNT command arguments...
 
 The command sees only these GPUs. It holds a lock on each until it ends, however it ends; where too few are free it
-waits. With a count of 0, or where there is no GPU, the command runs at once and sees what there is.
+waits. The locks are the machine's, so that two clones share no GPU either. With a count of 0, where there is no GPU, or
+in a job of Slurm, which hands out GPUs itself, the command runs at once and sees what there is.
 """
 
 import argparse
 import fcntl
+import getpass
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-LOCKS = Path("build/locks")
+LOCKS = Path(tempfile.gettempdir(), f"mmlib-gpus-{getpass.getuser()}")
 
 
 def visible() -> list[str]:
@@ -56,7 +59,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
-    names = visible() if given.count else []
+    names = visible() if given.count and "SLURM_JOB_ID" not in os.environ else []
     count = min(given.count, len(names))  # a command that needs more says so itself
     while count and not (occupied := occupy(names, count)):
         time.sleep(1)

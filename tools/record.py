@@ -1,20 +1,26 @@
-"""Record a grid: run the cells that its ledger lacks until the time is over, and add finished runs to the ledger.
+"""Run a grid: the cells that its ledger lacks, each entered into the ledger as soon as it has finished.
 
-python -m tools.record GRID MINUTES [--cores N]
+python -m tools.record GRID [MINUTES] [--cores N] [--profile FOLDER] [--details]
 
-Called again, it continues where it stopped. Snakemake runs the cells, in the order of experiments.yml.
+Called again, it continues where it stopped, however it was stopped. Snakemake runs the cells, in the order of
+experiments.yml; `--profile profiles/slurm` lets it hand them to a cluster.
 """
 
 import argparse
-import subprocess
+import math
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmbook import grids, ledger, progress
 from mmlib.experiments import runs
+from tools import jobs
 
-RUNS, LEDGER, LOGS = Path("runs"), Path("book/results"), Path("build/logs")
+RUNS, LEDGER = Path("runs"), Path("book/results")
+FOREVER = 2**33  # seconds since 1970
 
 
 def add_finished(cells: list[grids.Cell]) -> None:
@@ -25,56 +31,73 @@ def add_finished(cells: list[grids.Cell]) -> None:
             kept = grids.load_grids()[cell.grid]
             embeddings, weights = kept.get("embeddings", True), kept.get("weights", False)
             ledger.add(runs.load_run(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
-            print(f"added {cell.path}", flush=True)
+            jobs.say(f"added {cell.path}")
 
 
-def run(grid: str, cells: list[grids.Cell], deadline: float, cores: str) -> None:
+@contextmanager
+def entering(cells: list[grids.Cell]) -> Iterator[None]:
+    """Enter runs as they finish: whoever kills this command keeps what has finished."""
+    ended = threading.Event()
+
+    def enter() -> None:
+        while not ended.wait(1):
+            add_finished(cells)
+
+    thread = threading.Thread(target=enter, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        add_finished(cells)
+
+
+def run(cells: list[grids.Cell], deadline: float, options: list[str], *, details: bool) -> None:
     """Let Snakemake run the cells until the deadline, in seconds since 1970; unfinished cells resume next time.
 
+    Args:
+        options: of Snakemake, such as how many cells run at a time.
+        details: whether to show what Snakemake says.
+
     Raises:
-        RuntimeError: Snakemake did not start a single cell; the message is the end of its output.
+        RuntimeError: another process runs cells of one of the grids in this folder.
     """
-    since = time.time()
     targets = [str(RUNS / cell.grid / cell.path / "metrics.json") for cell in cells]
-    # No lock of the whole folder, which a kill would leave behind: each cell's folder has its own.
-    options = ["--cores", cores, "--keep-going", "--rerun-incomplete", "--nolock"]
-    command = ["snakemake", *targets, *options, "--config", f"deadline={deadline:.0f}"]
-    log = LOGS / grid / "snakemake.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("w", encoding="utf-8") as words,
-        subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT) as driver,
-    ):
-        while driver.poll() is None:
-            time.sleep(1)
-            add_finished(cells)  # at once: whoever kills this command keeps what has finished
-    began = any(path.stat().st_mtime >= since for path in LOGS.glob("*/*.log"))
-    if driver.returncode and not began and since < deadline:
-        raise RuntimeError("snakemake ran no cell: " + " ".join(log.read_text(encoding="utf-8").split())[-500:])
+    with jobs.alone(*{f"grid {cell.grid}" for cell in cells}), entering(cells):
+        jobs.run_snakemake(targets, [*options, "--config", f"deadline={deadline:.0f}"], details=details)
 
 
 def main(arguments: list[str]) -> int:
     """Run, add, report; return 1 where a cell failed. A cell whose data are missing is skipped, which is no failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", help="a name in experiments.yml")
-    parser.add_argument("minutes", type=float, help="after which no cell starts or goes on")
-    parser.add_argument("--cores", default="all", help="how many runs at a time; on GPUs one run on each")
+    parser.add_argument(
+        "minutes", type=float, nargs="?", default=math.inf, help="after which no cell starts or goes on"
+    )
+    parser.add_argument("--cores", default="all", help="how many runs at a time on this machine; on GPUs one on each")
+    parser.add_argument("--profile", help="of Snakemake, such as profiles/slurm, which runs the cells on a cluster")
+    parser.add_argument("--details", action="store_true", help="show what Snakemake says, and no line that moves")
     given = parser.parse_args(arguments)
-    start = time.time()
+    deadline = min(time.time() + 60 * given.minutes, FOREVER)
     add_finished(grids.cells(given.grid))
-    missing = grids.grid_records(given.grid, LEDGER).missing
+    records, missing, rejected = grids.grid_records(given.grid, LEDGER)
     skipped = grids.missing_datasets(missing)
     for dataset, reason in skipped.items():
         count = sum(cell.dataset == dataset for cell in missing)
         print(f"skipped {count} cells of {dataset}: {reason}; book/run.md, Data sets, says how to get it", flush=True)
-    if cells := [cell for cell in missing if cell.dataset not in skipped]:
-        run(given.grid, cells, start + 60 * given.minutes, given.cores)
-    records, missing, rejected = grids.grid_records(given.grid, LEDGER)
+    wanted = [cell for cell in missing if cell.dataset not in skipped]
+    if wanted:
+        options = ["--profile", given.profile] if given.profile else ["--cores", given.cores]
+        run(wanted, deadline, options, details=given.details)
+        records, missing, rejected = grids.grid_records(given.grid, LEDGER)
     print(f"{given.grid}: {len(records)} of {len(records) + len(missing)} cells are recorded in {LEDGER}")
-    rest = [progress.cell_progress(cell, Path()) for cell in missing]
+    unrecorded = {cell.path for cell in missing}
+    rest = [progress.cell_progress(cell, Path()) for cell in wanted if cell.path in unrecorded]
     told = [f"{cell.state} {cell}" for cell in rest if cell.state != progress.MISSING]
     print(*rejected, *told, sep="\n", end="\n" if rejected or told else "")
-    return int(any(cell.state == progress.FAILED for cell in rest))
+    # What the deadline has stopped is no failure.
+    return int(any(cell.state == progress.FAILED or time.time() < deadline for cell in rest))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
             if seconds
             else "not known"
         )
-        print(f"the rest: {known}; `make record GRID={given.grid} MINUTES=...` runs it, and failed cells again")
+        print(f"the rest: {known}; `make grid GRID={given.grid}` runs it, and failed cells again")
     return int(counts[progress.FAILED] > 0)
 
 

@@ -82,7 +82,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _dump(content: dict, *, sort_keys: bool = False) -> str:
-    return json.dumps(_finite(content), sort_keys=sort_keys, allow_nan=False)
+    try:
+        return json.dumps(content, sort_keys=sort_keys, allow_nan=False)
+    except ValueError:  # a number that is not finite; looking for one takes longer than all the rest
+        return json.dumps(_finite(content), sort_keys=sort_keys, allow_nan=False)
 
 
 def _finite(value: object) -> object:

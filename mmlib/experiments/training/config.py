@@ -1,6 +1,7 @@
 """The configuration of a run: all settings that determine its result."""
 
 import dataclasses
+import functools
 import json
 import typing
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Config:
 
     def __post_init__(self) -> None:
         # Values are kept as Python's own numbers: equal configurations are then equal in a file, too.
-        for name, annotation in typing.get_type_hints(type(self)).items():
+        for name, annotation in _annotations(type(self)).items():
             value = _plain(check_type(name, getattr(self, name), annotation))
             object.__setattr__(self, name, float(value) if annotation is float else value)
         check_choice("model", self.model, models.MODELS)
@@ -99,6 +100,9 @@ class Config:
             raise ValueError(f"milestones must be increasing fractions between 0 and 1, got {milestones!r}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}")
+
+
+_annotations = functools.cache(typing.get_type_hints)  # milliseconds, and a grid has thousands of configurations
 
 
 def _plain(value: object) -> object:

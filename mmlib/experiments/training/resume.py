@@ -18,6 +18,7 @@ STATE = (
     "processes",
     "history",
 )
+DEFAULTS = dataclasses.asdict(Config())
 # The errors of a state that has all this and is not what `Trainer.state` returned.
 STATE_ERRORS = (AttributeError, KeyError, IndexError, TypeError, RuntimeError)
 
@@ -38,7 +39,7 @@ def first_mismatch(stored: dict, expected: dict) -> tuple[str, object, object] |
     >>> first_mismatch({"lr": 0.1}, {"lr": 0.1, "optimizer": "adamw"})
     ('optimizer', 'sgd', 'adamw')
     """
-    stored = dataclasses.asdict(Config()) | stored
+    stored = DEFAULTS | stored
     for name, value in expected.items():
         if stored.get(name) != value:
             return name, stored.get(name), value
