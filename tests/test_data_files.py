@@ -98,6 +98,7 @@ def test_labelled_and_held_out_images_are_exact_and_disjoint(tmp_path, arrays):
         ({"train_labels": np.zeros(24)}, "train_labels must be integers of shape .*, got float64"),
         ({"test_labels": np.array([0, 1, 2, 0, 1, -1])}, "test_labels must be among train's and not negative, got -1"),
         ({"test_labels": np.array([0, 1, 2, 0, 7, 5])}, "test_labels must be among train's and not negative, got 5, 7"),
+        ({"train_labels": np.full(24, 2**64 - 1, np.uint64)}, rf"train_labels must be below 2\^63, got {2**64 - 1}"),
         ({"train_labels": np.arange(24) - 1}, "train_labels must be among train's and not negative, got -1"),
         ({"class_names": np.array(["a", "b"])}, "train labels must be from 0 to 1 for 2 class names, got 0 to 2"),
         (

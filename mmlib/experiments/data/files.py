@@ -147,6 +147,8 @@ def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(f"labels must be integers of shape (n,) or (n, 1), got {got}")
+    if labels.size and labels.max() >= 2**63:  # as int64 it would be a negative label
+        raise ValueError(f"labels must be below 2^63, got {labels.max()}")
     pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
     return Split(pixels, torch.from_numpy(labels.astype(np.int64).reshape(-1)))
 
