@@ -10,6 +10,7 @@ from mmlib._checks import check_int, check_range
 
 MOST_THREADS = 64  # on a machine of fewer processors
 
+
 def check_device(device: str) -> None:
     """Check that a device has a name that training takes, and that it is there.
 
