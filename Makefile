@@ -6,7 +6,7 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser lint bench record status detection notebooks results links lock environment
+.PHONY: help book serve test test-faults test-browser lint bench record status detection notebooks results links lock environment
 
 help:                        ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -22,6 +22,9 @@ test: lint                   ## style, types, unit tests, docstrings' examples, 
 	OMP_NUM_THREADS=1 pytest -m "not browser" --numprocesses logical --dist loadfile
 	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/book.py tools/preflight.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
+
+test-faults: environment     ## damaged files, full disks and 20 kills of a run, which take some minutes
+	KILLS=20 OMP_NUM_THREADS=1 pytest -m faults --numprocesses logical --dist loadfile
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
 	pytest tests/browser -rs
