@@ -167,22 +167,27 @@ def accuracies(runs: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def own_label_weight(low: float, high: float, examples: int) -> float:
-    """The mean weight 1 / (1 + mα) of an example's own label in its expected gradient, for α from U(low, high).
+def own_label_weight(low: float, high: float, examples: int, mixed: int | None = None) -> float:
+    """The mean weight of an example's own label in its expected gradient, above what all of the mini-batch get.
+
+    It is 1 / (1 + mα) for mixtures of the whole mini-batch, and (m (1 + α) / (1 + Lα) - 1) / (m - 1) for mixtures of L
+    random examples, such as mixup's pairs.
 
     Args:
-        low, high: of the concentration of each example.
-        examples: m, of a mixture; 2 for a pair.
+        low, high: of the concentration α of each example, which is drawn from U(low, high).
+        examples: m, of the mini-batch.
+        mixed: L, the examples of a mixture; None for all m.
 
-    >>> own_label_weight(1.0, 1.0, 2)
-    0.3333333333333333
     >>> round(own_label_weight(0.5, 2.0, 50), 4)
     0.0181
+    >>> round(own_label_weight(1.0, 1.0, 50, mixed=2), 4)
+    0.6599
     """
-    low, high = examples * low, examples * high
-    if low == high:
-        return 1 / (1 + low)
-    return math.log((1 + high) / (1 + low)) / (high - low)
+    mixed = examples if mixed is None else mixed
+    low, high = mixed * low, mixed * high
+    shrunk = 1 / (1 + low) if low == high else math.log((1 + high) / (1 + low)) / (high - low)
+    second_moment = (1 + (mixed - 1) * shrunk) / mixed  # m E[λ²] of an example
+    return (examples * second_moment - 1) / (examples - 1)
 
 
 def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "mixup") -> pd.DataFrame:

@@ -94,7 +94,7 @@ def test_the_gap_to_mixup_closes_with_length_and_erm_falls_behind(photographs):
 
 
 def test_the_own_label_predicts_the_loss_at_4680_steps_and_more_than_there_is_at_23400(photographs):
-    pair = schedules.own_label_weight(1.0, 1.0, 2)
+    pair = schedules.own_label_weight(1.0, 1.0, 128, mixed=2)
     fraction = (pair + schedules.own_label_weight(0.5, 2.0, 128)) / 2 / pair
     predicted = schedules.predicted_differences(photographs, fraction).set_index("steps")["difference"]
     measured = by_length(photographs, "multimix")

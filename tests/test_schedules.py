@@ -20,8 +20,11 @@ from mmbook.schedules import (
 )
 
 
-@pytest.mark.parametrize(("alpha", "m"), [((0.5, 2.0), 50), ((1.0, 1.0), 2), ((0.01, 0.04), 50)])
-def test_own_label_weight_is_that_of_a_mean_gradient(alpha, m):
+@pytest.mark.parametrize(
+    ("alpha", "m", "mixed"),
+    [((0.5, 2.0), 50, 50), ((1.0, 1.0), 2, 2), ((0.01, 0.04), 50, 50), ((1.0, 1.0), 10, 2), ((0.5, 2.0), 10, 4)],
+)
+def test_own_label_weight_is_that_of_a_mean_gradient(alpha, m, mixed):
     """With uniform predictions, -E[dL/dl_i] = (y_i + mα ȳ) / (m (1 + mα)) - p / m: own label against the others'."""
     rng = np.random.default_rng(0)
     n = 100_000
@@ -29,10 +32,12 @@ def test_own_label_weight_is_that_of_a_mean_gradient(alpha, m):
     gammas = rng.standard_gamma(np.tile(concentration[:, None], (1, m)) + 1) * rng.uniform(size=(n, m)) ** (
         1 / concentration[:, None]
     )
-    weights = gammas / gammas.sum(1, keepdims=True)
+    left_out = rng.permuted(np.tile(np.arange(m) >= mixed, (n, 1)), axis=1)
+    weights = np.where(left_out, 0, gammas)
+    weights = weights / weights.sum(1, keepdims=True)
     # E[λ_i λ_i] - E[λ_i λ_j] is what an example's label weighs in its gradient above any other's, over E[λ_i] = 1/m.
     own, other = (weights[:, 0] ** 2).mean(), (weights[:, 0] * weights[:, 1]).mean()
-    assert m * (own - other) == pytest.approx(own_label_weight(*alpha, m), rel=0.05)
+    assert m * (own - other) == pytest.approx(own_label_weight(*alpha, m, mixed), rel=0.05)
 
 
 def runs() -> pd.DataFrame:
