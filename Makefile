@@ -28,9 +28,7 @@ test-faults: environment     ## damaged files, full disks and 20 kills of a run,
 	KILLS=20 OMP_NUM_THREADS=1 pytest -m faults --numprocesses logical --dist loadfile
 
 coverage: environment        ## branches that the unit tests take, in per cent; build/coverage shows the lines of the others
-	OMP_NUM_THREADS=1 coverage run -m pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
-	coverage combine --quiet
-	coverage html --quiet
+	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile --cov --cov-report html
 	coverage report --include "mmlib/*" --omit "mmlib/experiments/*" --fail-under 98
 	coverage report --omit "mmlib/*.py" --fail-under 95
 

@@ -127,3 +127,10 @@ def test_queries_that_do_not_fit_are_named(attend, shape, unchecked):
         attend(torch.ones(4, 5, 2), torch.ones(shape))
     with pytest.raises(ValueError, match=r"mask must have shape \(4, 2\), got \(4, 3\)"):
         attend(torch.ones(4, 5, 2), torch.ones(5), torch.ones(4, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3])
+def test_attention_has_no_scale(scale):
+    features = torch.rand(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    query = features.mean(dim=2)
+    torch.testing.assert_close(attention_map(scale * features, query), attention_map(features, query))

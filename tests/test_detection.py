@@ -517,6 +517,7 @@ def test_a_handful_of_canvases_is_learned_by_heart(few, detector):
     assert after["map"] > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
 def test_same_seed_same_record_whatever_the_global_generator(tmp_path, few, detector):
     made = []

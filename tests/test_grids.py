@@ -101,6 +101,7 @@ def test_settings_are_crossed_and_variants_have_seeds_of_their_own(grid_file):
     ]
 
 
+@pytest.mark.slow
 def test_a_grid_takes_cells_of_another_one_with_their_folder_and_record(grid_file):
     own = {"seeds": [0], "settings": TINY["settings"], "datasets": {"digits": {"epochs": 1}}}
     also = own | {"variants": {"mixup": {"method": "mixup"}}, "from": {"tiny": ["erm"]}}

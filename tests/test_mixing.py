@@ -77,5 +77,8 @@ def test_shapes_that_do_not_fit_are_named(unchecked):
             mix(weights, values)
     with pytest.raises(ValueError, match=r"mixing_weights must have shape \(n, m\), got \(4,\)"):
         mix(weights[0], torch.ones(4, 2))
+    for interpolate in (mix, lambda weights, values: mix_dense(weights, torch.ones(4, 3), values)):
+        with pytest.raises(TypeError, match="values must be a tensor, got list"):
+            interpolate(weights, [1.0, 2.0, 3.0, 4.0])
     with pytest.raises(ValueError, match=r"attention must have shape \(4, 3\), got \(3, 4\)"):
         mix_dense(weights, torch.ones(3, 4), torch.ones(4, 3, 2))

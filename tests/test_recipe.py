@@ -435,3 +435,10 @@ def test_alpha_of_mixup_is_named(value, unchecked):
 def test_a_seed_is_no_generator(unchecked):
     with pytest.raises(TypeError, match="generator must be Generator or None, got 0"):
         MultiMixRecipe(MultiMixLoss(N), generator=0)
+
+
+def test_the_recipe_says_what_it_is():
+    words = repr(MultiMixRecipe(MultiMixLoss(7), probability=0.25, mixup_alpha=0.5))
+    assert words.startswith(
+        "MultiMixRecipe(\n  probability=0.25, mixup_alpha=0.5\n  (criterion): MultiMixLoss(num_mixtures=7"
+    )

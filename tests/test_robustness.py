@@ -228,6 +228,7 @@ def trained():
     return train(Config(method="erm", epochs=40), digits).classifier, digits.test.first_per_class(10)
 
 
+@pytest.mark.slow
 def test_no_attack_is_the_clean_error_whatever_the_batches(trained):
     classifier, split = trained
     clean = 100 - accuracy(predict(classifier, split).logits, split.labels).item()

@@ -321,6 +321,7 @@ def test_every_text_file_names_its_encoding():
                 assert "encoding" in named, f"{path}:{node.lineno}"
 
 
+@pytest.mark.slow
 def test_sources_grids_and_records_are_read_whatever_the_locale(finished, tmp_path):
     folder, *_ = finished
     record = runs.load_run(folder)
@@ -668,6 +669,7 @@ def test_a_run_without_attacks_is_recorded(finished, tmp_path):
     assert row["accuracy"] == record.metrics["accuracy"]
 
 
+@pytest.mark.slow
 def test_seeds_that_differ_by_a_power_of_two_are_different_runs(digits):
     """torch's generator of the CPU heeds 32 bits of a seed."""
     trainers = [Trainer(Config(method="mixup", seed=seed), digits) for seed in (5, 5 + 2**32, 5 + 2**64)]

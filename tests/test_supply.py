@@ -22,7 +22,6 @@ LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 # What is not imported, and who needs it.
 REASONS = {
     "basedpyright": "the type checker of make lint",
-    "coverage": "make coverage",
     "django-static-mathjax": "the site's formulas, copied into it by tools/pages.py",
     "ipykernel": "notebooks run in it",
     "ipywidgets": "progress bars of notebooks",
@@ -32,6 +31,7 @@ REASONS = {
     "nbval": "pytest --nbval",
     "playwright": "drives a browser where it is installed (pytest.importorskip)",
     "pycocotools": "torchmetrics computes average precision with it",
+    "pytest-cov": "make coverage",
     "pytest-xdist": "pytest --numprocesses",
     "ruff": "make lint",
     "sphinx-book-theme": "the site's theme, pinned since later ones differ",

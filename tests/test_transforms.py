@@ -266,3 +266,9 @@ WRONG = [
 def test_errors_name_what_is_wrong(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_transforms_say_what_they_are():
+    assert repr(Mixup(num_classes=10, alpha=0.5)) == "Mixup(alpha=0.5, num_classes=10)"
+    assert repr(CutMix(num_classes=10, alpha=0.5)) == "CutMix(alpha=0.5, num_classes=10)"
+    assert repr(ZetaMixup(num_classes=10, gamma=3.0)) == "ZetaMixup(gamma=3.0, num_classes=10)"

@@ -132,10 +132,10 @@ def _is_left_alone(node: ast.AST) -> bool:
 
 
 def mutants(source: str) -> Iterator[tuple[str, str]]:
-    """Yield each mutant's name, `function: before -> after`, and its source.
+    """Yield each mutant's name, `function: line: before -> after`, and its source.
 
-    >>> list(mutants("def f(x):\\n    return x < 1\\n"))[1]
-    ('f: x < 1 -> x <= 1', 'def f(x):\\n    return (x <= 1)\\n')
+    >>> [name for name, _ in mutants("y = x < 1")]
+    ['module: y = x < 1: x < 1 -> x <= 1', 'module: y = x < 1: 1 -> 2']
     """
     starts = [0]
     for line in source.encode().splitlines(keepends=True):
