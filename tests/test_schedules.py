@@ -17,6 +17,7 @@ from mmbook.schedules import (
     scheduled_records,
     scheduled_runs,
     sentence,
+    standing,
 )
 
 
@@ -126,7 +127,7 @@ def test_sentence_names_both_ends_and_where_the_method_is_ahead(points, says):
     rows["low"], rows["high"] = [-0.5, -0.5, float("nan")], [3.0, 3.0, float("nan")]
     said = sentence(rows.iloc[::-1], "erm")  # rows in any order
     assert says in said
-    assert said.startswith("**ERM** is ")
+    assert said.startswith(f"**ERM** is {standing(rows.iloc[::-1])}. ")
 
 
 def test_bars_are_drawn_for_three_seeds_and_none_for_two():
