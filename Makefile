@@ -6,7 +6,8 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser test-cluster lint bench grid record enter status detection notebooks results links lock environment
+.PHONY: help book serve test test-faults coverage mutate test-browser test-cluster lint bench grid record enter status \
+	detection notebooks results links lock environment
 
 help:                        ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -22,6 +23,19 @@ test: lint                   ## style, types, unit tests, docstrings' examples, 
 	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
 	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
+
+test-faults: environment     ## damaged files, full disks and 20 kills of a run, which take some minutes
+	KILLS=20 OMP_NUM_THREADS=1 pytest -m faults --numprocesses logical --dist loadfile
+
+coverage: environment        ## branches that the unit tests take, in per cent; build/coverage shows the lines of the others
+	OMP_NUM_THREADS=1 coverage run -m pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
+	coverage combine --quiet
+	coverage html --quiet
+	coverage report --include "mmlib/*" --omit "mmlib/experiments/*" --fail-under 98
+	coverage report --omit "mmlib/*.py" --fail-under 95
+
+mutate: environment          ## change MODULES="mixing metrics" one thing at a time, for MINUTES each: does a test fail?
+	python -m tools.mutate $(MODULES) --minutes $(or $(MINUTES),60)
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
 	pytest tests/browser -rs

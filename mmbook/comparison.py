@@ -97,6 +97,39 @@ def mean_and_deviation(numbers: pd.DataFrame, decimals: dict[str, int]) -> pd.Da
     return pd.DataFrame(written).loc[in_order(numbers["variant"])].rename(printed_name).rename_axis(None)
 
 
+def seed_by_seed(numbers: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
+    """Write the mean of a column, and its differences to a baseline, one for each seed that both have.
+
+    Args:
+        numbers: one row a run.
+        column: of a metric.
+        baseline: a variant with runs.
+
+    Returns:
+        A row for each variant: the `seeds` it has, its `mean` over them, the difference of each seed, with a dash where
+        one of the two was not run, and the mean of these differences.
+
+    Raises:
+        ValueError: the baseline has no run.
+
+    >>> rows = [("mixup", 0, 42.0), ("mixup", 1, 41.0), ("cutmix", 0, 41.5)]
+    >>> numbers = pd.DataFrame(rows, columns=["variant", "seed", "accuracy"])
+    >>> seed_by_seed(numbers, "accuracy", "mixup").loc["CutMix"].tolist()
+    ['0', '41.50', '-0.50', '–', '-0.50']
+    """
+    wide = numbers.pivot(index="seed", columns="variant", values=column)
+    if baseline not in wide:
+        raise ValueError(f"baseline must be one of {', '.join(wide)}, got {baseline!r}")
+    differences = wide.sub(wide[baseline], axis=0).drop(columns=baseline).T
+    written = {"seeds": wide.apply(lambda values: joined([f"{seed}" for seed in values.dropna().index]))}
+    written["mean"] = wide.mean().map("{:.2f}".format)
+    less = f"less {printed_name(baseline)}'s, "
+    written |= {f"{less}seed {seed}": differences[seed].map("{:+.2f}".format) for seed in differences}
+    written[f"{less}mean"] = differences.mean(axis=1).map("{:+.2f}".format)
+    table = pd.DataFrame(written).replace({"+nan": "–"}).fillna("–")
+    return table.loc[in_order(wide.columns)].rename(printed_name).rename_axis(None)
+
+
 def verdict_table(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
     """Write the rows of `verdicts.verdicts` for a reader, the verdict first, with as many decimals as asked for."""
     number = f"{{:+.{digits}f}}".format
@@ -148,9 +181,14 @@ def sentence(claim: str, verdicts: pd.Series) -> str:
     '**Tighter**: holds for MultiMix and CutMix; open for ERM.'
     """
     groups = verdicts.rename(printed_name).groupby(verdicts.to_numpy(), sort=False)
-    parts = [f"{word} for {_list(list(of.index))}" for word, of in groups]
+    parts = [f"{word} for {joined(list(of.index))}" for word, of in groups]
     return f"**{claim}**: {'; '.join(parts)}."
 
 
-def _list(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+def joined(names: list[str]) -> str:
+    """Join names as a sentence does.
+
+    >>> joined(["ERM", "mixup", "CutMix"]), joined(["ERM"]), joined([])
+    ('ERM, mixup and CutMix', 'ERM', '')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

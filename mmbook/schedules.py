@@ -8,38 +8,86 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
-from mmbook.comparison import training_images, training_steps
+from mmbook.comparison import joined, training_images, training_steps
+from mmbook.grids import Cell
 from mmbook.ledger import table
 from mmbook.names import in_order, printed_name, style_of
-from mmbook.verdicts import Comparison
+from mmbook.verdicts import MIN_SEEDS, Comparison
+from mmlib.experiments.runs import RunRecord
 
-GRIDS = ("digits", "schedules", "schedules-long")
+# The grids that together hold a data set's runs of every length.
+GRIDS = {"digits": ("digits", "schedules", "schedules-long"), "cifar100": ("cifar100-schedules",)}
 
 
-def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple[pd.DataFrame, int]:
-    """Read the recorded runs of every length.
+def scheduled_records(root: str = "book/results", dataset: str = "digits") -> tuple[list[RunRecord], list[Cell]]:
+    """Read the recorded runs of every length, each once, however many of the grids take it.
 
     Args:
         root: the ledger, relative to the root of the clone.
-        dataset: the runs' data set.
+        dataset: the runs' data set, a name of `GRIDS`.
+
+    Returns:
+        The records, and the cells without one.
+
+    Raises:
+        ValueError: no grid has schedules of that data set.
+    """
+    if dataset not in GRIDS:
+        raise ValueError(f"dataset must be one of {', '.join(GRIDS)}, got {dataset!r}")
+    records, missing = {}, {}
+    for grid in GRIDS[dataset]:
+        found = grids.grid_records(grid, root)
+        records |= {run.embeddings_path: run for run in found.records}
+        missing |= {(cell.grid, cell.path): cell for cell in found.missing}
+    return list(records.values()), list(missing.values())
+
+
+def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple[pd.DataFrame, list[Cell]]:
+    """Tabulate the recorded runs of every length.
+
+    Args:
+        root: the ledger, relative to the root of the clone.
+        dataset: the runs' data set, a name of `GRIDS`.
 
     Returns:
         One row a run with its metrics, and the columns `variant` (without the length), `epochs`, `steps`, `images`,
-        `lr` and `weight_decay`; and the number of cells without a record.
+        `lr`, `weight_decay` and `loss`; and the cells without a record.
+
+    Raises:
+        ValueError: no grid has schedules of that data set.
+        FileNotFoundError: nothing of it is recorded.
     """
-    rows, missing = [], 0
-    for grid in GRIDS:
-        found = grids.grid_records(grid, root)
-        missing += len(found.missing)
-        for run, row in zip(found.records, table(found.records)):
-            config = run.config
-            length = {"epochs": config["epochs"], "steps": training_steps(run), "images": training_images(run)}
-            length |= {"lr": config["lr"]}
-            length |= {"weight_decay": config["weight_decay"], "loss": run.history[-1]["loss"]}
-            rows.append(row | length | {"variant": run.variant.partition("-epochs")[0]})
-    runs = pd.DataFrame(rows).drop_duplicates(["variant", "seed", "epochs"])
-    runs = runs[runs["dataset"] == dataset]
-    return runs.sort_values(["steps", "seed"], kind="stable"), missing
+    records, missing = scheduled_records(root, dataset)
+    if not records:
+        raise FileNotFoundError(f"root must hold a run of {' or '.join(GRIDS[dataset])}, got {root!r}")
+    rows = []
+    for run, row in zip(records, table(records)):
+        config = run.config
+        length = {"epochs": config["epochs"], "steps": training_steps(run), "images": training_images(run)}
+        decay = {"lr": config["lr"], "weight_decay": config["weight_decay"], "loss": run.history[-1]["loss"]}
+        rows.append(row | length | decay | {"variant": run.variant.partition("-epochs")[0]})
+    return pd.DataFrame(rows).sort_values(["steps", "seed"], kind="stable"), missing
+
+
+def lengths(runs: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFrame:
+    """Tell epochs, steps and images of every planned length apart.
+
+    Args:
+        runs: of `scheduled_runs`.
+        missing: cells without a record, whose lengths are listed too.
+
+    Returns:
+        One row for each number of `steps`: its `epochs`, `images` (each counted as often as it is seen), the share of a
+        weight that weight decay alone `leaves` of it, and how many runs are `recorded` and `missing`.
+    """
+    without = pd.Series([cell.config.epochs for cell in missing], dtype=int)
+    counts = {"recorded": runs["epochs"].value_counts(), "missing": without.value_counts()}
+    rows = pd.DataFrame(counts).fillna(0).astype(int).rename_axis("epochs").sort_index().reset_index()
+    one = runs.iloc[0]
+    rows["steps"], rows["images"] = (rows["epochs"] * one[of] // one["epochs"] for of in ("steps", "images"))
+    # With a cosine to zero the learning rate is half its maximum on average.
+    rows["leaves"] = np.exp(-rows["steps"] * one["lr"] / 2 * one["weight_decay"])
+    return rows.set_index("steps")[["epochs", "images", "leaves", "recorded", "missing"]]
 
 
 def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accuracy") -> pd.DataFrame:
@@ -63,7 +111,7 @@ def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accu
 
 
 def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:
-    """Say where a variant stands beside the baseline on the shortest and the longest schedule, and when it is ahead.
+    """Say where a variant stands beside the baseline on the shortest and the longest schedule, and where it is ahead.
 
     Args:
         table: of `differences`.
@@ -72,25 +120,34 @@ def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:
     >>> rows = [["multimix", 100, -9.0, float("nan"), float("nan"), 1], ["multimix", 4000, 0.5, -1.0, 2.0, 3]]
     >>> sentence(pd.DataFrame(rows, columns=columns), "multimix")
     '**MultiMix** is 9.0 points behind mixup after 100 steps (1 seed) and 0.5 points ahead after 4,000 steps (3 seeds, \
-95 % interval -1.0 to +2.0). Its mean is ahead for the first time at 4,000 steps.'
+95 % interval −1.0 to +2.0). Its mean is ahead after 4,000 steps.'
     """
     rows = table[table["variant"] == variant].sort_values("steps")
-    ends = [row for _, row in rows.iloc[[0, -1]].drop_duplicates("steps").iterrows()]
-    places = [_place(row, printed_name(baseline) if row is ends[0] else "") for row in ends]
     ahead = rows.loc[rows["difference"] > 0, "steps"]
-    passes = (
-        f"is ahead for the first time at {ahead.iloc[0]:,} steps" if len(ahead) else "is ahead at none of the lengths"
-    )
-    return f"**{printed_name(variant)}** is {' and '.join(places)}. Its mean {passes}."
+    where = {0: "at no length", len(rows): "at every length"}
+    says = where.get(len(ahead), f"after {joined([f'{steps:,}' for steps in ahead])} steps")
+    return f"**{printed_name(variant)}** is {standing(rows, baseline)}. Its mean is ahead {says}."
 
 
-def _place(row: pd.Series, baseline: str) -> str:
-    word = "ahead" + " of" * bool(baseline) if row["difference"] > 0 else "behind"
-    beside = f" {baseline}" if baseline else ""
-    known = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
+def standing(rows: pd.DataFrame, baseline: str = "mixup") -> str:
+    """Say how far a variant is from the baseline on the shortest and on the longest schedule.
+
+    Args:
+        rows: of `differences`, those of one variant.
+    """
+    rows = rows.sort_values("steps")
+    ends = rows.iloc[[0, -1]].drop_duplicates("steps").to_dict("records")
+    names = [printed_name(baseline), ""]  # named once
+    return " and ".join(_distance(row, name) for row, name in zip(ends, names))
+
+
+def _distance(row: dict, baseline: str) -> str:
+    side = "behind" if row["difference"] <= 0 else "ahead of" if baseline else "ahead"
+    beside = f"{abs(row['difference']):.1f} points {side} {baseline}".rstrip()
+    known = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
     if not math.isnan(row["low"]):
-        known += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
-    return f"{abs(row['difference']):.1f} points {word}{beside} after {row['steps']:,} steps ({known})"
+        known += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f}".replace("-", "−")
+    return f"{beside} after {row['steps']:,} steps ({known})"
 
 
 def accuracies(runs: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
@@ -110,22 +167,27 @@ def accuracies(runs: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def own_label_weight(low: float, high: float, examples: int) -> float:
-    """The mean weight 1 / (1 + mα) of an example's own label in its expected gradient, for α from U(low, high).
+def own_label_weight(low: float, high: float, examples: int, mixed: int | None = None) -> float:
+    """The mean weight of an example's own label in its expected gradient, above what all of the mini-batch get.
+
+    It is 1 / (1 + mα) for mixtures of the whole mini-batch, and (m (1 + α) / (1 + Lα) - 1) / (m - 1) for mixtures of L
+    random examples, such as mixup's pairs.
 
     Args:
-        low, high: of the concentration of each example.
-        examples: m, of a mixture; 2 for a pair.
+        low, high: of the concentration α of each example, which is drawn from U(low, high).
+        examples: m, of the mini-batch.
+        mixed: L, the examples of a mixture; None for all m.
 
-    >>> own_label_weight(1.0, 1.0, 2)
-    0.3333333333333333
     >>> round(own_label_weight(0.5, 2.0, 50), 4)
     0.0181
+    >>> round(own_label_weight(1.0, 1.0, 50, mixed=2), 4)
+    0.6599
     """
-    low, high = examples * low, examples * high
-    if low == high:
-        return 1 / (1 + low)
-    return math.log((1 + high) / (1 + low)) / (high - low)
+    mixed = examples if mixed is None else mixed
+    low, high = mixed * low, mixed * high
+    shrunk = 1 / (1 + low) if low == high else math.log((1 + high) / (1 + low)) / (high - low)
+    second_moment = (1 + (mixed - 1) * shrunk) / mixed  # m E[λ²] of an example
+    return (examples * second_moment - 1) / (examples - 1)
 
 
 def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "mixup") -> pd.DataFrame:
@@ -135,7 +197,8 @@ def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "
     along the logarithm of the steps. Between lengths the curve is interpolated; beyond its ends it is not known.
     """
     curve = runs[runs["variant"] == baseline].groupby("steps")["accuracy"].mean()
-    steps = np.array([x for x in curve.index if x * fraction >= curve.index[0]], dtype=float)
+    known = (curve.index * fraction >= curve.index[0]) & (curve.index * fraction <= curve.index[-1])
+    steps = curve.index[known].to_numpy(float)
     shifted = np.interp(np.log(steps * fraction), np.log(curve.index.to_numpy(float)), curve.to_numpy())
     return pd.DataFrame({"steps": steps, "difference": shifted - np.interp(steps, curve.index, curve)})
 
@@ -143,7 +206,8 @@ def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "
 def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:
     """Draw each variant's difference against the steps, on a logarithmic axis, with bars for its intervals.
 
-    Marks of one length stand side by side, so that none hides another.
+    Marks of one length stand side by side, so that none hides another. Fewer than `MIN_SEEDS` seeds have no bar: of two
+    it is as wide as chance has it.
 
     Args:
         variants: to be drawn; None draws all, in the order of `names.in_order`.
@@ -154,7 +218,8 @@ def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | 
         rows, (name, colour, marker) = table[table["variant"] == variant], style_of(variant)
         steps = rows["steps"] * 1.03 ** (row - (len(drawn) - 1) / 2)
         axis.plot(steps, rows["difference"], marker=marker, ms=6, lw=1, color=colour, label=name, mec="white", mew=0.4)
-        axis.vlines(steps, rows["low"], rows["high"], color=colour, alpha=0.5, lw=1.2)
+        known = (rows["seeds"] >= MIN_SEEDS).to_numpy()
+        axis.vlines(steps[known], rows["low"][known], rows["high"][known], color=colour, alpha=0.5, lw=1.2)
     lengths = sorted(table["steps"].unique())
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axis.minorticks_off()

@@ -1,15 +1,30 @@
 """Autograd functions that compute a loss and its gradients in one pass over chunks of mixtures."""
 
+import functools
 import inspect
 import math
+import operator
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmlib.mixing import accumulation_dtype
+
 # Elements of the mixed-logit matrix processed per chunk: on the CPU few enough to stay in cache (rounded up to whole
 # kernel blocks), elsewhere enough to keep the device busy.
 CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 3 * 2**16, 2**24
+
+
+def finite_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Logits (m, r, c) in single precision at least, -inf as a number so low that no class can be less likely.
+
+    Where the mask (m, r) is False they are 0.
+    """
+    logits = logits.to(accumulation_dtype(logits.dtype))
+    logits = logits.clamp(min=-torch.finfo(logits.dtype).max / 4)
+    return logits if mask is None else logits.where(mask.unsqueeze(2), 0)
 
 
 def needs_grad(*values: Tensor | None) -> list[bool]:
@@ -20,7 +35,7 @@ def needs_grad(*values: Tensor | None) -> list[bool]:
 def mark_infinite(losses: Tensor) -> Tensor:
     """Replace what a label of an impossible class costs by infinity.
 
-    Logits of -inf are clamped to a quarter of the lowest number before they are mixed, for 0 times infinity is NaN.
+    `finite_logits` replaces logits of -inf before they are mixed, for 0 times infinity is NaN.
     """
     return losses.masked_fill(losses >= impossible(losses.dtype), torch.inf)
 
@@ -30,9 +45,9 @@ def impossible(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max ** 0.5
 
 
-def _with_signature(forward: Callable) -> Callable:
-    """Keep the signature of `forward`, which autograd asks for at every call: a tenth of the time of a small loss."""
-    forward.__signature__ = inspect.signature(forward)
+def _unbound(forward: Callable) -> Callable:
+    """Spare autograd to bind the arguments to their names at every call: a tenth of the time of a small loss."""
+    forward.__signature__ = inspect.Signature([inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)])
     return forward
 
 
@@ -68,7 +83,7 @@ class ScaledGradient(torch.autograd.Function):
     """A gradient times the derivative that came from above; it depends on the inputs, but not differentiably."""
 
     @staticmethod
-    @_with_signature
+    @_unbound
     def forward(gradient, scale, *inputs):
         return scale * gradient
 
@@ -89,87 +104,140 @@ class SoftTargetLoss(PrecomputedGradient):
 
     l̃ = Λ l / s and ỹ = Λ y / s, where s = Λ a. With p̃ = softmax(l̃) the derivatives are
     ∂H/∂l̃ = p̃ Σỹ - ỹ, ∂H/∂ỹ = -log p̃ and ∂H/∂s = -(l̃ · ∂H/∂l̃ + ỹ · ∂H/∂ỹ) / s; each goes through Λ from there.
-    A mixture's loss is the mean over the positions where s > 0.
+    A mixture's loss is the mean over the positions where s > 0. Sums are of -H, and the divisor has the other sign.
 
-    Args of `forward`: a l and a y as matrices (c r, m), a as (r, m), Λ or else blocks of its rows, c, whether to
-    average over the mixtures that have a position, and which of the first four need gradients.
+    A GPU waits here for the host, which starts its operations one by one. So they are few, and what prepares the
+    logits is done inside, where autograd keeps no record of it.
+
+    Args of `forward`: logits (m, r, c), targets (m, r, c), a (m, r), Λ or else blocks of its rows; the examples that
+    take part, (m, r), or None for all; whether the targets are already multiplied by a, which then is attention, or a
+    is 1 for examples that take part and 0 for the others, (m, 1), or None for ones; whether to average over the
+    mixtures that have a position; which of the first four need gradients, a and Λ only with attention.
     """
 
     @staticmethod
-    @_with_signature
-    def forward(logits, targets, attention, mixing_weights, blocks, c, mean, needs):
-        inputs = (logits, targets, attention)
-        operands = (logits, targets, targets.view(c, -1, targets.shape[1]).sum(dim=0), attention)
+    @_unbound
+    def forward(logits, targets, attention, mixing_weights, blocks, mask, attended, mean, needs):
+        values = finite_logits(logits, mask)
+        scaled = (attention.unsqueeze(2) * values if attended else values).flatten(1)
+        flat_targets, shape = targets.flatten(1), logits.shape[1:]
         elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else GPU_CHUNK_ELEMENTS
-        grad_sums = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needs)]
-        loss, weight_grads = logits.new_zeros(()), []
-        count = torch.zeros((), dtype=torch.long, device=logits.device)
+        results, sums, by_weights = [], [], []
         for block in [mixing_weights] if blocks is None else blocks:
-            for rows in block.split(max(1, elements // len(logits))):
-                value, counted, gradients = _chunk(rows.T.contiguous(), operands, c, any(needs[1:]))
-                loss, count = loss + value, count + counted
-                for total, gradient in zip(grad_sums, gradients):
-                    if total is not None:
-                        total.addmm_(gradient, rows)
+            for rows in block.split(max(1, elements // shape.numel())):
+                if attended:
+                    chunk = _chunk_with_attention(rows, scaled, flat_targets, attention, shape, needs)
+                else:
+                    chunk = _chunk(rows, scaled, flat_targets, attention, needs)
+                results.append((chunk.total, chunk.divisor))
+                products = zip(sums or chunk.derivatives, chunk.derivatives)
+                sums = [a.addmm_(chunk.rows.T, b) if sums else chunk.rows.T @ b for a, b in products]
                 if needs[3]:
-                    weight_grads.append(sum(g.T @ x for g, x in zip(gradients, inputs)))
-        grad_sums.append(torch.cat(weight_grads) if needs[3] else None)
-        divisor = count.clamp(min=1) if mean else 1
-        return mark_infinite(loss) / divisor, *(None if g is None else g.div_(divisor) for g in grad_sums)
+                    operands = scaled, flat_targets, attention
+                    by_weights.append(sum(x @ y.T for x, y in zip(chunk.derivatives, operands)))
+        total, divisor = (functools.reduce(operator.add, column) for column in zip(*results))
+        divisor = -1 if not mean else divisor.clamp_(max=-1) if isinstance(divisor, Tensor) else divisor
+        gradients = _gradients(sums, values, attention if attended else None, needs)
+        gradients.append(torch.cat(by_weights) if needs[3] else None)
+        return mark_infinite(total / divisor), *(None if x is None else x.div_(divisor) for x in gradients)
 
 
-def _chunk(
-    columns: Tensor, operands: tuple[Tensor, ...], c: int, all_gradients: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The mixtures whose weights are `columns`: their summed loss, their number, and the derivatives by Λ l.
+class _Chunk(NamedTuple):
+    """What some rows of Λ contribute.
 
-    With `all_gradients` also those by Λ y and Λ a. The operands are a l, a y, a y summed over classes, (r, m), and a.
+    Args:
+        total: the sum of -H.
+        divisor: -1 times the number of mixtures.
+        derivatives: of the total by mixed logits, (rows, r c), mixed targets, (rows, r c), and s, (rows, r); those
+            that are not needed are left out at the end.
+        rows: the weights that logits and targets were mixed with, (rows, m).
     """
-    logits, targets, target_mass, attention = operands
-    x, y = ((values @ columns).view(c, -1) for values in (logits, targets))
-    total = attention @ columns
-    valid = ~(total < torch.finfo(total.dtype).tiny)  # True of NaN, which must not get lost
-    inverse = total.reciprocal_().masked_fill_(~valid, 0).view(-1)
-    positions = valid.sum(dim=0)
-    term_weights = (valid.to(x.dtype) / positions.clamp(min=1)).view(-1)
-    scale = inverse * term_weights
-    x.mul_(inverse)
-    y.mul_(scale)
-    mass = (target_mass @ columns).view(-1).mul_(scale)
-    x.sub_(x.amax(dim=0))
-    loss = -torch.dot(x.view(-1), y.view(-1))
-    p = x.exp() if all_gradients else x.exp_()
-    partition = p.sum(dim=0)
-    loss += torch.dot(partition.log(), mass)
-    gradients = [p.mul_(mass / partition * inverse).addcmul_(y, inverse, value=-1)]
-    if all_gradients:
-        surprise = (partition.log() - x).mul_(inverse)
-        gradients.append(surprise * term_weights)
-        gradients.append(-(x * gradients[0] + y * surprise).sum(dim=0))
-    return loss, (positions > 0).sum(), [gradient.view(-1, columns.shape[1]) for gradient in gradients]
+
+    total: Tensor
+    divisor: Tensor | int
+    derivatives: list[Tensor]
+    rows: Tensor
+
+
+def _chunk(rows: Tensor, values: Tensor, targets: Tensor, counts: Tensor | None, needs: list[bool]) -> _Chunk:
+    """Mix logits (m, c) and targets (m, c), each row divided by its sum over the examples that count, (m, 1)."""
+    divisor = -len(rows)
+    if counts is not None:
+        rows = rows * counts.T
+        sums = rows.sum(dim=1, keepdim=True)
+        empty = sums < torch.finfo(sums.dtype).tiny  # False of NaN, which must not get lost
+        rows.mul_(sums.reciprocal_().masked_fill_(empty, 0))
+        divisor = empty.sum() - len(rows)
+    y, log_p = rows @ targets, (rows @ values).log_softmax(dim=1)
+    derivatives = []
+    if any(needs):
+        derivatives.append(torch.addcmul(y, log_p.exp(), y.sum(dim=1, keepdim=True), value=-1))
+    if needs[1]:
+        derivatives.append(log_p)
+    return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), divisor, derivatives, rows)
+
+
+def _chunk_with_attention(
+    rows: Tensor, scaled: Tensor, targets: Tensor, attention: Tensor, shape: torch.Size, needs: list[bool]
+) -> _Chunk:
+    """Mix a l (m, r c) and a y (m, r c), at every position divided by Λ a there; `shape` is (r, c)."""
+    sums = rows @ attention
+    empty = sums < torch.finfo(sums.dtype).tiny
+    inverse = sums.reciprocal_().masked_fill_(empty, 0).unsqueeze(2)
+    filled = shape[0] - empty.sum(dim=1)  # positions of each mixture
+    share = inverse / filled.clamp(min=1).view(-1, 1, 1)
+    x, y = ((rows @ values).view(-1, *shape).mul_(factor) for values, factor in ((scaled, inverse), (targets, share)))
+    log_p = x.log_softmax(dim=2)
+    derivatives = []
+    if any(needs):
+        by_logits = torch.addcmul(y, log_p.exp(), y.sum(dim=2, keepdim=True), value=-1).mul_(inverse)
+        derivatives.append(by_logits.flatten(1))
+        if any(needs[1:]):
+            by_sums = -(x * by_logits + y * log_p * inverse).sum(dim=2)
+            derivatives += [(log_p * share).flatten(1), by_sums]
+    return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), -(filled > 0).sum(), derivatives, rows)
+
+
+def _gradients(sums: list[Tensor], values: Tensor, attention: Tensor | None, needs: list[bool]) -> list[Tensor | None]:
+    """The gradients by logits, targets and a, from those by a l, a y and, besides, by a."""
+    gradients: list[Tensor | None] = [None] * 3
+    if sums:
+        by_logits = sums[0].view_as(values)
+        if needs[1]:
+            gradients[1] = sums[1].view_as(values)
+        if needs[2]:
+            gradients[2] = sums[2] + (by_logits * values).sum(dim=2)
+        if needs[0]:
+            gradients[0] = by_logits if attention is None else by_logits.mul_(attention.unsqueeze(2))
+    return gradients
 
 
 class LabelLossCpu(PrecomputedGradient):
     """Cross-entropy of n mixtures for class indices in float32 on the CPU, by the numba kernel.
 
-    It is differentiable in the logits only.
+    It is differentiable in the logits only. They are laid out as (c r, m), class-major: mixing is then one matrix
+    product, and the kernel's reductions over classes run along contiguous rows.
 
-    Args of `forward`: a l as a matrix (c r, m), the classes (m, r), what a label counts (m, r), what label smoothing
-    adds to every class (c,), a as (m, r), Λ or else blocks of its rows, whether to average over the mixtures that have
-    a position, whether the logits need a gradient, and the kernels.
+    Args of `forward`: logits (m, r, c), the classes (m, r), what a label counts (m, r), what label smoothing adds to
+    every class (c,), a (m, r), Λ or else blocks of its rows, the examples that take part as in `SoftTargetLoss`,
+    whether to average over the mixtures that have a position, whether the logits need a gradient, and the kernels.
     """
 
     @staticmethod
-    @_with_signature
-    def forward(logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, mean, needs, kernels):
-        kernel_block = kernels.MIXTURES_PER_BLOCK
-        size = -(-CPU_CHUNK_ELEMENTS // len(logits) // kernel_block) * kernel_block
+    @_unbound
+    def forward(
+        logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, mask, mean, needs, kernels
+    ):
+        (m, r, c), kernel_block = logits.shape, kernels.MIXTURES_PER_BLOCK
+        values = finite_logits(logits, mask)
+        scaled = (attention.unsqueeze(2) * values).permute(2, 1, 0).reshape(-1, m)
+        size = -(-CPU_CHUNK_ELEMENTS // len(scaled) // kernel_block) * kernel_block
         arrays = [x.detach().numpy() for x in (classes, label_weights, smoothing)]
-        loss, count, gradient = 0.0, 0, torch.zeros_like(logits)
+        loss, count, gradient = 0.0, 0, torch.zeros_like(scaled)
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
-                mixed, totals = logits @ rows.T, attention.T @ rows.T
-                positions_first = mixed.view(-1, attention.shape[1], len(rows)).numpy()
+                mixed, totals = scaled @ rows.T, attention.T @ rows.T
+                positions_first = mixed.view(c, r, len(rows)).numpy()
                 label_totals = label_weights.detach().T @ rows.T
                 value, counted = kernels.cross_entropy_with_grad(
                     positions_first, rows.contiguous().detach().numpy(), *arrays, totals.numpy(), label_totals.numpy()
@@ -178,5 +246,6 @@ class LabelLossCpu(PrecomputedGradient):
                 if needs:
                     gradient.addmm_(mixed, rows)
         divisor = max(count, 1) if mean else 1
-        loss = math.inf if loss >= impossible(logits.dtype) else loss / divisor
-        return logits.new_tensor(loss), gradient.div_(divisor) if needs else None
+        loss = math.inf if loss >= impossible(scaled.dtype) else loss / divisor
+        by_logits = gradient.div_(divisor).view(c, r, m).permute(2, 1, 0) * attention.unsqueeze(2)
+        return scaled.new_tensor(loss), by_logits.contiguous() if needs else None

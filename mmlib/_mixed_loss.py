@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mmlib import _backend
-from mmlib._autograd import LabelLossCpu, SoftTargetLoss, mark_infinite, needs_grad
+from mmlib._autograd import LabelLossCpu, SoftTargetLoss, finite_logits, mark_infinite, needs_grad
 from mmlib._checks import check_choice, check_int, check_logits, check_range, check_tensor, check_type, check_values
 from mmlib._typing import Alpha
 from mmlib.mixing import accumulation_dtype, clamp_attention, mix
@@ -74,9 +74,9 @@ class Mixtures(NamedTuple):
         return (low / m, high / m) if self.alpha_is_total else (low, high)
 
     def blocks(self, logits: Tensor) -> Iterator[Tensor]:
-        """Draw Λ for the examples of `logits`, in their dtype and on their device, a block of rows at a time."""
+        """Draw Λ for the examples of `logits`, in single precision at least, a block of rows at a time."""
         n, m = int(self.num_mixtures or DEFAULT_NUM_MIXTURES), len(logits)
-        alpha, device, dtype = self.interval(m), logits.device, logits.dtype
+        alpha, device, dtype = self.interval(m), logits.device, accumulation_dtype(logits.dtype)
         return iter_mixing_weights(n, m, alpha, generator=self.generator, device=device, dtype=dtype)
 
 
@@ -99,10 +99,10 @@ class Terms(NamedTuple):
                 check_tensor(name, weight, (c or "c",))
                 check_values(name, weight)
 
-    def coefficients(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What an example's own label and what smoothing contributes to each class, (c,) each."""
-        c, smoothing = logits.shape[-1], float(self.label_smoothing)
-        weight = logits.new_ones(c) if self.weight is None else self.weight.to(logits.dtype)
+    def coefficients(self, like: Tensor, c: int) -> tuple[Tensor, Tensor]:
+        """What an example's own label and what smoothing contributes to each class, (c,) each, in the type of like."""
+        smoothing = float(self.label_smoothing)
+        weight = like.new_ones(c) if self.weight is None else self.weight.to(like.dtype)
         return (1 - smoothing) * weight, smoothing / c * weight
 
 
@@ -152,23 +152,25 @@ def mixed_loss(
     if mixtures is not None:
         mixtures.check(len(values))
     terms.check()
-    classes, mask = _participants(targets, values.shape[:-1], mask, terms.ignore_index)
-    logits, folded = _leave_out(_finite(values), attention, mask)
+    shape = values.shape
+    classes, mask = _participants(targets, shape[:-1], mask, terms.ignore_index)
+    values = values.unsqueeze(1) if len(shape) == 2 else values
     if mixtures is not None and head is None and terms.reduction != "none":
-        _check_targets(targets, classes, values.shape, terms)
+        _check_targets(targets, classes, shape, terms)
         known = return_mixing_weights or mixtures.mixing_weights is not None
-        rows = _draw(mixtures, logits) if known else None
-        loss = _fused_loss(logits, targets, classes, folded, mixtures, rows, terms)
+        rows = _draw(mixtures, values) if known else None
+        loss = _fused_loss(values, targets, classes, attention, mask, mixtures, rows, terms)
         return (loss, rows) if rows is not None and return_mixing_weights else loss
-    rows = _draw(mixtures, logits)
-    valid = folded > 0
+    rows = _draw(mixtures, values)
+    folded = _fold(attention, mask, values)
+    logits, valid = finite_logits(values, mask), folded > 0
     if mixtures is not None:
         logits, valid = _mix_positions(rows, folded, logits)
     if head is not None:
-        logits = _finite(head(logits.to(values.dtype)))
-    shape = (*values.shape[:-1], logits.shape[-1])
-    _check_targets(targets, classes, shape, terms)
-    soft = _soft_targets(targets, classes, logits, terms).expand(*folded.shape, -1)
+        logits = finite_logits(head(logits.to(values.dtype)))
+    _check_targets(targets, classes, (*shape[:-1], logits.shape[-1]), terms)
+    soft, counts = _soft_targets(targets, classes, mask, logits, terms)
+    soft = (soft if counts is None else soft * counts.unsqueeze(2)).expand(*folded.shape, -1)
     if mixtures is not None:
         soft, _ = _mix_positions(rows, folded, soft)
     loss = _reduce(logits, soft, valid, terms.reduction)
@@ -179,28 +181,33 @@ def _fused_loss(
     logits: Tensor,
     targets: Tensor,
     classes: Tensor | None,
-    attention: Tensor,
+    attention: Tensor | None,
+    mask: Tensor | None,
     mixtures: Mixtures,
     rows: Tensor | None,
     terms: Terms,
 ) -> Tensor:
-    """Fold attention into logits and targets and lay both out as (c r, m), class-major.
-
-    Mixing is then one matrix product, and reductions over classes run along contiguous rows. The CPU kernel serves
-    class indices in float32, the torch path all else.
+    """Sum loss and gradients over chunks of mixtures: by compiled code for class indices in float32 on the CPU, else
+    by torch's operations.
     """
-    (m, _, c), mean, cpu = logits.shape, terms.reduction == "mean", logits.device.type == "cpu"
-    rows, blocks = (None, mixtures.blocks(logits)) if rows is None else (rows.to(logits.dtype), None)
-    scaled = (attention.unsqueeze(2) * logits).permute(2, 1, 0).reshape(-1, m)
-    kernels = _backend.cpu_kernels() if cpu and logits.dtype == torch.float32 else None
+    dtype, mean = accumulation_dtype(logits.dtype), terms.reduction == "mean"
+    rows, blocks = (None, mixtures.blocks(logits)) if rows is None else (rows.to(dtype), None)
+    kernels = _backend.cpu_kernels() if logits.device.type == "cpu" and dtype == torch.float32 else None
     with torch.autocast(logits.device.type, enabled=False):
         if kernels is not None and classes is not None and not any(needs_grad(attention, rows, terms.weight)):
-            own, smoothing = terms.coefficients(logits)
-            constants = (classes, attention * own[classes], smoothing, attention)
-            return LabelLossCpu.apply(scaled, *constants, rows, blocks, mean, needs_grad(scaled)[0], kernels)[0]
-        soft = attention.unsqueeze(2) * _soft_targets(targets, classes, logits, terms)
-        inputs = (scaled, soft.permute(2, 1, 0).reshape(-1, m), attention.T.contiguous(), rows)
-        return SoftTargetLoss.apply(*inputs, blocks, c, mean, needs_grad(*inputs))[0]
+            folded = _fold(attention, mask, logits)
+            own, smoothing = terms.coefficients(folded, logits.shape[2])
+            constants = (classes, folded * own[classes], smoothing, folded)
+            return LabelLossCpu.apply(logits, *constants, rows, blocks, mask, mean, needs_grad(logits)[0], kernels)[0]
+        soft, counts = _soft_targets(targets, classes, mask, logits, terms)
+        attended = attention is not None or any(needs_grad(rows))
+        if attended:
+            folded = _fold(attention, mask, logits)
+            soft = soft * (folded if counts is None else folded * counts).unsqueeze(2)
+        else:  # rows that are given are divided by their sums
+            folded = _fold(None, mask, logits) if counts is None and rows is not None else counts
+        inputs = (logits, soft, folded, rows)
+        return SoftTargetLoss.apply(*inputs, blocks, mask, attended, mean, needs_grad(*inputs))[0]
 
 
 def _draw(mixtures: Mixtures | None, logits: Tensor) -> Tensor:
@@ -237,7 +244,7 @@ def _participants(
         mask = labelled if mask is None else labelled & mask
         if mask.device.type == "cpu" and bool(mask.all()):
             return classes, None
-        classes = classes.masked_fill(~mask, 0)  # any class will do for what is left out
+        classes = classes * mask  # any class will do for what is left out
     return classes, mask
 
 
@@ -264,32 +271,35 @@ def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ..
             raise ValueError(f"targets must be {wanted}, got {low if low < 0 else high}")
 
 
-def _soft_targets(targets: Tensor, classes: Tensor | None, logits: Tensor, terms: Terms) -> Tensor:
-    """Distributions with class weights and smoothing, (m, 1 or r, c); NaN for a class index out of range."""
-    own, smoothing = terms.coefficients(logits)
+def _soft_targets(
+    targets: Tensor, classes: Tensor | None, mask: Tensor | None, logits: Tensor, terms: Terms
+) -> tuple[Tensor, Tensor | None]:
+    """Distributions with class weights and smoothing, (m, 1 or r, c), and what each counts, (m, 1 or r).
+
+    That is 1, or 0 for what takes no part, or NaN for a class index out of range; None if all of them count 1.
+    """
+    dtype, c = accumulation_dtype(logits.dtype), logits.shape[-1]
     if classes is None:
-        distributions = targets.to(logits.dtype)
-        return (distributions.unsqueeze(1) if targets.ndim == 2 else distributions) * own + smoothing
-    indices = torch.arange(logits.shape[-1], device=logits.device)
-    outside = (classes < 0) | (classes >= logits.shape[-1])
-    one_hot = (classes.unsqueeze(2) == indices).to(logits.dtype)
-    return (one_hot * own + smoothing).masked_fill(outside.unsqueeze(2), torch.nan)
+        soft = (targets.unsqueeze(1) if targets.ndim == 2 else targets).to(dtype)
+        counts = None if mask is None else mask.to(dtype)
+    else:
+        soft, counts = classes.unsqueeze(2) == torch.arange(c, device=logits.device), mask
+        if mask is not None:  # without one, as on the CPU, classes have been checked
+            inside = soft.any(dim=2)
+            counts = ((mask & inside) / inside).to(dtype)
+    if terms.weight is not None or terms.label_smoothing:
+        own, smoothing = terms.coefficients(soft.new_empty((), dtype=dtype), c)
+        soft = soft * own + smoothing
+    return soft.to(dtype), counts
 
 
-def _finite(logits: Tensor) -> Tensor:
-    """Logits (m, r, c) in single precision at least, -inf as a number so low that no class can be less likely."""
-    logits = logits.to(accumulation_dtype(logits.dtype))
-    logits = logits.clamp(min=-torch.finfo(logits.dtype).max / 4)
-    return logits.unsqueeze(1) if logits.ndim == 2 else logits
-
-
-def _leave_out(values: Tensor, attention: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Values (m, r, ...) and attention (m, r), both 0 where the mask is False."""
-    attention = values.new_ones(values.shape[:2]) if attention is None else attention
-    attention = clamp_attention(attention).to(values.dtype)
-    if mask is None:
-        return values, attention
-    return values.masked_fill(~mask.unsqueeze(2), 0), attention.masked_fill(~mask, 0)
+def _fold(attention: Tensor | None, mask: Tensor | None, values: Tensor) -> Tensor:
+    """What each position of each example counts, (m, r): its attention, or 1, and 0 where the mask is False."""
+    dtype = accumulation_dtype(values.dtype)
+    if attention is None:
+        return values.new_ones(values.shape[:2], dtype=dtype) if mask is None else mask.to(dtype)
+    attention = clamp_attention(attention).to(dtype)
+    return attention if mask is None else attention.where(mask, 0)
 
 
 def _mix_positions(mixing_weights: Tensor, attention: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -162,11 +162,12 @@ def _iter_torch(
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
     """Yield blocks of the given numbers of rows, made of torch's gamma variates; for small α in logarithms."""
+    low, high = (min(max(x, MIN_CONCENTRATION), MAX_CONCENTRATION) for x in (low, high))
     boost = low < BOOST_BELOW
     for size in sizes:
         # In float32 a concentration could be rounded to 0 or infinity.
-        concentration = torch.empty(size, 1, dtype=torch.double, device=device).uniform_(generator=generator)
-        concentration = concentration.mul_(high - low).add_(low).clamp_(MIN_CONCENTRATION, MAX_CONCENTRATION)
+        concentration = torch.empty(size, 1, dtype=torch.double, device=device)
+        concentration.uniform_(low, high, generator=generator)
         shape = (concentration + 1 if boost else concentration).to(dtype)
         gamma = torch._standard_gamma(shape.expand(size, num_examples).contiguous(), generator=generator)
         if boost:  # Gamma(α) = Gamma(α + 1) · U^(1/α)

@@ -40,6 +40,7 @@ def make_book(folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_make_book_says_what_it_did_and_what_failed(tmp_path):
     (tmp_path / "Snakefile").write_text(WORKFLOW)
     (tmp_path / "source").touch()

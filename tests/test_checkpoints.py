@@ -17,6 +17,8 @@ from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.training.checkpoints import Checkpoints
 from tests.helpers import assert_same_state
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def checkpoints(tmp_path):
@@ -132,7 +134,7 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
 
 
 EPOCHS = 60
-KILLS = int(os.environ.get("KILLS", "4"))  # KILLS=20 takes some minutes
+KILLS = int(os.environ.get("KILLS", "4"))  # make test-faults takes 20
 
 
 def kill_in_evaluation(command, environment, folder):

@@ -10,7 +10,15 @@ from matplotlib.colors import to_hex, to_rgb
 from scipy.spatial.distance import pdist
 
 from mmbook import grids, plots, schedules
-from mmbook.comparison import best_other, compare_forms, describe, draw_comparisons, forms_and_others, verdict_table
+from mmbook.comparison import (
+    best_other,
+    compare_forms,
+    describe,
+    draw_comparisons,
+    forms_and_others,
+    seed_by_seed,
+    verdict_table,
+)
 from mmbook.names import FORMS, STYLES, style_of
 from mmbook.verdicts import Comparison, verdicts
 from mmlib.experiments.methods import METHODS
@@ -84,7 +92,9 @@ def test_colours_stand_out_from_the_ground_of_figures_which_is_white_on_every_pa
 
 def test_methods_keep_their_colour_marker_and_name_in_every_kind_of_figure():
     rows = table({"erm": [1, 2], "multimix": [3, 4], "n-1": [5, 6]}, "accuracy")
-    rows = rows.assign(dataset="digits", steps=rows["seed"] + 1, uniformity=1.0, difference=1.0, low=0.0, high=2.0)
+    rows = rows.assign(
+        dataset="digits", steps=rows["seed"] + 1, uniformity=1.0, difference=1.0, low=0.0, high=2.0, seeds=3
+    )
     style = STYLES["multimix"]
     _, axes = plt.subplots(1, 3)
     plots.against(axes[0], rows, "steps", "accuracy", "variant", {"multimix": 3.0})
@@ -147,6 +157,17 @@ def test_table_shows_a_dash_where_one_seed_has_no_interval():
     ]
     assert written.loc["b", "95 % interval (t)"] == "[-0.48, +4.48]"
     assert written.loc["b", "ahead"] == "3 of 3"
+
+
+def test_seeds_that_one_of_two_methods_lacks_have_no_difference_and_no_share_in_its_mean():
+    rows = table({"mixup": [40, 42, None], "multimix": [41, 45, 99], "cutmix": [None, 40, None]}, "accuracy")
+    written = seed_by_seed(rows, "accuracy", "mixup")
+    assert written.index.tolist() == ["mixup", "CutMix", "MultiMix"]
+    assert written.loc["MultiMix"].tolist() == ["0, 1 and 2", "61.67", "+1.00", "+3.00", "–", "+2.00"]
+    assert written.loc["CutMix"].tolist() == ["1", "40.00", "–", "-2.00", "–", "-2.00"]
+    assert written.loc["mixup"].tolist() == ["0 and 1", "41.00", "–", "–", "–", "–"]
+    with pytest.raises(ValueError, match="baseline must be one of cutmix, mixup, multimix, got 'erm'"):
+        seed_by_seed(rows, "accuracy", "erm")
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

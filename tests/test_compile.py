@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["erm", "mixup", "multimix", "dense_multimix"]
 
 

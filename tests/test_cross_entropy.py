@@ -54,7 +54,7 @@ def expected_of(logits, given, weights):
     return value.detach(), exact.grad
 
 
-@pytest.mark.parametrize("n", [1, 127, 300])
+@pytest.mark.parametrize("n", [1, 127, pytest.param(300, marks=pytest.mark.slow)])  # a literal loop over all mixtures
 @pytest.mark.parametrize("r", [None, 1, 3])
 @pytest.mark.parametrize("c", [2, 61])
 def test_value_and_gradient(c, r, n):

@@ -114,6 +114,25 @@ def test_the_teacher_moves_by_a_handful_of_operations(card, dataset):
         assert not card.waits
 
 
+@pytest.mark.parametrize(("criterion", "most"), [(MultiMixLoss, 40), (DenseMultiMixLoss, 76)])
+def test_a_loss_starts_few_operations(card, criterion, most):
+    """Weights, forward and backward pass; dense with the attention's and the head's."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    values = torch.randn(16, 6, 4).to("cuda").requires_grad_()
+    labels, head = torch.arange(16).to("cuda") % 3, nn.Linear(6, 3).to("cuda")
+    loss = criterion(1000, generator=generator)
+    given = (values, head) if criterion is DenseMultiMixLoss else (values.mean(2)[:, :3].detach().requires_grad_(),)
+    loss(*given, labels).backward()
+    for tensor in (values, *given[:1], *head.parameters()):
+        tensor.grad = None
+    card.launches.clear()
+    card.waits.clear()
+    loss(*given, labels).backward()
+    assert 20 <= card.launches.total() <= most
+    assert not card.waits
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_computes_on_the_card_what_torch_computes_here(dataset, name):
     with pretend():
@@ -127,6 +146,7 @@ def test_a_method_computes_on_the_card_what_torch_computes_here(dataset, name):
 # Training, and the runs that it leaves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["erm", *NO_WAITS[3:], "alignmixup", "zeta_mixup"])
 def test_a_run_stopped_on_the_card_goes_on_there(card, dataset, tmp_path, name, precision):
@@ -163,6 +183,7 @@ def finish(settings, dataset, folder, device):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["erm", "multimix_distill", "dense_multimix"])
 def test_a_run_finished_on_one_kind_of_device_is_read_on_the_other(dataset, tmp_path, name):
     there, here = (tmp_path / device / "noise" / "preactresnet-small" / name / "seed0" for device in ("cuda", "cpu"))
@@ -199,6 +220,7 @@ def flat(value, name=""):
     return {name: value}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits_on_card", [False, True])
 def test_evaluation_gives_the_same_numbers_on_the_card(dataset, splits_on_card):
     trained = training.train(config("multimix"), dataset).classifier
@@ -215,6 +237,7 @@ def test_evaluation_gives_the_same_numbers_on_the_card(dataset, splits_on_card):
     assert flat(found) == pytest.approx(flat(expected), nan_ok=True)
 
 
+@pytest.mark.slow
 def test_evaluation_needs_no_more_memory_on_the_card_than_training(card):
     large = data.Dataset("noise", split(600, 0), None, split(600, 2), tuple("abcd"), 32, padding=1, flip=True)
     trainer = training.train(config(epochs=1), large, device="cuda")
@@ -224,6 +247,7 @@ def test_evaluation_needs_no_more_memory_on_the_card_than_training(card):
     assert torch.cuda.max_memory_allocated() <= 1.1 * of_training  # an attack holds the bounds of its ball, too
 
 
+@pytest.mark.slow
 def test_images_of_files_are_trained_on_and_evaluated(card, tmp_path):
     rng = np.random.default_rng(0)
     for k in range(24):
@@ -404,6 +428,7 @@ def test_transforms_never_wait(card, name, generator):
 # Detection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["ssd", "fasterrcnn"])
 def test_detectors_train_and_predict_on_the_card(monkeypatch, tmp_path, detector):
     monkeypatch.setattr(scenes, "VALIDATION", 2)

@@ -1,6 +1,7 @@
 """Data sets from archives and folders that are written here."""
 
 import io
+import os
 import pickle
 import shutil
 import struct
@@ -98,6 +99,7 @@ def test_labelled_and_held_out_images_are_exact_and_disjoint(tmp_path, arrays):
         ({"train_labels": np.zeros(24)}, "train_labels must be integers of shape .*, got float64"),
         ({"test_labels": np.array([0, 1, 2, 0, 1, -1])}, "test_labels must be among train's and not negative, got -1"),
         ({"test_labels": np.array([0, 1, 2, 0, 7, 5])}, "test_labels must be among train's and not negative, got 5, 7"),
+        ({"train_labels": np.full(24, 2**64 - 1, np.uint64)}, rf"train_labels must be below 2\^63, got {2**64 - 1}"),
         ({"train_labels": np.arange(24) - 1}, "train_labels must be among train's and not negative, got -1"),
         ({"class_names": np.array(["a", "b"])}, "train labels must be from 0 to 1 for 2 class names, got 0 to 2"),
         (
@@ -212,6 +214,7 @@ def test_class_names_that_are_no_list_are_refused(tmp_path, arrays, names):
         load(saved(tmp_path, arrays | {"class_names": np.array(names)}))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("damage", [b"\xff" * 40, b"\x00" * 40, b""])
 def test_a_damaged_archive_ends_in_one_line(tmp_path, arrays, place, damage):
@@ -234,6 +237,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("form", ["labels", "class_names", "plain pickle"])
 def test_code_in_an_archive_is_never_run(tmp_path, arrays, form):
     payload = Payload(tmp_path / "run")
@@ -253,6 +257,7 @@ def objects(payload, count) -> np.ndarray:
     return np.array([payload] * count, dtype=object)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("place", ["../", "../../../", "/"])
 def test_members_that_climb_out_of_an_archive_are_written_nowhere(tmp_path, arrays, place):
     (tmp_path / "inner").mkdir()
@@ -267,6 +272,7 @@ def test_members_that_climb_out_of_an_archive_are_written_nowhere(tmp_path, arra
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["set.npz"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("shape", [(10**13, 16, 16, 3), (2**70, 16, 16, 3), (-24, 16, 16, 3)])
 def test_an_archive_that_claims_more_than_any_memory_ends_in_one_line(tmp_path, arrays, shape):
     with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
@@ -285,6 +291,35 @@ def test_an_archive_that_claims_more_than_any_memory_ends_in_one_line(tmp_path, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.faults
+def test_an_archive_that_unpacks_to_more_than_the_memory_is_not_unpacked(tmp_path, arrays, monkeypatch):
+    """A megabyte of zeros is a kilobyte of file."""
+    name = tmp_path / "set.npz"
+    np.savez_compressed(name, **arrays | {"train_images": np.zeros((4096, 16, 16), np.uint8)})
+    assert name.stat().st_size < 2**15
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 256, "SC_PAGE_SIZE": 4096}.get)  # 1 MiB
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match=r"set\.npz must be an .* cannot be read: its arrays take 0\.0 GiB, and this"):
+        load(str(name))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="train_labels must have a row for each of 4096 images"):
+        load(str(name))
+
+
+@pytest.mark.faults
+def test_a_picture_that_claims_gigabytes_is_not_unpacked(tmp_path):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    with pytest.raises(
+        ValueError, match=r"a\.png cannot be read as an image: Image size \(3600000000 pixels\) exceeds"
+    ):
+        load_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.faults
 def test_swapped_and_empty_files_are_named(tmp_path, arrays, folder):
     picture = next((folder / "train" / "ant").glob("*.png"))
     for content in (picture.read_bytes(), b"", b"\x93NUMPY"):

@@ -634,6 +634,7 @@ def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, messa
         (["--record", "x.json", "--workers", "many"], "argument --workers: must be int, got 'many'"),
         (["--record", "x.json", "--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
         (["--record", "x.json", "--threads", "0"], "threads must be an integer >= 1, got 0"),
+        (["--record", "x.json", "--threads", "100000"], "threads must be a number from 1 to"),
         (["--record", "x.json", "--workers", "-1"], "workers must be an integer >= 0, got -1"),
         (["--record", "x.json", "--model", "vit-tiny"], "model must be 'preactresnet-small',"),
         (["--record", "x.json", "--detector", "yolo"], "detector must be 'ssd' or 'fasterrcnn', got 'yolo'"),

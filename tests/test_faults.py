@@ -1,5 +1,7 @@
 """Faults at the command line: one line that names what is wrong, exit code 1, and nothing half-written."""
 
+import errno
+import json
 import os
 import pickle
 import runpy
@@ -11,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlib.experiments.__main__ import main
 from mmlib.experiments.arguments import to_arguments
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # the program's own errors, as a user meets them
+# The program's own errors, as a user meets them.
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.faults]
 
 
 class Payload:
@@ -96,3 +100,103 @@ def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, capsys):
     line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"), epochs=3, lr=1e30)
     assert line.startswith("mmlib: the loss is ")
     assert not list((tmp_path / "run").glob("*.json"))
+
+
+@pytest.fixture
+def nobody():
+    """The rights of a user who owns nothing, for root may write everywhere."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such rights")
+def test_a_folder_that_is_read_only(tmp_path, monkeypatch, capsys, nobody):
+    line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
+    assert line.startswith("mmlib: ")
+    assert "Permission denied" in line
+    assert str(tmp_path / "run") in line
+
+
+def test_a_full_disk(tmp_path, monkeypatch, capsys):
+    """The limit of a file's size stands for the disk's: the checkpoint does not fit, and nothing of it is left."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, limits[1]))
+    try:
+        line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert line.startswith(f"mmlib: {tmp_path}/run/checkpoint.pt could not be written: ")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_disk_that_is_full_when_the_results_are_written(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "config.json"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
+    assert line == f"mmlib: [Errno 28] No space left on device: '{tmp_path}/run/config.json'"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.pt"]  # the training is not lost
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A finished run of one epoch."""
+    folder = tmp_path / "run"
+    settings = {"dataset": "digits", "epochs": 1, "method": "erm", "threads": 1, "folder": str(folder)}
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    main(to_arguments(settings | {"attacked_per_class": 0, "out_sets": []}))
+    return folder
+
+
+def test_code_in_the_files_of_a_finished_run_is_never_run(tmp_path, monkeypatch, capsys, finished):
+    bomb = pickle.dumps(Payload(tmp_path / "ran"), protocol=2)  # the one of torch
+    (finished / "checkpoint.pt").write_bytes(bomb)
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is not whole"):
+        line = run(monkeypatch, capsys, dataset="digits", folder=str(finished))
+    assert line.startswith(f"mmlib: folder {finished} holds a finished run without its checkpoint")
+    (finished / "config.json").write_bytes(bomb)
+    line = run(monkeypatch, capsys, dataset="digits", folder=str(finished))
+    assert line.startswith(f"mmlib: {finished}/config.json must hold a JSON object, and cannot be read: ")
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(bomb)
+    assert (tmp_path / "ran").exists()  # it works where it is run
+
+
+def test_a_finished_run_of_a_later_version(monkeypatch, capsys, finished):
+    """It has a parameter that this version does not know, so that nothing says whether it is the same run."""
+    config = json.loads((finished / "config.json").read_text())
+    (finished / "config.json").write_text(json.dumps(config | {"sharpness": 3}))
+    line = run(monkeypatch, capsys, dataset="digits", folder=str(finished))
+    assert line == f"mmlib: folder {finished} holds a finished run of another version, with sharpness 3"
+
+
+def test_a_checkpoint_of_a_later_version(finished):
+    """A run does not go on from it, and says which code made it."""
+    (finished / "metrics.json").unlink()
+    state = torch.load(finished / "checkpoint.pt", weights_only=True)
+    state["resume_identity"] |= {"code": "later", "sharpness": 3}
+    torch.save(state | {"schedule": {}}, finished / "checkpoint.pt")
+    settings = {"dataset": "digits", "epochs": 1, "method": "erm", "threads": 1, "folder": str(finished)}
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt was made with code 'later', not '\w+': skipped"):
+        main(to_arguments(settings | {"attacked_per_class": 0, "out_sets": []}))
+    assert (finished / "metrics.json").exists()
+
+
+def test_names_that_climb_out_of_a_folder_are_refused(tmp_path, monkeypatch, capsys):
+    """A model or a method is a name, never a path; a data set is a path that is read and never written."""
+    for parameter in ("model", "method"):
+        monkeypatch.setattr(sys, "argv", ["mmlib.experiments", "--folder", "run", f"--{parameter}", "../../etc"])
+        with pytest.raises(SystemExit) as stopped:
+            main(sys.argv[1:])
+        assert stopped.value.code == 2
+        assert f"{parameter} must be " in capsys.readouterr().err
+    line = run(monkeypatch, capsys, dataset="../../etc/passwd", folder=str(tmp_path / "run"))
+    assert line.startswith("mmlib: dataset must be ")
+    assert list(tmp_path.iterdir()) == []

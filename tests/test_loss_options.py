@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import mmlib._backend
-import mmlib._mixed_loss
 from mmlib import (
     DenseMultiMixLoss,
     MultiMixBCELoss,
@@ -23,6 +22,7 @@ from mmlib import (
 )
 from mmlib.attention import softmax_attention_map
 from mmlib.losses import is_affine
+from tests.pretend_cuda import pretend
 from tests.reference import mixtures
 
 M, R, D, C, N = 6, 4, 5, 3, 7
@@ -104,6 +104,19 @@ def test_plain_options(path, reduction, options, ignored):
     assert_same(ours, expected, logits, exact, dtype, close)
     if ignored:
         assert bool((logits.grad[~kept] == 0).all())
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[3]], ids=["plain", "weight-smoothing"])
+def test_weights_that_are_given_get_gradients(path, options, ignored):
+    dtype, close = path
+    labels, kept = (LABELS, LABELS >= 0) if ignored else (torch.arange(M) % C, None)
+    weights, logits = randn(7, M, seed=2).softmax(1), randn(M, C)  # none is 0, where the loops leave a term out
+    given, exact = leaf(weights.to(dtype)), leaf(weights)
+    ours = mixed_cross_entropy(logits.to(dtype), labels, mixing_weights=given, **in_dtype(options, dtype))
+    one_hot = F.one_hot(labels.clamp(min=0), C).double()
+    expected = mixtures.multimix(logits, lambda z: z, one_hot, exact, kept, "mean", **of_reference(options))
+    assert_same(ours, expected, given, exact, dtype, close)
 
 
 @REDUCTIONS
@@ -282,12 +295,19 @@ def test_impossible_classes(path, reduction):
         assert value == torch.inf
 
 
-def test_labels_out_of_range_on_a_device_that_cannot_be_asked_make_the_loss_nan(path, monkeypatch):
-    dtype, _ = path
-    if dtype == torch.float32 and mmlib._backend.USE_NUMBA:
-        pytest.skip("compiled code runs where labels are checked")
-    monkeypatch.setattr(mmlib._mixed_loss, "_check_targets", lambda *arguments: None)
-    assert bool(mixed_cross_entropy(randn(M, C).to(dtype), LABELS.abs(), 5).isnan())
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label", [C, -1, 10**6])
+def test_labels_out_of_range_on_a_device_that_cannot_be_asked_make_the_loss_nan(label, reduction):
+    labels = LABELS.where(LABELS != 2, label)
+    with pretend():
+        logits, attention = randn(M, C).to("cuda"), torch.rand(M, 4).to("cuda")
+        logits.requires_grad_()
+        plain = mixed_cross_entropy(logits, labels.to("cuda"), 5, reduction=reduction)
+        every = logits.unsqueeze(1).expand(-1, 4, -1)
+        dense = dense_mixed_cross_entropy(every, labels.to("cuda"), attention, 5, reduction=reduction)
+        (plain.sum() + dense.sum()).backward()
+        for found in (plain, dense, logits.grad[LABELS == 2]):
+            assert found.cpu().isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -10,10 +10,10 @@ import pytest
 
 from mmbook import ledger, notebook
 from mmbook.provenance import describe_record, fold, group_records, record_files
+from mmlib.experiments.runs import checksum, write_json
 
 ROOT = notebook.project_root()
 RECORD = ROOT / "book/results/digits/digits/preactresnet-small/multimix/seed0.json"
-OLD = ROOT / "book/results/cifar100-small/cifar100/preactresnet-small/erm/seed0.json"
 DETECTOR = ROOT / "book/results/detection/canvas/preactresnet-small/ssd/erm/seed0.json"
 
 
@@ -50,19 +50,28 @@ def test_files_of_records_are_those_that_they_were_read_from():
 
 
 def test_fold_says_how_a_record_is_run_again(namespace):
-    text = fold(namespace, [RECORD, OLD])
+    other = RECORD.with_name("seed1.json")
+    text = fold(namespace, [RECORD, other])
     assert text.startswith("<details><summary>What was run</summary>")
     assert text.count("<details>") == text.count("</details>") == 2
     assert f"python -m tools.rerun {RECORD.relative_to(ROOT)}</pre>" in text
     assert "of &lt;it&gt;" in text
-    for file in (RECORD, OLD):
+    for file in (RECORD, other):
         assert describe_record(file)["checksum"] in text
     assert "It read 2 records" in text
-    # A record that does not say its kind of device needs to be told.
-    assert f"{OLD.relative_to(ROOT)} --device cpu</pre>" in fold(namespace, [OLD])
     assert "make detection" in fold(namespace, [DETECTOR])
     assert "read" not in fold(namespace)
     assert not re.search(r"/(home|root|tmp|work)/", text)
+
+
+def test_a_record_that_does_not_say_its_kind_of_device_is_run_again_on_a_processor(namespace, tmp_path):
+    content = {name: value for name, value in json.loads(RECORD.read_text()).items() if name != "checksum"}
+    del content["environment"]["device_type"]
+    old = tmp_path / RECORD.relative_to(ROOT)
+    old.parent.mkdir(parents=True)
+    write_json(old, content | {"checksum": checksum(content)})
+    assert "seed0.json --device cpu</pre>" in fold(namespace, [old])
+    assert "--device" not in fold(namespace, [RECORD])
 
 
 def test_groups_count_records_variants_and_seeds():

@@ -406,6 +406,7 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
         (["--threads", "1.5"], "argument --threads: must be int or None, got '1.5'"),
         (["--folder", ""], "folder must be the path of a folder, got ''"),
         (["--threads", "0"], "threads must be an integer >= 1, got 0"),
+        (["--threads", "100000"], "threads must be a number from 1 to"),
         (["--workers", "-1"], "workers must be an integer >= 0, got -1"),
         (["--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
         (["--attacked-per-class", "-1"], "attacked_per_class must be an integer >= 0, got -1"),

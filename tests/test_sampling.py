@@ -200,7 +200,11 @@ def test_arguments_decide_where_to_draw_before_the_default_device_does(dtype):
         assert torch.equal(sample_mixing_weights(100, 64, device="cpu", dtype=dtype), expected)
         source = torch.Generator("cpu").manual_seed(0)
         assert torch.equal(sample_sparse_weights(100, 64, 3, generator=source, dtype=dtype), sparse)
-        assert sample_mixing_weights(100, 64, dtype=dtype).device.type == "meta"
+        try:
+            weights = sample_mixing_weights(100, 64, dtype=dtype)
+        except NotImplementedError as error:
+            pytest.skip(f"torch {torch.__version__} draws no gamma variables there: {error}")
+    assert weights.device.type == "meta"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "meta"])

@@ -1,14 +1,30 @@
 """Schedules: the own-label weight against simulated gradients, differences and predictions by hand."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from mmbook.schedules import accuracies, differences, own_label_weight, predicted_differences
+from mmbook import grids
+from mmbook.schedules import (
+    GRIDS,
+    accuracies,
+    differences,
+    draw_differences,
+    lengths,
+    own_label_weight,
+    predicted_differences,
+    scheduled_records,
+    scheduled_runs,
+    sentence,
+)
 
 
-@pytest.mark.parametrize(("alpha", "m"), [((0.5, 2.0), 50), ((1.0, 1.0), 2), ((0.01, 0.04), 50)])
-def test_own_label_weight_is_that_of_a_mean_gradient(alpha, m):
+@pytest.mark.parametrize(
+    ("alpha", "m", "mixed"),
+    [((0.5, 2.0), 50, 50), ((1.0, 1.0), 2, 2), ((0.01, 0.04), 50, 50), ((1.0, 1.0), 10, 2), ((0.5, 2.0), 10, 4)],
+)
+def test_own_label_weight_is_that_of_a_mean_gradient(alpha, m, mixed):
     """With uniform predictions, -E[dL/dl_i] = (y_i + mα ȳ) / (m (1 + mα)) - p / m: own label against the others'."""
     rng = np.random.default_rng(0)
     n = 100_000
@@ -16,10 +32,12 @@ def test_own_label_weight_is_that_of_a_mean_gradient(alpha, m):
     gammas = rng.standard_gamma(np.tile(concentration[:, None], (1, m)) + 1) * rng.uniform(size=(n, m)) ** (
         1 / concentration[:, None]
     )
-    weights = gammas / gammas.sum(1, keepdims=True)
+    left_out = rng.permuted(np.tile(np.arange(m) >= mixed, (n, 1)), axis=1)
+    weights = np.where(left_out, 0, gammas)
+    weights = weights / weights.sum(1, keepdims=True)
     # E[λ_i λ_i] - E[λ_i λ_j] is what an example's label weighs in its gradient above any other's, over E[λ_i] = 1/m.
     own, other = (weights[:, 0] ** 2).mean(), (weights[:, 0] * weights[:, 1]).mean()
-    assert m * (own - other) == pytest.approx(own_label_weight(*alpha, m), rel=0.05)
+    assert m * (own - other) == pytest.approx(own_label_weight(*alpha, m, mixed), rel=0.05)
 
 
 def runs() -> pd.DataFrame:
@@ -55,3 +73,68 @@ def test_prediction_is_the_baselines_curve_shifted():
     halfway = predicted_differences(runs(), 10**-0.5).set_index("steps")["difference"]
     assert halfway[1000] == pytest.approx((52.0 + 82.0) / 2 - 82.0)
     assert predicted_differences(runs(), 1.0)["difference"].abs().max() < 1e-9
+    # Twice the gradient: the baseline was not run for twice its longest schedule.
+    assert predicted_differences(runs(), 2.0)["steps"].max() < 10000
+
+
+@pytest.mark.parametrize("dataset", GRIDS)
+def test_every_run_and_every_missing_cell_of_a_data_set_is_counted_once(dataset):
+    """Cells that a grid takes from another one are in both."""
+    records, missing = scheduled_records(dataset=dataset)
+    table, same = scheduled_runs(dataset=dataset)
+    assert not table.duplicated(["variant", "seed", "epochs"]).any()
+    assert len(records) == len(table)
+    assert missing == same
+    planned = {(cell.grid, cell.path) for grid in GRIDS[dataset] for cell in grids.cells(grid)}
+    assert len(records) + len(missing) == len(planned)
+    assert set(table["dataset"]) == {dataset}
+
+
+def test_schedules_of_cifar100_have_their_epochs_steps_and_images():
+    table, missing = scheduled_runs(dataset="cifar100")
+    assert {"erm", "mixup", "multimix", "multimix-total"} == set(table["variant"])
+    found = lengths(table, missing)
+    assert found.index.tolist() == [1560, 4680, 23400, 78000]
+    assert found["epochs"].tolist() == [20, 60, 300, 1000]
+    assert found["images"].tolist() == [128 * steps for steps in found.index]
+    # 390 mini-batches an epoch of all 50,000 images, 200 epochs.
+    assert found.index[-1] == 200 * (50_000 // 128)
+    assert (found["recorded"] + found["missing"]).eq(4 * 3).all()  # variants, seeds
+    assert found["recorded"].sum() == len(table)
+    shrinks = np.prod(1 - 0.1 * 1e-4 * (1 + np.cos(np.pi * (np.arange(23400) + 0.5) / 23400)) / 2)
+    assert found.loc[23400, "leaves"] == pytest.approx(shrinks, rel=1e-4)
+
+
+def test_a_data_set_without_schedules_or_records_is_named(tmp_path):
+    with pytest.raises(ValueError, match="dataset must be one of digits, cifar100, got 'shapes'"):
+        scheduled_runs(dataset="shapes")
+    with pytest.raises(FileNotFoundError, match="root must hold a run of cifar100-schedules, got "):
+        scheduled_runs(str(tmp_path), "cifar100")
+
+
+@pytest.mark.parametrize(
+    ("points", "says"),
+    [
+        ((5.0, 2.0, -1.0), "5.0 points ahead of mixup after 100 steps (2 seeds, 95 % interval −0.5 to +3.0) and "
+         "1.0 points behind after 900 steps (1 seed). Its mean is ahead after 100 and 300 steps."),
+        ((-5.0, -2.0, -1.0), "Its mean is ahead at no length."),
+        ((1.0, 2.0, 3.0), "Its mean is ahead at every length."),
+    ],
+)  # fmt: skip
+def test_sentence_names_both_ends_and_where_the_method_is_ahead(points, says):
+    rows = pd.DataFrame({"variant": "erm", "steps": [100, 300, 900], "difference": points, "seeds": [2, 2, 1]})
+    rows["low"], rows["high"] = [-0.5, -0.5, float("nan")], [3.0, 3.0, float("nan")]
+    said = sentence(rows.iloc[::-1], "erm")  # rows in any order
+    assert says in said
+    assert said.startswith("**ERM** is ")
+
+
+def test_bars_are_drawn_for_three_seeds_and_none_for_two():
+    rows = pd.DataFrame({"variant": "erm", "steps": [100, 300], "difference": [1.0, 2.0], "seeds": [3, 2]})
+    _, axis = plt.subplots()
+    draw_differences(axis, rows.assign(low=[0.5, -9.0], high=[1.5, 9.0]))
+    (bars,) = axis.collections
+    (bar,) = bars.get_segments()
+    assert bar[:, 1].tolist() == [0.5, 1.5]
+    assert axis.lines[0].get_ydata().tolist() == [1.0, 2.0]
+    plt.close()

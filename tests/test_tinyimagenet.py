@@ -113,6 +113,7 @@ def test_from_what_is_in_root_already(tmp_path, archive, monkeypatch):
     assert load_made(tmp_path / "unpacked").class_names == ("n01", "n02", "n03")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("changed", ["MD5", "URL"])
 def test_what_cannot_be_downloaded(tmp_path, archive, monkeypatch, changed):
     monkeypatch.setattr(tinyimagenet, changed, {"MD5": "0" * 32, "URL": tinyimagenet.URL + ".not"}[changed])
@@ -124,6 +125,7 @@ def test_what_cannot_be_downloaded(tmp_path, archive, monkeypatch, changed):
     assert not root.exists()
 
 
+@pytest.mark.faults
 def test_a_full_disk_leaves_nothing(tmp_path, archive, monkeypatch):
     def fails(path, **arrays):
         path.write_bytes(b"half")
@@ -135,6 +137,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, archive, monkeypatch):
     assert not (tmp_path / "root").exists()
 
 
+@pytest.mark.faults
 def test_what_is_not_the_real_one(tmp_path, archive):
     short = tmp_path / "tiny-imagenet-200.zip"
     short.write_bytes(archive.read_bytes()[:-1])
@@ -153,6 +156,7 @@ def test_what_is_not_the_real_one(tmp_path, archive):
     assert [path.name for path in (tmp_path / "root").iterdir()] == [archive.stem]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("member", ["../evil", "../../../evil", "{root}/evil"])
 def test_members_that_climb_out_of_the_archive_are_unpacked_nowhere_else(tmp_path, archive, monkeypatch, member):
     """Also where its checksum is the expected one."""

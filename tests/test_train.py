@@ -127,6 +127,7 @@ def test_a_run_made_before_a_parameter_existed_had_its_default():
     assert first_mismatch({}, {"data": "0b"}) == ("data", None, "0b")
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_whatever_the_global_generator(digits):
     runs = []
     for global_seed in (1, 2):
@@ -168,7 +169,16 @@ def test_weights_order_augmentation_and_method_have_streams_of_their_own(digits)
     "of_method",
     [{"method": "multimix", "optimizer": "adamw", "warmup_epochs": 4}, {"method": "dense_multimix_distill"}],
 )
-@pytest.mark.parametrize("every", [{"checkpoint_epochs": 1}, {"checkpoint_minutes": 0}, {"checkpoint_epochs": 2}, {}])
+@pytest.mark.parametrize(
+    "every",
+    [
+        {"checkpoint_epochs": 1},
+        *(
+            pytest.param(every, marks=pytest.mark.slow)
+            for every in ({"checkpoint_minutes": 0}, {"checkpoint_epochs": 2}, {})
+        ),
+    ],
+)
 def test_stopped_run_goes_on_as_if_it_had_not_stopped(digits, tmp_path, of_method, every, monkeypatch):
     config = small(epochs=6, **of_method)
     whole = train(config, digits)

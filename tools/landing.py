@@ -26,17 +26,17 @@ def write_parts(folder: Path, results: Path) -> None:
         results: the folder of the grid `digits` in the ledger; the ledger's other grids lie beside it.
     """
     root = results.resolve().parent
-    runs, _ = schedules.scheduled_runs(str(root))
+    runs, _ = schedules.scheduled_runs(str(root), "digits")
+    photographs, _ = schedules.scheduled_runs(str(root), "cifar100")
     lengths = runs.groupby("variant")["steps"].transform("nunique")
     several = runs[lengths >= interactive.LINE]
     chart = interactive.schedule_chart(
         schedules.differences(several, BASELINE), schedules.accuracies(several), baseline=BASELINE, height=190
     )
+    cost = json.loads((root / "cost" / "training-cpu-float32-2.json").read_text(encoding="utf-8"))
     parts = {
         "results.md": results_table(ledger.collect(results)),
-        "findings.md": findings(
-            runs, json.loads((root / "cost" / "training-cpu-float32-2.json").read_text(encoding="utf-8"))
-        ),
+        "findings.md": findings(runs, photographs, cost),
         "simplex.html": interactive.simplex(),
         "schedule.html": chart,
     }
@@ -45,16 +45,17 @@ def write_parts(folder: Path, results: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def findings(runs: pd.DataFrame, cost: dict) -> str:
-    """Say what was found about accuracy, embeddings and cost, each in one sentence, as Markdown.
+def findings(runs: pd.DataFrame, photographs: pd.DataFrame, cost: dict) -> str:
+    """Say what was found about accuracy, embeddings and cost, each in a sentence or two, as Markdown.
 
     Args:
-        runs: of every length, as `schedules.scheduled_runs` returns them.
+        runs: of every length on digits, as `schedules.scheduled_runs` returns them.
+        photographs: the same on CIFAR-100.
         cost: what `make bench` recorded of training steps.
     """
     longest = _longest(runs)
     family = judge(longest, forms_and_others(longest)[0], BASELINE, CLAIMS)
-    sentences = [_on_accuracy(runs, longest, family), _on_embeddings(longest, family), _on_cost(cost)]
+    sentences = [_on_accuracy(runs, longest, family, photographs), _on_embeddings(longest, family), _on_cost(cost)]
     return "\n\n".join(sentences) + "\n"
 
 
@@ -65,27 +66,20 @@ def _longest(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["steps"] == (enough if len(enough) else seeds.dropna()).index.max()]
 
 
-def _on_accuracy(runs: pd.DataFrame, longest: pd.DataFrame, family: pd.DataFrame) -> str:
-    by_length = schedules.differences(runs, BASELINE).query("variant == @METHOD").set_index("steps")
-    short, long = by_length.index.min(), longest["steps"].iloc[0]
-    lengths = [_distance(by_length.loc[steps], steps) for steps in dict.fromkeys([short, long])]
+def _on_accuracy(runs: pd.DataFrame, longest: pd.DataFrame, family: pd.DataFrame, photographs: pd.DataFrame) -> str:
+    of_digits = schedules.standing(_differences(runs).query("steps <= @longest.steps.iloc[0]"), BASELINE)
+    of_photographs = schedules.standing(_differences(photographs), BASELINE)
     verdict = _says(family.loc[("accuracy", METHOD), "verdict"])
     return (
-        f"**Accuracy.** On digits with 100 labels MultiMix is {' and '.join(lengths)}. *More accurate* "
-        f"{verdict} ([how long must one train?](../notebooks/07-how-long))."
+        f"**Accuracy.** On digits with 100 labels MultiMix is {of_digits}. *More accurate* {verdict} "
+        "([how long must one train?](../notebooks/07-how-long)). On [CIFAR-100](../notebooks/12-cifar100) with 100 "
+        f"labels a class it is {of_photographs}."
     )
 
 
-def _distance(row: pd.Series, steps: int) -> str:
-    """Say how far apart the two are after so many steps, by how many seeds.
-
-    >>> _distance(pd.Series({"difference": -2.31, "low": float("nan"), "high": float("nan"), "seeds": 1}), 1000)
-    '2.3 points behind mixup after 1,000 steps (one seed)'
-    """
-    side = "ahead of" if row["difference"] > 0 else "behind"
-    interval = "" if pd.isna(row["low"]) else f", 95 % interval {_signed(row['low'])} to {_signed(row['high'])}"
-    seeds = f"{_number(int(row['seeds']))} seed{'' if row['seeds'] == 1 else 's'}"
-    return f"{abs(row['difference']):.1f} points {side} mixup after {steps:,} steps ({seeds}{interval})"
+def _differences(runs: pd.DataFrame) -> pd.DataFrame:
+    """The method less the baseline at every length."""
+    return schedules.differences(runs, BASELINE).query("variant == @METHOD")
 
 
 def _on_embeddings(longest: pd.DataFrame, family: pd.DataFrame) -> str:
@@ -134,7 +128,3 @@ def _says(verdict: str) -> str:
 
 def _number(count: int) -> str:
     return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")

@@ -14,7 +14,7 @@ from mmbook.detection.config import Config
 from mmbook.detection.records import run
 from mmlib._checks import check_int
 from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
-from mmlib.experiments.training.devices import check_device
+from mmlib.experiments.training.devices import check_device, check_threads
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RuntimeOptions:
         root: the folder in which VOC lies.
         device: `cpu`, `cuda` or `cuda:<index>`.
         workers: processes that read images.
-        threads: of the processor; None takes torch's default.
+        threads: of the processor, at most 64 or its cores; None takes torch's default.
     """
 
     record: str
@@ -38,7 +38,7 @@ class RuntimeOptions:
     def __post_init__(self) -> None:
         check_device(self.device)
         check_int(workers=self.workers)
-        check_int(1, threads=1 if self.threads is None else self.threads)
+        check_threads(self.threads)
 
 
 def parse(arguments: list[str]) -> tuple[Config, RuntimeOptions]:

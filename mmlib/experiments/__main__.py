@@ -23,7 +23,7 @@ from mmlib.experiments.evaluation import check_out_sets, evaluate
 from mmlib.experiments.processor import use_common_instructions
 from mmlib.experiments.training import distributed
 from mmlib.experiments.training.config import Config, load_data
-from mmlib.experiments.training.devices import check_device
+from mmlib.experiments.training.devices import check_device, check_threads
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RuntimeOptions:
     Args:
         folder: the folder of the run, which holds its checkpoints and its results.
         device: `cpu`, `cuda` or `cuda:<index>`; under torchrun `cuda` is a GPU for each process.
-        threads: of the processor; None takes torch's default.
+        threads: of the processor, at most 64 or its cores; None takes torch's default.
         root: the folder of data sets.
         workers: processes that decode the images of a streamed data set.
         compile: run the step under torch.compile.
@@ -60,9 +60,9 @@ class RuntimeOptions:
         if not self.folder:
             raise ValueError("folder must be the path of a folder, got ''")
         check_device(self.device)
-        for name in ("threads", "checkpoint_epochs"):
-            if getattr(self, name) is not None:
-                check_int(1, **{name: getattr(self, name)})
+        check_threads(self.threads)
+        if self.checkpoint_epochs is not None:
+            check_int(1, checkpoint_epochs=self.checkpoint_epochs)
         check_int(workers=self.workers, attacked_per_class=self.attacked_per_class)
         check_range(checkpoint_minutes=self.checkpoint_minutes)
         if not all(isinstance(name, str) for name in self.out_sets):

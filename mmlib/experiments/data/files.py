@@ -1,8 +1,9 @@
 """Arrays from .npz archives and images from folders."""
 
+import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -42,12 +43,23 @@ def load_archive(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.
         ValueError: it is no whole archive of arrays.
     """
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
+        with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
+            _check_memory(info.file_size for info in members.infolist() if info.filename.startswith(prefixes))
             return {key: archive[key] for key in archive.files if key.startswith(prefixes)}
     except FileNotFoundError:
         raise
     except ARCHIVE_ERRORS as error:
         raise ValueError(f"{path} must be an .npz archive of arrays, and cannot be read: {error}") from None
+
+
+def _check_memory(sizes: Iterable[int]) -> None:
+    """Refuse more bytes than the machine's memory holds: a small file of zeros can unpack to any number of them."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no such count
+        return
+    if (total := sum(sizes)) > memory:
+        raise ValueError(f"its arrays take {total / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f}")
 
 
 def split_from_arrays(path: Path, arrays: dict[str, np.ndarray], name: str) -> Split:
@@ -147,6 +159,8 @@ def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(f"labels must be integers of shape (n,) or (n, 1), got {got}")
+    if labels.size and labels.max() >= 2**63:  # as int64 it would be a negative label
+        raise ValueError(f"labels must be below 2^63, got {labels.max()}")
     pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
     return Split(pixels, torch.from_numpy(labels.astype(np.int64).reshape(-1)))
 

@@ -48,7 +48,8 @@ def load_or_train(
         device, compile, checkpoint_minutes, checkpoint_epochs, max_minutes: as in `train`.
 
     Raises:
-        ValueError: the folder holds a finished run of another configuration, or `train` refuses an argument.
+        ValueError: the folder holds a finished run of another configuration, or of a version with parameters that this
+            one does not know; or `train` refuses an argument.
         FileNotFoundError: the folder holds a finished run without a checkpoint that can be read.
     """
     if not (folder / METRICS).exists():
@@ -62,10 +63,13 @@ def load_or_train(
             checkpoint_epochs=checkpoint_epochs,
             max_minutes=max_minutes,
         )
-    expected = result_config(config, dataset)
-    if mismatch := first_mismatch(read_json(folder / CONFIG), expected):
-        name, stored, value = mismatch
-        raise ValueError(f"folder {folder} holds a finished run whose {name} is {stored!r}, not {value!r}")
+    stored, expected = read_json(folder / CONFIG), result_config(config, dataset)
+    if unknown := sorted(stored.keys() - expected.keys() - {"digest"}):
+        words = ", ".join(f"{name} {stored[name]!r}" for name in unknown)
+        raise ValueError(f"folder {folder} holds a finished run of another version, with {words}")
+    if mismatch := first_mismatch(stored, expected):
+        name, found, value = mismatch
+        raise ValueError(f"folder {folder} holds a finished run whose {name} is {found!r}, not {value!r}")
     state = Checkpoints(folder).load(lambda state: mismatch_reason(state, expected))
     if state is None:
         raise FileNotFoundError(f"folder {folder} holds a finished run without its checkpoint; choose another folder")

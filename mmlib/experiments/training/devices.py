@@ -1,9 +1,14 @@
 """The device of a run: its name, its arithmetic and its memory."""
 
+import os
 import sys
 import warnings
 
 import torch
+
+from mmlib._checks import check_int, check_range
+
+MOST_THREADS = 64  # on a machine of fewer processors
 
 
 def check_device(device: str) -> None:
@@ -24,6 +29,22 @@ def check_device(device: str) -> None:
         raise ValueError(f"device must be 'cpu' where torch finds no GPU, got {device!r}")
     if separator and int(index) >= count:
         raise ValueError(f"device must be one of cuda:0 to cuda:{count - 1}, got {device!r}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Check a number of threads; None is torch's default. Thousands of them would wait for each other for ever.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is below 1, or above 64 and the number of processors.
+
+    >>> check_threads(0)
+    Traceback (most recent call last):
+    ValueError: threads must be an integer >= 1, got 0
+    """
+    if threads is not None:
+        check_int(1, threads=threads)
+        check_range(1, max(MOST_THREADS, os.cpu_count() or 1), threads=threads)
 
 
 def device_type(device: str) -> str:

@@ -1,0 +1,38 @@
+"""The quality page tells the truth: its table has every public function, and its tests are there."""
+
+import ast
+import re
+from pathlib import Path
+
+import mmlib
+from mmlib.experiments.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "book" / "quality.md").read_text(encoding="utf-8")
+SECTION = re.search(r"## Independent references(.*?)(?=\n## |\Z)", PAGE, re.DOTALL)[1]
+ROWS = [line.strip("| ").split(" | ") for line in SECTION.splitlines() if line.startswith("|")][2:]
+
+
+def names_of(path: Path) -> set[str]:
+    """Public functions and classes of a module."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    found = {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, kinds)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_every_public_function_and_method_has_its_reference():
+    modules = [path for path in (ROOT / "mmlib").glob("*.py") if not path.name.startswith("_")]
+    public = set(mmlib.__all__).union(METHODS, *map(names_of, modules))
+    assert len(public) > 50
+    assert public - {name for functions, *_ in ROWS for name in re.findall(r"`(\w+)`", functions)} == set()
+
+
+def test_every_test_of_the_table_is_there():
+    named = {tuple(test.split("::")) for *_, tests in ROWS for test in re.findall(r"`([\w.]+::\w+)`", tests)}
+    assert all("::" in tests for *_, tests in ROWS)
+    assert {(file, test) for file, test in named if test not in names_of(ROOT / "tests" / file)} == set()
+
+
+def test_every_command_of_the_page_is_a_target():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", PAGE)) - targets == set()

@@ -1,0 +1,189 @@
+"""What the project takes from others: its inputs are used, licensed and known, and nothing asks the network."""
+
+import ast
+import functools
+import json
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests import network
+from tools import licences
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ["mmlib", "mmbook", "tools", "tests", "benchmarks", "examples"]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+# What is not imported, and who needs it.
+REASONS = {
+    "basedpyright": "the type checker of make lint",
+    "coverage": "make coverage",
+    "django-static-mathjax": "the site's formulas, copied into it by tools/pages.py",
+    "ipykernel": "notebooks run in it",
+    "ipywidgets": "progress bars of notebooks",
+    "jupyter-book": "the book's builder",
+    "jupyterlab": "notebooks are read and run in it",
+    "nbdime": "nbdiff in make notebooks",
+    "nbval": "pytest --nbval",
+    "playwright": "drives a browser where it is installed (pytest.importorskip)",
+    "pycocotools": "torchmetrics computes average precision with it",
+    "pytest-xdist": "pytest --numprocesses",
+    "ruff": "make lint",
+    "sphinx-book-theme": "the site's theme, pinned since later ones differ",
+}
+
+
+def requirements() -> set[str]:
+    """Names of all that pyproject.toml asks for, itself excepted."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [line for lines in project["optional-dependencies"].values() for line in lines] + project["dependencies"]
+    return {re.match(r"[\w-]+", line).group().lower() for line in asked} - {"mmlib"}
+
+
+def sources() -> dict[str, str]:
+    """The text of every module, script and notebook."""
+    files = [ROOT / "conftest.py", *(p for name in FOLDERS for p in (ROOT / name).rglob("*.py"))]
+    found = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        found[path.name] = "\n".join(re.sub(r"^( *)[%!].*$", r"\1pass", cell, flags=re.MULTILINE) for cell in code)
+    return found
+
+
+def imported(source: str) -> set[str]:
+    """First names of what a text imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def all_imported() -> set[str]:
+    return set().union(*(imported(text) for text in sources().values()))
+
+
+@functools.cache
+def distributions() -> dict[str, set[str]]:
+    """Names of the installed distributions that each module comes from."""
+    found = metadata.packages_distributions().items()
+    return {module: {name.lower().replace("_", "-") for name in names} for module, names in found}
+
+
+def test_every_input_is_imported_or_has_its_reason():
+    provided = set().union(*(distributions().get(module, set()) for module in all_imported()))
+    assert requirements() - provided == REASONS.keys() & requirements() - provided
+    assert REASONS.keys() - requirements() == set()  # no reason for what nobody asks for
+
+
+def test_every_import_is_asked_for():
+    ours = {*FOLDERS, "conftest", *(path.stem for path in ROOT.rglob("benchmarks/*.py"))}
+    foreign = all_imported() - sys.stdlib_module_names - ours
+    assert {module for module in foreign if not distributions().get(module, set()) & requirements()} == set()
+
+
+def test_the_lock_names_versions_alone():
+    assert re.findall(r"https?:|--|@|/", LOCK) == []
+    assert {pin["name"] for pin in licences.pins(LOCK)} >= requirements()
+
+
+def test_every_locked_package_is_on_the_page_of_licences():
+    text = (ROOT / licences.PAGE).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w.-]+) \| ([^|]+) \| [^|]+ \|$|^- ([\w.-]+) (\S+) \(`", text, re.MULTILINE)
+    listed = {(a or c, (b or d).strip()) for a, b, c, d in rows} - {("package", "version")}
+    assert listed == {(pin["name"], pin["version"]) for pin in licences.pins(LOCK)}
+
+
+def test_licences_are_read_from_what_is_installed():
+    assert "BSD" in licences.licence("torch", metadata.version("torch"))
+    assert licences.licence("torch", "0.0") is licences.licence("no-such-package", "1.0") is None
+    text = licences.page(f"torch=={metadata.version('torch')}\nno-such-package==1.0 ; sys_platform == 'win32'\n")
+    assert "| torch | " in text
+    assert text.endswith("- no-such-package 1.0 (`sys_platform == 'win32'`)\n")
+
+
+NETWORK = {
+    "aiohttp",
+    "ftplib",
+    "http",
+    "httpx",
+    "requests",
+    "smtplib",
+    "socket",
+    "ssl",
+    "telnetlib",
+    "urllib",
+    "urllib3",
+}
+
+
+def test_nothing_talks_to_the_network():
+    """torchvision downloads CIFAR and TinyImageNet where one asks for them; tools/pages.py parses addresses."""
+    ours = {name for name, text in sources().items() if not name.startswith("tests") and imported(text) & NETWORK}
+    assert ours == {"tools/pages.py", "tools/serve.py"}
+
+
+IMPORT_ALL = """
+import importlib, pathlib, sys, warnings
+from tests import network
+
+files = [path for name in sys.argv[1:] for path in sorted(pathlib.Path(name).rglob("*.py"))]
+names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
+for name in names:
+    importlib.import_module(name)
+print(len(names), network.attempts)
+"""
+
+
+@pytest.mark.slow
+def test_importing_any_module_leaves_the_network_alone():
+    command = [sys.executable, "-c", IMPORT_ALL, "mmlib", "mmbook", "tools", "examples"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    number, attempts = out.strip().split(maxsplit=1)
+    assert int(number) > 100
+    assert attempts == "[]"
+
+
+@pytest.mark.parametrize("host", ["example.invalid", b"192.0.2.1", "10.0.0.1"])
+def test_the_guard_refuses_and_lists(host):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "attempts", [])
+        with pytest.raises(ConnectionRefusedError, match="host must be this machine"):
+            socket.getaddrinfo(host, 80)
+        with socket.socket() as made, pytest.raises(ConnectionRefusedError, match="host must be this machine"):
+            made.connect(("192.0.2.1", 80))
+        with socket.socket(type=socket.SOCK_DGRAM) as made, pytest.raises(ConnectionRefusedError):
+            made.sendto(b"", ("192.0.2.1", 80))
+        assert len(network.attempts) == 3
+
+
+def test_the_guard_lets_this_machine_talk_to_itself():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+        socket.create_connection(("localhost", server.getsockname()[1])).close()
+
+
+IMPORT_TIME = """
+import time
+import torch
+start = time.process_time()
+import mmlib
+print(time.process_time() - start)
+"""
+
+
+def seconds_of_import() -> float:
+    command = [sys.executable, "-c", IMPORT_TIME]
+    return float(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
+
+
+def test_the_import_takes_at_most_a_third_of_a_second_beyond_torch():
+    assert seconds_of_import() <= 0.3 or seconds_of_import() <= 0.3  # the first may compile bytecode
