@@ -14,6 +14,7 @@ from mmlib.experiments import data, runs
 from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.seeding import spawn_seeds
+from mmlib.experiments.training.checkpoints import classifier_weights
 from mmlib.experiments.training.config import Config
 from mmlib.experiments.training.trainer import Trainer
 
@@ -59,6 +60,25 @@ def test_processes_share_an_epoch_without_overlap():
 def command(folder, **settings):
     shared = {"method": "multimix", "batch_size": 20, "threads": 1, "attacked_per_class": 0, "out_sets": []}
     return [*TORCHRUN, "-m", "mmlib.experiments", *to_arguments({"folder": str(folder)} | shared | settings)]
+
+
+@pytest.mark.slow
+def test_two_and_four_processes_train_like_one_of_the_whole_mini_batch(tmp_path):
+    """Where nothing is drawn or normalised per process: ERM and a network without batch normalisation."""
+    weights, losses = {}, {}
+    for processes in (1, 2, 4):
+        folder = tmp_path / str(processes) / "digits" / "vit-tiny" / "erm" / "seed0"
+        torchrun = [*TORCHRUN[:-1], str(processes)]
+        settings = {"method": "erm", "model": "vit-tiny", "precision": "float64", "epochs": 3, "lr": 0.01}
+        arguments = command(folder, **settings, batch_size=20 // processes)[len(TORCHRUN) :]
+        subprocess.run([*torchrun, *arguments], check=True, capture_output=True, env=QUIET)
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        weights[processes] = classifier_weights(state)
+        losses[processes] = [row["loss"] for row in state["history"]]
+    for processes in (2, 4):
+        torch.testing.assert_close(weights[processes], weights[1], rtol=1e-9, atol=1e-11)
+        assert losses[processes] == pytest.approx(losses[1], rel=1e-9)
+    assert losses[1][-1] < losses[1][0]
 
 
 @pytest.mark.slow

@@ -308,6 +308,27 @@ def test_unknown_parameters_and_wrong_types_are_named(kernel, injected, error, m
         check_parameters(kernel.namespace)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("n", "1e3", "n must be int, got 1000.0"),
+        ("n", "None", "n must be int, got None"),
+        ("n", "True", "n must be int, got True"),
+        ("lr", "0,1", "lr must be float, got '0,1'"),
+        ("name", "2024", "name must be str or None, got 2024"),
+        ("name", "False", "name must be str or None, got False"),
+    ],
+)
+def test_a_value_that_papermill_parsed_as_another_type_is_named(kernel, name, text, message):
+    """What `-p name text` becomes, by papermill's own parser and translator."""
+    from papermill.cli import _resolve_type
+    from papermill.translators import PythonTranslator
+
+    kernel.run(PythonTranslator.codify({name: _resolve_type(text)}, "Parameters"))
+    with pytest.raises(TypeError, match=re.escape(message)):
+        check_parameters(kernel.namespace)
+
+
 def test_a_notebook_runs_again_in_the_same_kernel(kernel):
     """With another value, with its own variables about, and after a wrong parameter was mended."""
     own = "row = {'a': 1}\nn_used = n\ntotal = 0.5"
