@@ -123,7 +123,11 @@ def read_grids(text: str, name: str = "experiments.yml") -> dict[str, dict]:
     if doubled := _doubled_key(root):
         raise ValueError(f"{name}, line {doubled.start_mark.line + 1}: {doubled.value} must stand once, got it again")
     found = jsonschema.Draft202012Validator(schema()).iter_errors(content)
-    error = next(iter(sorted(found, key=lambda error: _line(root, error.absolute_path))), None)
+
+    def place(error: jsonschema.ValidationError) -> tuple[int, int]:  # a line that grids share is the first one's
+        return _line(root, error.absolute_path), next((list(content).index(key) for key in error.absolute_path), 0)
+
+    error = min(found, key=place, default=None)
     if error is not None:
         path, words = _describe(error)
         raise ValueError(f"{name}, line {_line(root, path)}: {words}")

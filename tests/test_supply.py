@@ -39,9 +39,13 @@ REASONS = {
 
 
 def requirements() -> set[str]:
-    """Names of all that pyproject.toml asks for, itself excepted."""
+    """Names of all that pyproject.toml asks for, itself and what only a cluster takes excepted."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [line for lines in project["optional-dependencies"].values() for line in lines] + project["dependencies"]
+    extras = (
+        project["dependencies"],
+        *(of for name, of in project["optional-dependencies"].items() if name != "cluster"),
+    )
+    asked = [line for lines in extras for line in lines]
     return {re.match(r"[\w-]+", line).group().lower() for line in asked} - {"mmlib"}
 
 
