@@ -68,8 +68,8 @@ def mixed_cross_entropy(
     >>> import torch
     >>> logits = torch.randn(8, 3, requires_grad=True)
     >>> mixed_cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2, 0, -100]), num_mixtures=1000).backward()
-    >>> logits.grad[7]
-    tensor([0., 0., 0.])
+    >>> bool((logits.grad[7] == 0).all())
+    True
     """
     check_logits(logits)
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
