@@ -106,7 +106,7 @@ def seed_by_seed(numbers: pd.DataFrame, column: str, baseline: str) -> pd.DataFr
         baseline: a variant with runs.
 
     Returns:
-        A row for each variant: the `seeds` it has, its `mean` over them, the difference of each seed, with a dash where
+        A row for each variant, with the `seeds` it has, its `mean` over them, the difference of each seed, a dash where
         one of the two was not run, and the mean of these differences.
 
     Raises:
