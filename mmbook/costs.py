@@ -13,7 +13,8 @@ from mmbook.grids import Cell
 from mmlib.experiments.models import build
 from mmlib.experiments.runs import RunRecord
 
-# The grid whose records say what a GPU does: so many runs shared one H200 by NVIDIA's MPS when they were made.
+# The grid whose records say what a GPU does: about so many runs shared one H200 by NVIDIA's MPS when they were made. No
+# record holds the number.
 MEASURED_ON_GPU, RUNS_AT_A_TIME = "cifar100-long", 13
 
 

@@ -247,5 +247,7 @@ class LabelLossCpu(PrecomputedGradient):
                     gradient.addmm_(mixed, rows)
         divisor = max(count, 1) if mean else 1
         loss = math.inf if loss >= impossible(scaled.dtype) else loss / divisor
+        if not needs:
+            return scaled.new_tensor(loss), None
         by_logits = gradient.div_(divisor).view(c, r, m).permute(2, 1, 0) * attention.unsqueeze(2)
-        return scaled.new_tensor(loss), by_logits.contiguous() if needs else None
+        return scaled.new_tensor(loss), by_logits.contiguous()
