@@ -7,16 +7,19 @@ import re
 import shutil
 import subprocess
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from mmbook import interactive
+from mmbook import comparison, grids, interactive, ledger
 from mmbook.names import STYLES, printed_name
+from mmbook.verdicts import verdicts
 from tools import landing
 
+ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
@@ -414,3 +417,14 @@ def test_findings_say_which_way_each_difference_goes_and_what_follows():
 def test_few_seeds_leave_a_finding_open():
     found = landing.findings(runs({"accuracy": 2.0, "alignment": -0.2, "uniformity": -0.3}, n=2), PHOTOGRAPHS, COST)
     assert "*More accurate* is open" in found
+
+
+def test_the_first_page_counts_the_forms_that_the_chapter_on_embeddings_counts(tmp_path):
+    """By the records: what is open against mixup in chapter 8 is open on the first page, too."""
+    landing.write_parts(tmp_path, ROOT / "book" / "results" / "digits")
+    text = (tmp_path / "findings.md").read_text(encoding="utf-8")
+    numbers = pd.DataFrame(ledger.table(grids.grid_records("digits").records))
+    compared = {m: comparison.compare_forms(numbers, "mixup", m, sign=-1) for m in ("alignment", "uniformity")}
+    family = {(metric, form): found for metric, forms in compared.items() for form, found in forms.items()}
+    for metric, words in (("alignment", "*Tighter* "), ("uniformity", "*more evenly spread* ")):
+        assert words + landing._of_forms(verdicts(family).loc[metric, "verdict"]) in text
