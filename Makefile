@@ -83,12 +83,22 @@ links: environment           ## write badges, launch buttons and Colab cells fro
 lock:                        ## pin the newest versions that pyproject.toml allows; needs uv
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --extra test -o requirements.lock pyproject.toml
 
-environment: .venv/installed ## make the environment in .venv, where it is not there or the pins have changed
+environment: .venv/installed ## make the environment in .venv, where it is not there or the pins have changed; TORCH=cpu: without CUDA
+
+# PyTorch keeps its builds for processors alone in an index of its own, which uv knows by name and pip does not.
+ifeq ($(TORCH),cpu)
+size = 2.5 GB, without CUDA
+install = .venv/bin/python -m pip install --quiet uv && grep -Ev '^(cuda|nvidia|triton)\b' requirements.lock \
+	| .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend cpu --requirement -
+else
+size = 6.4 GB
+install = .venv/bin/python -m pip install --quiet --requirement requirements.lock
+endif
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) tools/preflight.py
-	@echo "Making the environment in .venv from requirements.lock: minutes, and 6.4 GB"
+	@echo "Making the environment in .venv from requirements.lock: minutes, and $(size)"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	@$(install)
 	@.venv/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@

@@ -60,6 +60,7 @@ OPTIONS = {
 PATTERNS = {
     r"n-?(\d+)": r"n = \1",
     r"m(\d+)": r"m = \1",
+    r"epochs(\d+)": r"\1 epochs",
     r"lr(.+)": r"learning rate \1",
     r"alpha-(.+)": r"α = \1",
     r"mixup_alpha-(.+)": r"input mixup's α = \1",

@@ -10,7 +10,7 @@ from mmbook.names import printed_name
 from mmbook.notebook import project_root
 from mmlib.experiments.runs import RunRecord
 
-GRIDS = ("ablations", "signal", "tuning", "compared")
+GRIDS = ("ablations", "signal", "schedules", "tuning", "compared")
 
 
 class Setting(NamedTuple):
@@ -127,7 +127,7 @@ SETTINGS = (
         "experiments/methods/distillation.py",
         "gamma",
         "ablations",
-        "gamma-0.5",
+        "multimix_distill",
         "gamma-0.1 gamma-0.9",
     ),
     Setting(
@@ -136,7 +136,7 @@ SETTINGS = (
         "experiments/methods/distillation.py",
         "decay",
         "ablations",
-        "gamma-0.5",
+        "multimix_distill",
         "decay-0.9",
     ),
     Setting("C", "decay (1 + t) / (10 + t) at first", "experiments/methods/distillation.py", "update"),
@@ -153,17 +153,17 @@ SETTINGS = (
         "experiments/methods/distillation.py",
         "targets",
         "ablations",
-        "gamma-0.5",
+        "multimix_distill",
         "at_mixture-0.5",
     ),
     Setting(
         "R",
-        "epochs, 200 here instead of 2000 (α as mα = 64)",
+        "epochs: 2,000 of two mini-batches on digits",
         "experiments/training/config.py",
         "epochs",
-        "signal",
-        "total-64",
-        "total-64-50 total-64-400",
+        "schedules",
+        "multimix",
+        "multimix-epochs50 multimix-epochs200 multimix-epochs500 multimix-epochs1000",
     ),
     Setting(
         "R",
@@ -171,7 +171,7 @@ SETTINGS = (
         "experiments/training/config.py",
         "lr",
         "tuning",
-        "multimix-lr0.1",
+        "multimix",
         "multimix-lr0.03 multimix-lr0.3",
     ),
     Setting(

@@ -191,3 +191,21 @@ def seconds_of_import() -> float:
 
 def test_the_import_takes_at_most_a_third_of_a_second_beyond_torch():
     assert seconds_of_import() <= 0.3 or seconds_of_import() <= 0.3  # the first may compile bytecode
+
+
+def test_an_environment_without_cuda_takes_all_pins_but_cuda(tmp_path):
+    """The recipe of `make environment TORCH=cpu`, with a uv that only keeps what it is asked for."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for program, does in {"python": "true", "uv": 'echo "$@" > arguments; cat > asked'}.items():
+        (programs / program).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (programs / program).chmod(0o755)
+    command = ["make", "environment", "TORCH=cpu", "PYTHON=true"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    asked = set((tmp_path / "asked").read_text(encoding="utf-8").splitlines())
+    left_out = {line.partition("==")[0] for line in LOCK.splitlines() if line not in asked}
+    assert asked <= set(LOCK.splitlines())
+    assert {name.split("-")[0] for name in left_out} == {"cuda", "nvidia", "triton"}
+    assert "--torch-backend cpu" in (tmp_path / "arguments").read_text(encoding="utf-8")
