@@ -1,4 +1,4 @@
-"""Chromium over the built site, from the disk and from loopback; skipped, with the reason, where one is missing."""
+"""Chromium over the built site and over JupyterLab; skipped, with the reason, where one is missing."""
 
 import functools
 import http.server
@@ -42,8 +42,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def browser():
-    if not (SITE / "index.html").exists():
-        pytest.skip("there is no site in build/site; `make book` makes it")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
@@ -69,6 +67,8 @@ def loopback():
 @pytest.fixture(scope="session")
 def tab(browser):
     """Return one tab for every test, which keeps what it was told of errors and requests in `told` and `asked`."""
+    if not (SITE / "index.html").exists():
+        pytest.skip("there is no site in build/site; `make book` makes it")
     context = browser.new_context(color_scheme="light")
     tab = context.new_page()
     tab.told, tab.asked = [], []
