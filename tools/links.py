@@ -3,7 +3,8 @@
 python -m tools.links
 
 The address stands in one place, `[project.urls] Repository = "https://github.com/OWNER/NAME"`. Where it is not set, no
-badge and no button is shown, and a notebook installs from the clone that it lies in.
+badge and no button is shown. A notebook installs from the clone that it lies in; one that lies in none, as on Colab,
+clones the repository first, because chapters read its records.
 """
 
 import argparse
@@ -12,10 +13,13 @@ import re
 import tomllib
 from pathlib import Path
 
-FROM_CLONE = '"..[notebooks]" if Path("../pyproject.toml").exists() else ".[notebooks]"'
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 BADGE_LINE = re.compile(r"^\[!\[Open in Colab\].*\n\n", re.MULTILINE)
-INSTALL_LINE = re.compile(r"^_source = .*$", re.MULTILINE)
+CLONE = """if not any(Path(folder, "pyproject.toml").exists() for folder in (".", "..")):
+    !git clone --quiet --depth 1 {address}
+    %cd -q {name}/notebooks
+"""
+CLONE_LINES = re.compile(r"^if not any\(Path.*\n    !git clone .*\n    %cd .*\n", re.MULTILINE)
 CONFIG_BLOCK = re.compile(r"\n# Written by `make links`.*?# End of links\.\n", re.DOTALL)
 
 
@@ -39,14 +43,16 @@ def colab(address: str, notebook: str) -> str:
 
 
 def link_notebook(path: Path, address: str | None) -> None:
-    """Write the badge over a notebook's title, and the source that its install cell installs from."""
+    """Write the badge over a notebook's title, and into its install cell how to clone the repository."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for i, cell in enumerate(notebook["cells"]):
         source = BADGE_LINE.sub("", "".join(cell["source"]))
         if i == 0 and address:
             source = f"{colab(address, f'notebooks/{path.name}')}\n\n{source}"
-        install = f'"mmlib[notebooks] @ git+{address}"' if address else FROM_CLONE
-        source = INSTALL_LINE.sub(lambda _, install=install: f"_source = {install}", source)
+        source = CLONE_LINES.sub("", source)
+        if address:
+            clone = CLONE.format(address=address, name=address.rpartition("/")[2])
+            source = source.replace("_source = ", f"{clone}_source = ")
         cell["source"] = source.splitlines(keepends=True)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
