@@ -34,6 +34,15 @@ def make_clone(folder, variants):
     return folder
 
 
+def copy_tracked(folder):
+    """A copy of all files that git tracks."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
 def environment(folder, **more):
     """Programs of this interpreter come first, and modules of the clone."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -1,4 +1,4 @@
-"""A notebook opened alone, as on Colab: torch, torchvision, matplotlib and Jupyter are there, and nothing of the book."""
+"""A notebook opened alone, as on Colab: with torch, torchvision, matplotlib and Jupyter, and nothing of the book."""
 
 import importlib.metadata
 import json
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.clones import ROOT, copy_tracked
 from tools import links, preflight
 
-ROOT = Path(__file__).parents[1]
 ADDRESS = "https://github.com/somebody/book"
 THERE = ("torch", "torchvision", "matplotlib", "ipykernel", "nbconvert")
 EXECUTE = ("-m", "nbconvert", "--to", "notebook", "--execute", "--allow-errors", "--output", "out.ipynb")
@@ -53,13 +53,9 @@ def colab(tmp_path_factory):
     if not preflight.index_answers():
         pytest.skip("pip reaches no package index, and the first cell of a notebook installs from one")
     folder = tmp_path_factory.mktemp("colab")
-    origin = folder / "origin"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        (origin / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, origin / name)
+    origin = copy_tracked(folder / "origin")
     identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
-    for command in (["init", "--quiet", "-b", "main"], ["add", "."], [*identity, "commit", "--quiet", "-m", "The book"]):
+    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "--message", "The book"]):
         subprocess.run(["git", *command], cwd=origin, check=True)
     content = folder / "content"
     content.mkdir()

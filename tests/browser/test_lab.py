@@ -1,20 +1,17 @@
 """Every notebook in a real JupyterLab: opened in Chromium, all cells run, no error, a progress bar where one waits."""
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import ROOT
+from tests import clones
 
-NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(path.name for path in (clones.ROOT / "notebooks").glob("*.ipynb"))
 MINUTES = 5  # that a notebook may take
 RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
 # The outputs of the notebook in front, and how many of its code cells have run.
@@ -24,15 +21,6 @@ OUTCOME = """() => {
     return {run: code.filter(cell => cell.execution_count).length, cells: code.length,
             outputs: code.flatMap(cell => cell.outputs)};
 }"""
-
-
-def copy_of_the_book(folder: Path) -> Path:
-    """A copy of what git tracks: JupyterLab saves what it has run."""
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    return folder
 
 
 def free_port() -> int:
@@ -56,13 +44,12 @@ def wait_until_it_answers(address: str, seconds: float = 60) -> None:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Serve a copy of the book in JupyterLab, and return its address."""
-    folder, port = copy_of_the_book(tmp_path_factory.mktemp("book")), free_port()
+    folder, port = clones.copy_tracked(tmp_path_factory.mktemp("book")), free_port()
     options = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token="]
     options += ["--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url="]
-    env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    env = clones.environment(folder, JUPYTER_CONFIG_DIR=str(folder / "config"))
     command = [sys.executable, "-m", "jupyterlab", *options]
-    with open(folder / "lab.log", "w", encoding="utf-8") as log:
+    with (folder / "lab.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
         try:
             wait_until_it_answers(address := f"http://127.0.0.1:{port}")
@@ -88,7 +75,7 @@ def opened(browser, lab, request):
 def test_all_cells_run_without_an_error(opened):
     assert opened.evaluate(RUN_ALL)
     outcome = opened.evaluate(OUTCOME)
-    wrong = [output for output in outcome["outputs"] if output["output_type"] == "error" or output.get("name") == "stderr"]
+    wrong = [of for of in outcome["outputs"] if of["output_type"] == "error" or of.get("name") == "stderr"]
     assert not wrong, json.dumps(wrong, indent=1)[:2000]
     assert outcome["run"] == outcome["cells"] > 0
 
@@ -97,7 +84,8 @@ def test_all_cells_run_without_an_error(opened):
 def test_a_progress_bar_moves_while_a_network_trains(opened):
     opened.evaluate("""() => {
         const cells = window.jupyterapp.shell.currentWidget.content.model.cells;
-        for (const cell of cells) cell.sharedModel.setSource(cell.sharedModel.source.replace('epochs: int = 5', 'epochs: int = 300'));
+        for (const {sharedModel} of cells)
+            sharedModel.setSource(sharedModel.source.replace('epochs: int = 5', 'epochs: int = 300'));
     }""")
     opened.evaluate(f"{{ window.ended = {RUN_ALL}; }}")
     bar = opened.locator("[role=progressbar], .widget-hprogress, .jupyter-widgets progress").first
