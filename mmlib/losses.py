@@ -54,6 +54,9 @@ class _MixtureLoss(nn.Module):
 class MultiMixLoss(_MixtureLoss):
     """Cross-entropy of n mixtures of a mini-batch: a criterion that takes the place of `nn.CrossEntropyLoss`.
 
+    The published recipe mixes embeddings on about half of the mini-batches only: `MultiMixRecipe` does that. On every
+    mini-batch the default alpha teaches slowly, and `alpha_is_total=True` does not.
+
     In evaluation mode it is the plain cross-entropy of the unmixed examples, as dropout is off there. Class weights
     follow the convention of `nn.CrossEntropyLoss` for class probabilities in both modes: the mean divides by the
     number of mixtures (or examples), not by their weights.
@@ -62,8 +65,8 @@ class MultiMixLoss(_MixtureLoss):
         num_mixtures: n.
         alpha: concentration of the Dirichlet distribution; a pair draws each mixture's own from U(low, high).
         alpha_is_total: read alpha as the concentration of the whole mixture, alpha / m for each of m examples (ours).
-            An example's own label then keeps 1 / (1 + α) of its weight in the expected gradient, instead of
-            1 / (1 + mα), which matters on short schedules.
+            In the expected gradient an example's own label then weighs 1 / (1 + α) above what all get, instead of
+            1 / (1 + mα), which matters most on short schedules.
         weight: of every class, (c,).
         ignore_index: examples with this class index are in no mixture.
         label_smoothing: from 0 to 1.

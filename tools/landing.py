@@ -109,7 +109,8 @@ def _of_forms(verdicts: pd.Series) -> str:
     """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
     if len(set(verdicts)) == 1:
-        return _says(verdicts.iloc[0]) + (f" for all {_number(len(verdicts))} forms" if len(verdicts) > 1 else "")
+        of_all = f" for all {_number(len(verdicts))} forms of MultiMix"
+        return _says(verdicts.iloc[0]) + (of_all if len(verdicts) > 1 else "")
     said = [f"{_says(verdict)} for {_number(count)}" for verdict, count in counts.items() if count]
     said[0] += " of its forms"
     return " and ".join(said)
