@@ -40,7 +40,7 @@ test-browser: environment $(AXE)  ## every page of the built site in Chromium: c
 
 test-cluster: environment    ## a grid through a real Slurm of two nodes on this machine; takes root and Debian's packages
 	apt-get install --yes --quiet --no-install-recommends slurm-wlm munge
-	pip install --quiet --editable ".[cluster]"
+	pip install --quiet --constraint requirements.lock --editable ".[cluster]"
 	OMP_NUM_THREADS=1 pytest tests/cluster -rs
 
 # Without npm the tests of accessibility are skipped, and say so.
