@@ -15,10 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from logging import LogRecord
 from pathlib import Path
 
 import snakemake.cli
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
@@ -268,6 +270,18 @@ def alone(*names: str) -> Iterator[None]:
             os.close(file)
 
 
+def share_a_volume() -> None:
+    """Let pods of Kubernetes work in the clone, on a volume that all of them mount.
+
+    Snakemake's plugin says that pods share no files. They would then get copies of the sources and hand back declared
+    outputs alone, without the checkpoints of a run that was stopped.
+    """
+    registry = ExecutorPluginRegistry()
+    if registry.is_installed("kubernetes"):
+        plugin = registry.get_plugin("kubernetes")
+        plugin.common_settings = replace(plugin.common_settings, implies_no_shared_fs=False, job_deploy_sources=False)
+
+
 def run_snakemake(targets: list[str], options: list[str], *, details: bool = False) -> int:
     """Let Snakemake make the targets in this process; what fails does not stop the others.
 
@@ -279,6 +293,7 @@ def run_snakemake(targets: list[str], options: list[str], *, details: bool = Fal
         Its exit code.
     """
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_book", sys.modules[__name__])
+    share_a_volume()
     logger = [] if details else ["--logger", "book"]
     try:
         snakemake.cli.main([*targets, "--keep-going", "--rerun-incomplete", "--nolock", *options, *logger])
