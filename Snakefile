@@ -105,9 +105,13 @@ def once_a_node(cell):
 
 
 def rendezvous(cell):
-    """How the torchruns of several nodes find each other: on the first one, at a port of the job's own."""
-    endpoint = "$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
-    return f"--nnodes {cell.nodes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID --rdzv-endpoint {endpoint}"
+    """How the torchruns of several nodes find each other: on the first one, at a port of the job's own.
+
+    They wait an hour for each other, since one node may have to copy data that another has already.
+    """
+    place = "--rdzv-endpoint $(hostname):$((20000 + SLURM_JOB_ID % 10000)) --rdzv-id $SLURM_JOB_ID"
+    waits = "--rdzv-conf join_timeout=3600,read_timeout=3600"
+    return f"--nnodes {cell.nodes} --rdzv-backend c10d {place} {waits}"
 
 
 def papermill(notebook, output, parameters):
