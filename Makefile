@@ -21,7 +21,7 @@ serve: environment           ## show the built site on 127.0.0.1; PORT=8000
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py tools/stage.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
 
 test-faults: environment     ## damaged files, full disks and 20 kills of a run, which take some minutes
