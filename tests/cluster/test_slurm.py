@@ -51,7 +51,7 @@ def clone_for_slurm(folder, variants, **settings):
 
 def job_of(variant):
     """The newest job of a cell."""
-    return [job for job in slurm.jobs() if f"_{variant}_" in job["comment"]][-1]
+    return max((job for job in slurm.jobs() if f"_{variant}_" in job["comment"]), key=lambda job: int(job["id"]))
 
 
 def epochs_of(folder):
