@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from mmlib.experiments import data, runs
-from mmlib.experiments.training.checkpoints import classifier_weights
+from mmlib.experiments.training.checkpoints import Checkpoints, classifier_weights
 from tests.clones import CELL, grid_of, make_clone, run_alone
 from tests.cluster import slurm
 from tests.test_batch_faults import assert_same_run, wait_until
@@ -55,7 +55,9 @@ def job_of(variant):
 
 
 def epochs_of(folder):
-    return len(torch.load(folder / "checkpoint.pt", weights_only=True)["history"])
+    """Epochs of the newest whole checkpoint; the file is missing for a moment whenever a new one takes its place."""
+    state = Checkpoints(folder).load()
+    return len(state["history"]) if state else 0
 
 
 def test_the_daemons_end_also_after_a_failure(tmp_path):
