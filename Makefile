@@ -21,7 +21,7 @@ serve: environment           ## show the built site on 127.0.0.1; PORT=8000
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py tools/stage.py
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
 
 test-faults: environment     ## damaged files, full disks and 20 kills of a run, which take some minutes
@@ -38,9 +38,10 @@ mutate: environment          ## change MODULES="mixing metrics" one thing at a t
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
 	pytest tests/browser -rs
 
-test-cluster: environment    ## a grid through a real Slurm of two nodes on this machine; takes root and Debian's packages
+test-cluster: environment    ## grids through a real Slurm of two nodes on this machine; takes root and Debian's packages
 	apt-get install --yes --quiet --no-install-recommends slurm-wlm munge
-	pip install --quiet --editable ".[cluster]"
+	pip install --quiet --constraint requirements.lock \
+		snakemake-executor-plugin-slurm snakemake-executor-plugin-kubernetes kubernetes-validate
 	OMP_NUM_THREADS=1 pytest tests/cluster -rs
 
 # Without npm the tests of accessibility are skipped, and say so.

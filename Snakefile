@@ -16,6 +16,7 @@ import yaml
 from mmbook import grids
 from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.provenance import code_digest
+from tools import stage
 from tools.digests import cells_digest, records_digest, source_digest
 
 # Results do not depend on it, and two cells with one thread each beat one cell with two.
@@ -57,8 +58,8 @@ RECORDS = records_digest("book/results")
 # `make record` ends at a deadline, seconds since 1970; a finished cell does not depend on it.
 DEADLINE = int(config.get("deadline", 2**33))
 
-# A cell ends itself after its minutes; a cluster is asked for more, in which the cell starts and says so.
-START_MINUTES = 5
+# A cell ends itself after its minutes. In a job of a cluster it leaves that to the cluster, and helps where none does.
+GRACE_MINUTES = 5 if workflow.remote_exec else 0
 
 
 def cell_of(wildcards):
@@ -80,11 +81,37 @@ def chapter_parameters(chapter):
 def command(cell):
     """The cell's command up to the value of `max_minutes`."""
     parameters = cell.parameters | {"folder": f"runs/{cell.grid}/{cell.path}"}
-    on_gpus = f"python -m tools.gpus {cell.gpus} " if cell.gpus else ""
+    before = once_a_node(cell) if cell.nodes > 1 else ""
+    if cell.stage:
+        before += f"python -m tools.stage {shlex.quote(cell.stage)} "
+        parameters |= stage.marked(parameters, cell.stage)
+    if cell.gpus:
+        before += f"python -m tools.gpus {cell.gpus} "
     if cell.processes == 1:
-        return on_gpus + papermill(CELL, f"{parameters['folder']}/notebook.ipynb", parameters) + " -p max_minutes "
-    torchrun = f"torchrun --standalone --nproc-per-node {cell.processes} -m mmlib.experiments"
-    return f"{on_gpus}{torchrun} {shlex.join(to_arguments(parameters))} --max-minutes "
+        return before + papermill(CELL, f"{parameters['folder']}/notebook.ipynb", parameters) + " -p max_minutes "
+    where = rendezvous(cell) if cell.nodes > 1 else "--standalone"
+    torchrun = f"torchrun {where} --nproc-per-node {cell.processes // cell.nodes} -m mmlib.experiments"
+    return f"{before}{torchrun} {shlex.join(to_arguments(parameters))} --max-minutes "
+
+
+def several_nodes(cell, value):
+    """The value for a cell of several nodes, None for any other."""
+    return value if cell.nodes > 1 else None
+
+
+def once_a_node(cell):
+    """Slurm's command that starts what follows once on each node of the job, and ends all where one fails."""
+    return f"srun --nodes {cell.nodes} --ntasks {cell.nodes} --ntasks-per-node 1 --kill-on-bad-exit=1 "
+
+
+def rendezvous(cell):
+    """How the torchruns of several nodes find each other: on the first one, at a port of the job's own.
+
+    They wait an hour for each other, since one node may have to copy data that another has already.
+    """
+    place = "--rdzv-endpoint $(hostname):$((20000 + SLURM_JOB_ID % 10000)) --rdzv-id $SLURM_JOB_ID"
+    waits = "--rdzv-conf join_timeout=3600,read_timeout=3600"
+    return f"--nnodes {cell.nodes} --rdzv-backend c10d {place} {waits}"
 
 
 def papermill(notebook, output, parameters):
@@ -126,10 +153,17 @@ rule cell:
         parameters=lambda wildcards: cell_of(wildcards).parameters,
         code=f"{code_digest()} {cells_digest(CELL)}",
         command=lambda wildcards: command(cell_of(wildcards)),
+    threads: lambda wildcards: cell_of(wildcards).cores
+    # What is None is not asked for.
     resources:
-        gpu=lambda wildcards: cell_of(wildcards).gpus,
-        runtime=lambda wildcards: math.ceil(cell_of(wildcards).resources.get("minutes", 24 * 60)) + START_MINUTES,
+        gpu=lambda wildcards: cell_of(wildcards).gpus or None,
+        runtime=lambda wildcards: math.ceil(cell_of(wildcards).resources.get("minutes", 24 * 60)),
         mem_mb=lambda wildcards: cell_of(wildcards).resources.get("memory_mib", 8192),  # Slurm counts in MiB
+        # One task a node; of a job with `mpi` the plugin for Slurm leaves `srun` to the command.
+        nodes=lambda wildcards: several_nodes(cell_of(wildcards), cell_of(wildcards).nodes),
+        tasks=lambda wildcards: several_nodes(cell_of(wildcards), cell_of(wildcards).nodes),
+        mpi=lambda wildcards: several_nodes(cell_of(wildcards), "srun"),
+        tasks_per_gpu=lambda wildcards: several_nodes(cell_of(wildcards), 0),
     # In the order of experiments.yml.
     priority: lambda wildcards: -ORDER[f"{wildcards.grid}/{cell_of(wildcards).path}"]
     output:
@@ -137,9 +171,10 @@ rule cell:
     log:
         "build/logs/{grid}/{dataset}-{model}-{variant}-seed{seed}.log",
     shell:
-        "left=$(({DEADLINE} - $(date +%s))); "
+        # Snakemake makes it `threads`, among which are the readers of images.
+        "export OMP_NUM_THREADS=1; left=$(({DEADLINE} - $(date +%s))); "
         "[ $left -gt 0 ] || {{ echo 'Interrupted: the time was over before the cell began' > {log:q}; exit 1; }}; "
-        "exec python -m tools.cell $(({resources.runtime} - {START_MINUTES})) {params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log:q} 2>&1"
+        "exec python -m tools.cell $(({resources.runtime} + {GRACE_MINUTES})) {params.command}$(awk \"BEGIN {{{{print $left / 60}}}}\") > {log:q} 2>&1"
 
 
 rule chapter:

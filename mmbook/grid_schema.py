@@ -74,7 +74,8 @@ def _settings() -> dict[str, dict]:
     for name, choices in CHOICES.items():
         fields[name] = {"enum": list(choices)}
     del fields["folder"], fields["seed"]  # a cell's own
-    return fields | {"processes": {"type": "integer", "minimum": 1}}
+    at_least_one = {"type": "integer", "minimum": 1}
+    return fields | {"processes": at_least_one, "nodes": at_least_one, "stage": {"type": "string", "minLength": 1}}
 
 
 def _of_type(annotation: object) -> dict:

@@ -25,6 +25,8 @@ class Cell:
         grid: the grid that the cell is planned in, whose folder holds its run and its record.
         parameters: by name, of the notebook or command that runs the cell; those of `Config` decide the result.
         processes: how many processes run the cell together, each on a GPU of its own.
+        nodes: how many machines these processes are spread over.
+        stage: the folder or file of data that is copied to the machine's own disk before; none where empty.
         resources: what a cluster is asked for, `minutes` and `memory_mib`; a day and 8 GiB where empty.
 
     >>> cells("embedded")[0].path
@@ -38,6 +40,15 @@ class Cell:
     parameters: dict
     processes: int = 1
     resources: dict = dataclasses.field(default_factory=dict)
+    nodes: int = 1
+    stage: str = ""
+
+    def __post_init__(self) -> None:
+        if self.processes % self.nodes:
+            raise ValueError(f"processes must be a multiple of the {self.nodes} nodes, got {self.processes}")
+        places = [self.parameters.get("root", "data"), self.parameters["dataset"]]
+        if self.stage and not any(Path(place).is_relative_to(self.stage) for place in places):
+            raise ValueError(f"stage must be root {places[0]!r}, dataset {places[1]!r} or above, got {self.stage!r}")
 
     @property
     def path(self) -> Path:
@@ -58,6 +69,12 @@ class Cell:
     def gpus(self) -> int:
         """How many GPUs the cell occupies while it runs."""
         return self.processes if str(self.parameters.get("device", "cpu")).startswith("cuda") else 0
+
+    @property
+    def cores(self) -> int:
+        """How many cores the cell occupies on each machine: one for each thread, and one for each reader of images."""
+        threads, workers = self.parameters.get("threads") or 1, self.parameters.get("workers", 0)
+        return self.processes // self.nodes * (threads + workers)
 
 
 class GridRecords(NamedTuple):
@@ -138,9 +155,14 @@ def _cells_of_variant(grid: str, dataset: str, variant: str, levels: Sequence[di
     """The cells of one variant; of its settings and resources, a later level replaces those of an earlier one."""
     settings = {name: value for level in levels for name, value in level.items() if name not in ("only", "resources")}
     resources = {name: value for level in levels for name, value in level.get("resources", {}).items()}
-    processes, seeds = settings.pop("processes", 1), settings.pop("seeds", seeds)
-    planned = [Cell(grid, dataset, variant, seed, settings | {"seed": seed}, processes, resources) for seed in seeds]
+    of_machines = {name: settings.pop(name) for name in ("processes", "nodes", "stage") if name in settings}
+    seeds = settings.pop("seeds", seeds)
+
+    def cell(seed: int) -> Cell:
+        return Cell(grid, dataset, variant, seed, settings | {"seed": seed}, resources=resources, **of_machines)
+
     try:
+        planned = [cell(seed) for seed in seeds]
         _ = planned[0].config
     except (TypeError, ValueError) as error:
         raise ValueError(f"{grid}.variants.{variant} on {dataset}: {error}") from None

@@ -43,7 +43,7 @@ def requirements() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = (
         project["dependencies"],
-        *(of for name, of in project["optional-dependencies"].items() if name != "cluster"),
+        *(of for name, of in project["optional-dependencies"].items() if name not in ("cluster", "kubernetes")),
     )
     asked = [line for lines in extras for line in lines]
     return {re.match(r"[\w-]+", line).group().lower() for line in asked} - {"mmlib"}

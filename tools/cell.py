@@ -55,8 +55,9 @@ def run(command: list[str], why_end: Callable[[], str | None]) -> int:
                     print(reason, flush=True)
                     return 1
             else:
-                if code < 0:
-                    print(f"ChildProcessError: {command[0]} was ended by {signal.Signals(-code).name}", flush=True)
+                if code < 0:  # a cluster sends its signal to every process of a job
+                    ended = f"ChildProcessError: {command[0]} was ended by {signal.Signals(-code).name}"
+                    print(why_end() or ended, flush=True)
                 return abs(code)
     finally:
         end_all()

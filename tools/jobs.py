@@ -6,6 +6,7 @@ plain one comes now and then.
 
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -14,10 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from logging import LogRecord
 from pathlib import Path
 
 import snakemake.cli
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
@@ -26,6 +29,11 @@ from mmbook.progress import duration
 
 LOCKS = Path("build/locks")
 NAMES = {"cell": "cells", "chapter": "chapters"}
+# What helps against an end that Slurm reports.
+HINTS = {
+    "TIMEOUT": "a next call resumes it, for another `minutes` of its resources",
+    "OUT_OF_MEMORY": "its resources need more `memory_mib`",
+}
 PLAIN_SECONDS = 300  # between two lines where no terminal shows one that moves
 
 
@@ -44,7 +52,7 @@ class Progress:
         self.total, self.done, self.seconds = Counter(), Counter(), Counter()
         self.rules, self.titles, self.logs, self.outputs = {}, {}, {}, {}
         self.running: dict[int, float] = {}
-        self.failed: list[int] = []
+        self.failed: dict[int, str] = {}  # and why
 
     def plan(self, counts: dict[str, int]) -> None:
         """Take what Snakemake found to do: the number of jobs of every rule."""
@@ -59,14 +67,17 @@ class Progress:
         """Count a job as running."""
         self.running[job] = now
 
-    def finish(self, job: int, now: float, *, failed: bool = False) -> None:
-        """Count a job as done, or as failed."""
+    def finish(self, job: int, now: float) -> None:
+        """Count a job as done."""
         begun = self.running.pop(job, now)
-        if failed:
-            self.failed.append(job)
-        else:
-            self.done[self.rules[job]] += 1
-            self.seconds[self.rules[job]] += now - begun
+        self.done[self.rules[job]] += 1
+        self.seconds[self.rules[job]] += now - begun
+
+    def fail(self, job: int, words: str = "") -> str:
+        """Count a job as failed, and return why: as the cluster's words or its log say."""
+        self.running.pop(job, None)
+        self.failed[job] = end_by_cluster(words) or reason(self.logs[job])
+        return self.failed[job]
 
     def left(self, now: float) -> float | None:
         """Return the seconds that the rest takes, from the mean of what is done; None before anything is."""
@@ -107,14 +118,13 @@ class Progress:
         lines = [
             f"Ran {' and '.join(counts)} in {duration(now - self.start)}." if counts else "Ran no cell and no chapter."
         ]
-        reasons = {job: reason(self.logs[job]) for job in self.failed}
-        failed = {job: why for job, why in reasons.items() if not was_stopped(why)}
+        failed = {job: why for job, why in self.failed.items() if not was_stopped(why)}
         for job, why in failed.items():
             lines += [f"Failed: {self.titles[job]}: {why}", *kept(self.logs[job], self.outputs[job])]
             if self.rules[job] == "cell":
                 target = shlex.quote(self.outputs[job][0])
                 lines.append(f"  again: snakemake --cores 1 --nolock --rerun-incomplete {target}")
-        if stopped := len(reasons) - len(failed):
+        if stopped := len(self.failed) - len(failed):
             lines.append(f"Stopped before the end, and resumed by the next call: {stopped}.")
         skipped = self.total.total() - self.done.total() - len(self.failed)
         if failed and skipped:
@@ -127,6 +137,18 @@ def reason(logs: list[str]) -> str:
     texts = (Path(log).read_text(encoding="utf-8") for log in logs if Path(log).exists())
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
     return lines[-1].strip()[:200] if lines else "it left no log"
+
+
+def end_by_cluster(words: str) -> str | None:
+    """Return why Slurm ended a job, from the executor's words; None where the job failed by itself or was cancelled.
+
+    >>> end_by_cluster("SLURM-job '7' failed, SLURM status is: 'TIMEOUT'. Reason: None.")
+    'TIMEOUT: the cluster ended the job; a next call resumes it, for another `minutes` of its resources'
+    """
+    state = re.search(r"SLURM status is: '(\w+)'", words)
+    if state is None or state[1] in ("FAILED", "CANCELLED"):
+        return None
+    return "; ".join(filter(None, [f"{state[1]}: the cluster ended the job", HINTS.get(state[1])]))
 
 
 def was_stopped(reason: str) -> bool:
@@ -183,8 +205,7 @@ class LogHandler(LogHandlerBase):
             elif event == LogEvent.JOB_FINISHED:
                 progress.finish(record.job_id, now)
             elif event == LogEvent.JOB_ERROR:
-                progress.finish(record.jobid, now, failed=True)
-                why = reason(progress.logs[record.jobid])
+                why = progress.fail(record.jobid, record.rule_msg or "")
                 if not was_stopped(why):
                     say(f"Failed: {progress.titles[record.jobid]}: {why}")
             elif event in (None, LogEvent.ERROR) and record.levelname in ("ERROR", "CRITICAL"):
@@ -249,6 +270,18 @@ def alone(*names: str) -> Iterator[None]:
             os.close(file)
 
 
+def share_a_volume() -> None:
+    """Let pods of Kubernetes work in the clone, on a volume that all of them mount.
+
+    Snakemake's plugin says that pods share no files. They would then get copies of the sources and hand back declared
+    outputs alone, without the checkpoints of a run that was stopped.
+    """
+    registry = ExecutorPluginRegistry()
+    if registry.is_installed("kubernetes"):
+        plugin = registry.get_plugin("kubernetes")
+        plugin.common_settings = replace(plugin.common_settings, implies_no_shared_fs=False, job_deploy_sources=False)
+
+
 def run_snakemake(targets: list[str], options: list[str], *, details: bool = False) -> int:
     """Let Snakemake make the targets in this process; what fails does not stop the others.
 
@@ -260,6 +293,7 @@ def run_snakemake(targets: list[str], options: list[str], *, details: bool = Fal
         Its exit code.
     """
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_book", sys.modules[__name__])
+    share_a_volume()
     logger = [] if details else ["--logger", "book"]
     try:
         snakemake.cli.main([*targets, "--keep-going", "--rerun-incomplete", "--nolock", *options, *logger])

@@ -87,6 +87,8 @@ def main(arguments: list[str]) -> int:
         count = sum(cell.dataset == dataset for cell in missing)
         print(f"skipped {count} cells of {dataset}: {reason}; book/run.md, Data sets, says how to get it", flush=True)
     wanted = [cell for cell in missing if cell.dataset not in skipped]
+    if not given.profile and (spread := [cell for cell in wanted if cell.nodes > 1]):
+        raise ValueError(f"cells of {spread[0].nodes} nodes must run through Slurm: --profile profiles/slurm, got none")
     if wanted:
         options = ["--profile", given.profile] if given.profile else ["--cores", given.cores]
         run(wanted, deadline, options, details=given.details)

@@ -52,7 +52,17 @@ def why_not() -> str | None:
         return "daemons of Slurm take root"
     if missing := [program for program in PROGRAMS if not shutil.which(program)]:
         return f"{missing[0]} is missing: apt-get install slurm-wlm munge"
+    forget_a_killed_one()
     return f"{CONFIGURATION} is there: this machine has a Slurm of its own" if CONFIGURATION.exists() else None
+
+
+def forget_a_killed_one() -> None:
+    """Remove the configuration that a killed test has left; its daemons have ended with it."""
+    if not CONFIGURATION.is_symlink():
+        return
+    is_ours = not CONFIGURATION.exists() or "ClusterName=test\n" in CONFIGURATION.read_text()
+    if is_ours and "is UP" not in ask("scontrol", "ping"):
+        CONFIGURATION.unlink()
 
 
 @contextmanager
@@ -123,9 +133,10 @@ def start_munge(stack: ExitStack, folder: Path) -> None:
 
 
 def daemon(stack: ExitStack, log: Path, *command: str) -> None:
-    """Start a daemon in the foreground, and stop it when the stack ends."""
+    """Start a daemon in the foreground, and stop it when the stack ends, or when this process is killed."""
     with log.open("w") as words:
-        process = subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT)
+        with_us = ["setpriv", "--pdeathsig", "TERM", *command]
+        process = subprocess.Popen(with_us, stdout=words, stderr=subprocess.STDOUT)
     stack.callback(process.wait)
     stack.callback(process.terminate)
 
