@@ -91,4 +91,5 @@ environment: .venv/installed ## make the environment in .venv, where it is not t
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --requirement requirements.lock
 	@.venv/bin/python -m pip install --quiet --no-deps --editable .
+	@.venv/bin/python -c "import torch, mmlib; mmlib.mixed_cross_entropy(torch.eye(2), torch.arange(2))"  # numba compiles
 	@touch $@

@@ -241,7 +241,8 @@ class LabelLossCpu(PrecomputedGradient):
         values = finite_logits(logits, left_out)
         scaled = (attention.unsqueeze(2) * values).permute(2, 1, 0).reshape(-1, m)
         size = -(-CPU_CHUNK_ELEMENTS // len(scaled) // kernel_block) * kernel_block
-        arrays = [x.detach().numpy() for x in (classes, label_weights, smoothing)]
+        # In one layout: for another, numba would compile everything anew.
+        arrays = [x.detach().contiguous().numpy() for x in (classes, label_weights, smoothing)]
         loss, count, gradient = 0.0, 0, torch.zeros_like(scaled)
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
