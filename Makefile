@@ -102,4 +102,5 @@ endif
 	@$(PYTHON) -m venv .venv
 	@$(install)
 	@.venv/bin/python -m pip install --quiet --no-deps --editable .
+	@.venv/bin/python -c "import torch, mmlib; mmlib.mixed_cross_entropy(torch.eye(2), torch.arange(2))"  # numba compiles
 	@touch $@

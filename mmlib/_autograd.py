@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmlib.mixing import accumulation_dtype
@@ -17,14 +18,14 @@ from mmlib.mixing import accumulation_dtype
 CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 3 * 2**16, 2**24
 
 
-def finite_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+def finite_logits(logits: Tensor, left_out: Tensor | None = None) -> Tensor:
     """Logits (m, r, c) in single precision at least, -inf as a number so low that no class can be less likely.
 
-    Where the mask (m, r) is False they are 0.
+    What is left out, (m, r), is 0.
     """
     logits = logits.to(accumulation_dtype(logits.dtype))
     logits = logits.clamp(min=-torch.finfo(logits.dtype).max / 4)
-    return logits if mask is None else logits.where(mask.unsqueeze(2), 0)
+    return logits if left_out is None else logits.masked_fill(left_out.unsqueeze(2), 0)
 
 
 def needs_grad(*values: Tensor | None) -> list[bool]:
@@ -32,17 +33,27 @@ def needs_grad(*values: Tensor | None) -> list[bool]:
     return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in values]
 
 
-def mark_infinite(losses: Tensor) -> Tensor:
-    """Replace what a label of an impossible class costs by infinity.
+def mark_infinite(likelihoods: Tensor) -> Tensor:
+    """Replace the logarithm of a label's likelihood by -infinity if its class is impossible.
 
     `finite_logits` replaces logits of -inf before they are mixed, for 0 times infinity is NaN.
     """
-    return losses.masked_fill(losses >= impossible(losses.dtype), torch.inf)
+    return F.threshold(likelihoods, -impossible(likelihoods.dtype), -torch.inf)
 
 
 def impossible(dtype: torch.dtype) -> float:
     """Return the loss from which on a label must be one of an impossible class."""
     return torch.finfo(dtype).max ** 0.5
+
+
+def invert_sums(sums: Tensor) -> Tensor:
+    """Return 1 / sums of weights, 0 where there is no weight, and NaN of NaN, which must not get lost."""
+    return F.threshold(sums, torch.finfo(sums.dtype).tiny, torch.inf).reciprocal_()
+
+
+def count_nonzero(values: Tensor, dim: int | None = None) -> Tensor:
+    """Count in one operation; `torch.count_nonzero` starts two on a GPU."""
+    return torch.linalg.vector_norm(values, ord=0, dim=dim)
 
 
 def _unbound(forward: Callable) -> Callable:
@@ -109,16 +120,16 @@ class SoftTargetLoss(PrecomputedGradient):
     A GPU waits here for the host, which starts its operations one by one. So they are few, and what prepares the
     logits is done inside, where autograd keeps no record of it.
 
-    Args of `forward`: logits (m, r, c), targets (m, r, c), a (m, r), Λ or else blocks of its rows; the examples that
-    take part, (m, r), or None for all; whether the targets are already multiplied by a, which then is attention, or a
+    Args of `forward`: logits (m, r, c), targets (m, r, c), a (m, r), Λ or else blocks of its rows; the examples left
+    out, (m, r), or None for none; whether the targets are already multiplied by a, which then is attention, or a
     is 1 for examples that take part and 0 for the others, (m, 1), or None for ones; whether to average over the
     mixtures that have a position; which of the first four need gradients, a and Λ only with attention.
     """
 
     @staticmethod
     @_unbound
-    def forward(logits, targets, attention, mixing_weights, blocks, mask, attended, mean, needs):
-        values = finite_logits(logits, mask)
+    def forward(logits, targets, attention, mixing_weights, blocks, left_out, attended, mean, needs):
+        values = finite_logits(logits, left_out)
         scaled = (attention.unsqueeze(2) * values if attended else values).flatten(1)
         flat_targets, shape = targets.flatten(1), logits.shape[1:]
         elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else GPU_CHUNK_ELEMENTS
@@ -129,17 +140,17 @@ class SoftTargetLoss(PrecomputedGradient):
                     chunk = _chunk_with_attention(rows, scaled, flat_targets, attention, shape, needs)
                 else:
                     chunk = _chunk(rows, scaled, flat_targets, attention, needs)
-                results.append((chunk.total, chunk.divisor))
+                results.append((chunk.total, chunk.count))
                 products = zip(sums or chunk.derivatives, chunk.derivatives)
                 sums = [a.addmm_(chunk.rows.T, b) if sums else chunk.rows.T @ b for a, b in products]
                 if needs[3]:
                     operands = scaled, flat_targets, attention
                     by_weights.append(sum(x @ y.T for x, y in zip(chunk.derivatives, operands)))
-        total, divisor = (functools.reduce(operator.add, column) for column in zip(*results))
-        divisor = -1 if not mean else divisor.clamp_(max=-1) if isinstance(divisor, Tensor) else divisor
+        total, count = (functools.reduce(operator.add, column) for column in zip(*results))
+        divisor = -torch.finfo(values.dtype).tiny - count if mean else -1  # not 0, so that 0 / 0 is 0
         gradients = _gradients(sums, values, attention if attended else None, needs)
         gradients.append(torch.cat(by_weights) if needs[3] else None)
-        return mark_infinite(total / divisor), *(None if x is None else x.div_(divisor) for x in gradients)
+        return mark_infinite(total) / divisor, *(None if x is None else x.div_(divisor) for x in gradients)
 
 
 class _Chunk(NamedTuple):
@@ -147,45 +158,43 @@ class _Chunk(NamedTuple):
 
     Args:
         total: the sum of -H.
-        divisor: -1 times the number of mixtures.
+        count: the number of mixtures that have an example.
         derivatives: of the total by mixed logits, (rows, r c), mixed targets, (rows, r c), and s, (rows, r); those
             that are not needed are left out at the end.
         rows: the weights that logits and targets were mixed with, (rows, m).
     """
 
     total: Tensor
-    divisor: Tensor | int
+    count: Tensor | int
     derivatives: list[Tensor]
     rows: Tensor
 
 
 def _chunk(rows: Tensor, values: Tensor, targets: Tensor, counts: Tensor | None, needs: list[bool]) -> _Chunk:
     """Mix logits (m, c) and targets (m, c), each row divided by its sum over the examples that count, (m, 1)."""
-    divisor = -len(rows)
+    count = len(rows)
     if counts is not None:
         rows = rows * counts.T
-        sums = rows.sum(dim=1, keepdim=True)
-        empty = sums < torch.finfo(sums.dtype).tiny  # False of NaN, which must not get lost
-        rows.mul_(sums.reciprocal_().masked_fill_(empty, 0))
-        divisor = empty.sum() - len(rows)
+        inverse = invert_sums(rows.sum(dim=1, keepdim=True))
+        rows.mul_(inverse)
+        count = count_nonzero(inverse)
     y, log_p = rows @ targets, (rows @ values).log_softmax(dim=1)
     derivatives = []
     if any(needs):
         derivatives.append(torch.addcmul(y, log_p.exp(), y.sum(dim=1, keepdim=True), value=-1))
     if needs[1]:
         derivatives.append(log_p)
-    return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), divisor, derivatives, rows)
+    return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), count, derivatives, rows)
 
 
 def _chunk_with_attention(
     rows: Tensor, scaled: Tensor, targets: Tensor, attention: Tensor, shape: torch.Size, needs: list[bool]
 ) -> _Chunk:
     """Mix a l (m, r c) and a y (m, r c), at every position divided by Λ a there; `shape` is (r, c)."""
-    sums = rows @ attention
-    empty = sums < torch.finfo(sums.dtype).tiny
-    inverse = sums.reciprocal_().masked_fill_(empty, 0).unsqueeze(2)
-    filled = shape[0] - empty.sum(dim=1)  # positions of each mixture
-    share = inverse / filled.clamp(min=1).view(-1, 1, 1)
+    inverse = invert_sums(rows @ attention)
+    positions = count_nonzero(inverse, dim=1)  # of each mixture
+    inverse = inverse.unsqueeze(2)
+    share = inverse / positions.clamp(min=1).view(-1, 1, 1)
     x, y = ((rows @ values).view(-1, *shape).mul_(factor) for values, factor in ((scaled, inverse), (targets, share)))
     log_p = x.log_softmax(dim=2)
     derivatives = []
@@ -195,7 +204,7 @@ def _chunk_with_attention(
         if any(needs[1:]):
             by_sums = -(x * by_logits + y * log_p * inverse).sum(dim=2)
             derivatives += [(log_p * share).flatten(1), by_sums]
-    return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), -(filled > 0).sum(), derivatives, rows)
+    return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), count_nonzero(positions), derivatives, rows)
 
 
 def _gradients(sums: list[Tensor], values: Tensor, attention: Tensor | None, needs: list[bool]) -> list[Tensor | None]:
@@ -219,20 +228,21 @@ class LabelLossCpu(PrecomputedGradient):
     product, and the kernel's reductions over classes run along contiguous rows.
 
     Args of `forward`: logits (m, r, c), the classes (m, r), what a label counts (m, r), what label smoothing adds to
-    every class (c,), a (m, r), Λ or else blocks of its rows, the examples that take part as in `SoftTargetLoss`,
+    every class (c,), a (m, r), Λ or else blocks of its rows, the examples left out as in `SoftTargetLoss`,
     whether to average over the mixtures that have a position, whether the logits need a gradient, and the kernels.
     """
 
     @staticmethod
     @_unbound
     def forward(
-        logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, mask, mean, needs, kernels
+        logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, left_out, mean, needs, kernels
     ):
         (m, r, c), kernel_block = logits.shape, kernels.MIXTURES_PER_BLOCK
-        values = finite_logits(logits, mask)
+        values = finite_logits(logits, left_out)
         scaled = (attention.unsqueeze(2) * values).permute(2, 1, 0).reshape(-1, m)
         size = -(-CPU_CHUNK_ELEMENTS // len(scaled) // kernel_block) * kernel_block
-        arrays = [x.detach().numpy() for x in (classes, label_weights, smoothing)]
+        # In one layout: for another, numba would compile everything anew.
+        arrays = [x.detach().contiguous().numpy() for x in (classes, label_weights, smoothing)]
         loss, count, gradient = 0.0, 0, torch.zeros_like(scaled)
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):

@@ -3,12 +3,17 @@
 import functools
 from types import ModuleType
 
+import torch
+
 USE_NUMBA = True  # tests set it to False and run on torch's operations alone, as a GPU does
 
 
 def cpu_kernels() -> ModuleType | None:
-    """Return the compiled kernels, `mmlib._cpu_kernels`, or None where numba is missing or switched off."""
-    return _load() if USE_NUMBA else None
+    """Return the compiled kernels, `mmlib._cpu_kernels`, or None where numba is missing or switched off.
+
+    None also under `torch.compile`, which cannot look into them.
+    """
+    return _load() if USE_NUMBA and not torch.compiler.is_compiling() else None
 
 
 @functools.cache

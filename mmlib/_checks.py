@@ -140,9 +140,14 @@ def check_tensor(
         raise ValueError(f"{name} must have shape ({wanted}), got {got}{hint}")
 
 
+def can_read(tensor: Tensor) -> bool:
+    """Tell whether Python may look at a tensor's values. A GPU's it would have to wait for, a compiler has none yet."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_values(name: str, value: Tensor, low: float = 0, high: float = math.inf) -> None:
-    """Check the range of a tensor's values on the CPU; elsewhere the host would have to wait."""
-    if value.device.type == "cpu" and value.numel():
+    """Check the range of a tensor's values if they can be read."""
+    if can_read(value) and value.numel():
         for end in value.detach().aminmax():
             check_range(low, high, **{name: end.item()})
 

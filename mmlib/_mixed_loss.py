@@ -15,7 +15,16 @@ from torch import Generator, Tensor
 
 from mmlib import _backend
 from mmlib._autograd import LabelLossCpu, SoftTargetLoss, finite_logits, mark_infinite, needs_grad
-from mmlib._checks import check_choice, check_int, check_logits, check_range, check_tensor, check_type, check_values
+from mmlib._checks import (
+    can_read,
+    check_choice,
+    check_int,
+    check_logits,
+    check_range,
+    check_tensor,
+    check_type,
+    check_values,
+)
 from mmlib._typing import Alpha
 from mmlib.mixing import accumulation_dtype, clamp_attention, mix
 from mmlib.sampling import check_alpha, iter_mixing_weights
@@ -25,15 +34,15 @@ DEFAULT_NUM_MIXTURES = 1000
 LossAndWeights = Tensor | tuple[Tensor, Tensor]
 
 
-def _exclude_from_compile(function: Callable) -> Callable:
-    """Exclude `function` from `torch.compile` graphs: it draws random numbers and loops over chunks.
+def _breaks_graph_to_draw(function: Callable) -> Callable:
+    """Exclude `function` from `torch.compile` graphs if it has to draw from a generator, which they cannot hold.
 
     `torch.compiler.disable` is applied lazily because importing Dynamo is slow.
     """
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and any(isinstance(x, Mixtures) and x.generator is not None for x in args):
             return torch.compiler.disable(function)(*args, **kwargs)
         return function(*args, **kwargs)
 
@@ -60,7 +69,7 @@ class Mixtures(NamedTuple):
         if weights is None:
             return
         check_tensor("mixing_weights", weights, (n or "n", m), "floating-point")
-        if weights.device.type == "cpu":  # elsewhere the host would have to wait
+        if can_read(weights):
             # Rows in half precision sum to 1 within the rounding of their largest entry.
             tolerance, sums = max(1e-3, torch.finfo(weights.dtype).eps), weights.detach().sum(1, dtype=torch.double)
             error = (sums - 1).abs().max().item()
@@ -106,7 +115,7 @@ class Terms(NamedTuple):
         return (1 - smoothing) * weight, smoothing / c * weight
 
 
-@_exclude_from_compile
+@_breaks_graph_to_draw
 def binary_loss(
     logits: Tensor, targets: Tensor, mixtures: Mixtures | None, terms: Terms, return_mixing_weights: bool = False
 ) -> LossAndWeights:
@@ -133,7 +142,7 @@ def binary_loss(
     return (loss, rows) if return_mixing_weights else loss
 
 
-@_exclude_from_compile
+@_breaks_graph_to_draw
 def mixed_loss(
     values: Tensor,
     targets: Tensor,
@@ -153,23 +162,23 @@ def mixed_loss(
         mixtures.check(len(values))
     terms.check()
     shape = values.shape
-    classes, mask = _participants(targets, shape[:-1], mask, terms.ignore_index)
+    classes, left_out = _left_out(targets, shape[:-1], mask, terms.ignore_index)
     values = values.unsqueeze(1) if len(shape) == 2 else values
     if mixtures is not None and head is None and terms.reduction != "none":
         _check_targets(targets, classes, shape, terms)
         known = return_mixing_weights or mixtures.mixing_weights is not None
         rows = _draw(mixtures, values) if known else None
-        loss = _fused_loss(values, targets, classes, attention, mask, mixtures, rows, terms)
+        loss = _fused_loss(values, targets, classes, attention, left_out, mixtures, rows, terms)
         return (loss, rows) if rows is not None and return_mixing_weights else loss
     rows = _draw(mixtures, values)
-    folded = _fold(attention, mask, values)
-    logits, valid = finite_logits(values, mask), folded > 0
+    folded = _fold(attention, left_out, values)
+    logits, valid = finite_logits(values, left_out), folded > 0
     if mixtures is not None:
         logits, valid = _mix_positions(rows, folded, logits)
     if head is not None:
         logits = finite_logits(head(logits.to(values.dtype)))
     _check_targets(targets, classes, (*shape[:-1], logits.shape[-1]), terms)
-    soft, counts = _soft_targets(targets, classes, mask, logits, terms)
+    soft, counts = _soft_targets(targets, classes, left_out, logits, terms)
     soft = (soft if counts is None else soft * counts.unsqueeze(2)).expand(*folded.shape, -1)
     if mixtures is not None:
         soft, _ = _mix_positions(rows, folded, soft)
@@ -182,7 +191,7 @@ def _fused_loss(
     targets: Tensor,
     classes: Tensor | None,
     attention: Tensor | None,
-    mask: Tensor | None,
+    left_out: Tensor | None,
     mixtures: Mixtures,
     rows: Tensor | None,
     terms: Terms,
@@ -195,19 +204,19 @@ def _fused_loss(
     kernels = _backend.cpu_kernels() if logits.device.type == "cpu" and dtype == torch.float32 else None
     with torch.autocast(logits.device.type, enabled=False):
         if kernels is not None and classes is not None and not any(needs_grad(attention, rows, terms.weight)):
-            folded = _fold(attention, mask, logits)
+            folded = _fold(attention, left_out, logits)
             own, smoothing = terms.coefficients(folded, logits.shape[2])
-            constants = (classes, folded * own[classes], smoothing, folded)
-            return LabelLossCpu.apply(logits, *constants, rows, blocks, mask, mean, needs_grad(logits)[0], kernels)[0]
-        soft, counts = _soft_targets(targets, classes, mask, logits, terms)
+            constants = (classes, folded * own[classes], smoothing, folded, rows, blocks, left_out, mean)
+            return LabelLossCpu.apply(logits, *constants, needs_grad(logits)[0], kernels)[0]
+        soft, counts = _soft_targets(targets, classes, left_out, logits, terms)
         attended = attention is not None or any(needs_grad(rows))
         if attended:
-            folded = _fold(attention, mask, logits)
+            folded = _fold(attention, left_out, logits)
             soft = soft * (folded if counts is None else folded * counts).unsqueeze(2)
         else:  # rows that are given are divided by their sums
-            folded = _fold(None, mask, logits) if counts is None and rows is not None else counts
+            folded = _fold(None, left_out, logits) if counts is None and rows is not None else counts
         inputs = (logits, soft, folded, rows)
-        return SoftTargetLoss.apply(*inputs, blocks, mask, attended, mean, needs_grad(*inputs))[0]
+        return SoftTargetLoss.apply(*inputs, blocks, left_out, attended, mean, needs_grad(*inputs))[0]
 
 
 def _draw(mixtures: Mixtures | None, logits: Tensor) -> Tensor:
@@ -223,29 +232,32 @@ def is_integer(targets: Tensor) -> bool:
     return not targets.is_floating_point() and targets.dtype != torch.bool
 
 
-def _participants(
+def _left_out(
     targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Find the class indices, if the targets hold any, and which examples take part at which position.
+    """Find the class indices, if the targets hold any, and which examples take no part at which position.
 
     Args:
         shape: (m,), or (m, r) where targets may be per position.
 
     Returns:
-        Class indices (m, r), 0 where masked, and a mask (m, r), None if it is known to be all True.
+        Class indices (m, r), and True for what is left out, (m, r), None if that is known to be nothing.
     """
-    classes = None
     check_tensor("targets", targets)
+    left_out = None
     if mask is not None:
         check_tensor("mask", mask, tuple(shape), "boolean")
-    if is_integer(targets) and targets.shape in (shape[:1], shape):
-        classes = targets.long().view(len(targets), -1).expand(*shape[:1], *(shape[1:] or (1,)))
-        labelled = classes != ignore_index
-        mask = labelled if mask is None else labelled & mask
-        if mask.device.type == "cpu" and bool(mask.all()):
+        left_out = ~mask
+    if not is_integer(targets) or targets.shape not in (shape[:1], shape):
+        return None, left_out
+    classes = targets.long().view(len(targets), -1).expand(*shape[:1], *(shape[1:] or (1,)))
+    ignored = classes == ignore_index
+    left_out = ignored if left_out is None else left_out | ignored
+    if can_read(left_out):
+        if not left_out.any():
             return classes, None
-        classes = classes * mask  # any class will do for what is left out
-    return classes, mask
+        classes = classes.masked_fill(left_out, 0)  # any class will do
+    return classes, left_out
 
 
 def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ...], terms: Terms) -> None:
@@ -264,7 +276,7 @@ def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ..
             f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
             f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
         )
-    if classes is not None and classes.device.type == "cpu":  # elsewhere the host would have to wait
+    if classes is not None and can_read(classes):
         low, high = (end.item() for end in classes.aminmax())
         if not 0 <= low <= high < c:
             wanted = f"classes 0 to {c - 1} or ignore_index ({terms.ignore_index})"
@@ -272,34 +284,35 @@ def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ..
 
 
 def _soft_targets(
-    targets: Tensor, classes: Tensor | None, mask: Tensor | None, logits: Tensor, terms: Terms
+    targets: Tensor, classes: Tensor | None, left_out: Tensor | None, logits: Tensor, terms: Terms
 ) -> tuple[Tensor, Tensor | None]:
     """Distributions with class weights and smoothing, (m, 1 or r, c), and what each counts, (m, 1 or r).
 
-    That is 1, or 0 for what takes no part, or NaN for a class index out of range; None if all of them count 1.
+    That is 1, or 0 for what is left out, or infinity, which makes NaN of a loss, for a class index out of range; None
+    if all of them count 1.
     """
     dtype, c = accumulation_dtype(logits.dtype), logits.shape[-1]
     if classes is None:
         soft = (targets.unsqueeze(1) if targets.ndim == 2 else targets).to(dtype)
-        counts = None if mask is None else mask.to(dtype)
+        counts = None if left_out is None else (~left_out).to(dtype)
     else:
-        soft, counts = classes.unsqueeze(2) == torch.arange(c, device=logits.device), mask
-        if mask is not None:  # without one, as on the CPU, classes have been checked
-            inside = soft.any(dim=2)
-            counts = ((mask & inside) / inside).to(dtype)
+        soft, counts = classes.unsqueeze(2) == torch.arange(c, device=logits.device), None
+        if left_out is not None:  # else, as on the CPU, classes have been checked
+            counts = soft.sum(dim=2).reciprocal().masked_fill_(left_out, 0).to(dtype)
     if terms.weight is not None or terms.label_smoothing:
         own, smoothing = terms.coefficients(soft.new_empty((), dtype=dtype), c)
         soft = soft * own + smoothing
     return soft.to(dtype), counts
 
 
-def _fold(attention: Tensor | None, mask: Tensor | None, values: Tensor) -> Tensor:
-    """What each position of each example counts, (m, r): its attention, or 1, and 0 where the mask is False."""
+def _fold(attention: Tensor | None, left_out: Tensor | None, values: Tensor) -> Tensor:
+    """What each position of each example counts, (m, r): its attention, or 1, and 0 where it is left out."""
     dtype = accumulation_dtype(values.dtype)
     if attention is None:
-        return values.new_ones(values.shape[:2], dtype=dtype) if mask is None else mask.to(dtype)
-    attention = clamp_attention(attention).to(dtype)
-    return attention if mask is None else attention.where(mask, 0)
+        folded = values.new_ones(values.shape[:2], dtype=dtype)
+    else:
+        folded = clamp_attention(attention).to(dtype)
+    return folded if left_out is None else folded.masked_fill(left_out, 0)
 
 
 def _mix_positions(mixing_weights: Tensor, attention: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,9 +326,9 @@ def _mix_positions(mixing_weights: Tensor, attention: Tensor, values: Tensor) ->
 
 def _reduce(logits: Tensor, targets: Tensor, valid: Tensor, reduction: str) -> Tensor:
     """The cross-entropy of each mixture, (n,), the mean over its valid positions; reduced over mixtures."""
-    losses = -(targets * logits.log_softmax(dim=2)).sum(dim=2)
+    losses = -mark_infinite((targets * logits.log_softmax(dim=2)).sum(dim=2))
     positions = valid.sum(dim=1)
-    losses = mark_infinite(losses).where(valid, torch.zeros_like(losses)).sum(dim=1) / positions.clamp(min=1)
+    losses = losses.where(valid, 0).sum(dim=1) / positions.clamp(min=1)
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.sum() / (positions > 0).sum().clamp(min=1)

@@ -38,11 +38,11 @@ def attention_map(
     tensor([[0.2500, 0.7500, 0.0000]])
     """
     scores = _scores(features, query, mask).relu()
-    total = scores.sum(dim=1, keepdim=True)
-    real = torch.ones_like(scores) if mask is None else mask.to(scores.dtype)
-    uniform = real / real.sum(dim=1, keepdim=True).clamp(min=1)
-    # The division itself is guarded: torch.where does not stop NaN gradients from the branch that it discards.
-    return torch.where(total > 0, scores / total.where(total > 0, 1), uniform)
+    tiny = torch.finfo(scores.dtype).tiny
+    scores = scores.masked_fill(scores.sum(dim=1, keepdim=True) < tiny, 1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, 0)
+    return scores / scores.sum(dim=1, keepdim=True).clamp(min=tiny)  # not 0 where all is padding
 
 
 def softmax_attention_map(

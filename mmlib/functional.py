@@ -5,9 +5,13 @@ W(Λz) + b = Λ(Wz + b): logits are mixed, (m, c), never embeddings, (n, d). Λ 
 them are one product. Loss and gradients are summed over chunks of mixtures in the forward pass: memory does not
 grow with n, and a chunk's work stays in cache.
 
-Under `torch.compile` these functions are graph breaks, so `fullgraph=True` is not supported. `torch.func.grad` is
-supported; `torch.func.vmap` and forward-mode derivatives are not. Second derivatives are refused, save with
-`reduction="none"`, which is plain autograd.
+`torch.compile` traces these functions without a graph break (`fullgraph=True`), on torch's operations also where numba
+is installed: a compiled step on the CPU draws other mixtures than an eager one. With a generator of their own, which
+a graph cannot hold, they are graph breaks and compute what they compute eagerly. What the CPU checks of values is
+checked in eager calls only.
+
+`torch.func.grad` is supported; `torch.func.vmap` and forward-mode derivatives are not. Second derivatives are refused,
+save with `reduction="none"`, which is plain autograd.
 """
 
 from torch import Generator, Tensor

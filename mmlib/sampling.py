@@ -168,8 +168,9 @@ def _iter_torch(
         # In float32 a concentration could be rounded to 0 or infinity.
         concentration = torch.empty(size, 1, dtype=torch.double, device=device)
         concentration.uniform_(low, high, generator=generator)
-        shape = (concentration + 1 if boost else concentration).to(dtype)
-        gamma = torch._standard_gamma(shape.expand(size, num_examples).contiguous(), generator=generator)
+        shape = torch.empty(size, num_examples, dtype=dtype, device=device)
+        shape.copy_(concentration + 1 if boost else concentration)
+        gamma = torch._standard_gamma(shape, generator=generator)
         if boost:  # Gamma(α) = Gamma(α + 1) · U^(1/α)
             uniform = torch.empty_like(gamma).uniform_(generator=generator)
             power = concentration.reciprocal().to(dtype)

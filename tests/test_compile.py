@@ -13,16 +13,19 @@ pytestmark = pytest.mark.slow
 METHODS = ["erm", "mixup", "multimix", "dense_multimix"]
 
 
-@pytest.fixture(scope="module")
-def compared():
-    script = Path(__file__).with_name("scripts") / "compiled_steps.py"
+def rows_of(name, *arguments):
+    """What a script prints, a line of JSON each."""
+    script = Path(__file__).with_name("scripts") / name
     paths = os.pathsep.join([str(script.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, script, *METHODS], check=True, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    rows = map(json.loads, done.stdout.splitlines())
-    return {(row.pop("name"), row.pop("whole")): row for row in rows}
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return {(row.pop("name"), row.pop("whole")): row for row in rows_of("compiled_steps.py", *METHODS)}
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["objective", "step"])
@@ -36,3 +39,11 @@ def test_a_compiled_step_is_the_eager_one(compared, name, whole):
     assert sorted(first) == ([False, False, True, True] if "multimix" in name else [])
     assert graphs[0] > 0
     assert graphs[3] == graphs[-1]  # both branches were taken twice: all that comes is compiled
+
+
+def test_losses_are_traced_without_a_graph_break():
+    """On torch's operations; every one of them would end in an error at a break."""
+    rows = rows_of("whole_graphs.py")
+    assert len(rows) == 13
+    for row in rows:
+        assert max(row["loss"], row["gradients"]) < 1e-6, row
