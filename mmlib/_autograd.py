@@ -140,7 +140,7 @@ class SoftTargetLoss(PrecomputedGradient):
                     chunk = _chunk_with_attention(rows, scaled, flat_targets, attention, shape, needs)
                 else:
                     chunk = _chunk(rows, scaled, flat_targets, attention, needs)
-                results.append((chunk.total, chunk.count))
+                results.append((chunk.total, chunk.filled))
                 products = zip(sums or chunk.derivatives, chunk.derivatives)
                 sums = [a.addmm_(chunk.rows.T, b) if sums else chunk.rows.T @ b for a, b in products]
                 if needs[3]:
@@ -158,14 +158,14 @@ class _Chunk(NamedTuple):
 
     Args:
         total: the sum of -H.
-        count: the number of mixtures that have an example.
+        filled: the number of mixtures that have an example.
         derivatives: of the total by mixed logits, (rows, r c), mixed targets, (rows, r c), and s, (rows, r); those
             that are not needed are left out at the end.
         rows: the weights that logits and targets were mixed with, (rows, m).
     """
 
     total: Tensor
-    count: Tensor | int
+    filled: Tensor | int
     derivatives: list[Tensor]
     rows: Tensor
 
