@@ -63,6 +63,7 @@ PATTERNS = {
     r"epochs(\d+)": r"\1 epochs",
     r"lr(.+)": r"learning rate \1",
     r"alpha-(.+)": r"α = \1",
+    r"total-(.+)": r"mα = \1",
     r"mixup_alpha-(.+)": r"input mixup's α = \1",
     r"tuple-(\d+)": r"\1 examples a mixture",
     r"(?:gamma-)?(\d\.\d+)": r"γ = \1",
