@@ -46,9 +46,10 @@ class Cell:
     def __post_init__(self) -> None:
         if self.processes % self.nodes:
             raise ValueError(f"processes must be a multiple of the {self.nodes} nodes, got {self.processes}")
-        places = [self.parameters.get("root", "data"), self.parameters["dataset"]]
-        if self.stage and not any(Path(place).is_relative_to(self.stage) for place in places):
-            raise ValueError(f"stage must be root {places[0]!r}, dataset {places[1]!r} or above, got {self.stage!r}")
+        if self.stage:
+            root, dataset = self.parameters.get("root", "data"), self.parameters["dataset"]
+            if not any(Path(place).is_relative_to(self.stage) for place in (root, dataset)):
+                raise ValueError(f"stage must be root {root!r}, dataset {dataset!r} or above, got {self.stage!r}")
 
     @property
     def path(self) -> Path:
