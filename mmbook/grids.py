@@ -73,7 +73,7 @@ class Cell:
 
     @property
     def cores(self) -> int:
-        """How many cores the cell occupies on each machine: one for each thread, and one for each reader of images."""
+        """How many cores the cell occupies on each machine, one for each thread and for each reader of images."""
         threads, workers = self.parameters.get("threads") or 1, self.parameters.get("workers", 0)
         return self.processes // self.nodes * (threads + workers)
 
