@@ -47,6 +47,7 @@ def lab(tmp_path_factory):
     folder, port = clones.copy_tracked(tmp_path_factory.mktemp("book")), free_port()
     options = [f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token="]
     options += ["--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url="]
+    options += ["--LanguageServerManager.autodetect=False"]  # a type checker would run beside every notebook
     env = clones.environment(folder, JUPYTER_CONFIG_DIR=str(folder / "config"))
     command = [sys.executable, "-m", "jupyterlab", *options]
     with (folder / "lab.log").open("w", encoding="utf-8") as log:
