@@ -88,7 +88,7 @@ environment: .venv/installed ## make the environment in .venv, where it is not t
 
 # PyTorch keeps its builds for processors alone in an index of its own, which uv knows by name and pip does not.
 ifeq ($(TORCH),cpu)
-size = 2.5 GB, without CUDA
+size = some 2.5 GB, without CUDA
 install = .venv/bin/python -m pip install --quiet uv && grep -Ev '^(cuda|nvidia|triton)\b' requirements.lock \
 	| .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend cpu --requirement -
 else

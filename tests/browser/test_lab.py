@@ -82,7 +82,7 @@ def test_all_cells_run_without_an_error(opened):
 
 
 @pytest.mark.parametrize("opened", ["05-one-run.ipynb"], indirect=True)
-def test_a_progress_bar_moves_while_a_network_trains(opened):
+def test_a_progress_bar_is_shown_while_a_network_trains(opened):
     opened.evaluate("""() => {
         const cells = window.jupyterapp.shell.currentWidget.content.model.cells;
         for (const {sharedModel} of cells)
