@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import symtable
 import sys
 import types
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_parameters_are_checked_right_after_their_cell(name):
     assert '"mmbook", "mmlib"' in install
     assert parameters == "".join(parameters_cell(name))
     assert "notebook.setup(globals())" in setup
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_keep_their_values(name):
+    """A cell that assigned to one would run once only, and the fold "What was run" would show its value."""
+    declared = {line.split(":")[0] for line in parameters_cell(name)}
+    for cell in code_cells(name):
+        if "parameters" not in cell["metadata"].get("tags", []):
+            source = "".join(cell["source"]).replace("%pip install", "pass  # %pip install")
+            names = symtable.symtable(source, name, "exec")
+            assigned = {symbol.get_name() for symbol in names.get_symbols() if symbol.is_assigned()}
+            assert not declared & assigned, source
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
