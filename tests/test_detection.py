@@ -1,6 +1,9 @@
 """Detectors: their data sets, their backbones, the metric, and runs from start to record."""
 
 import json
+import os
+import platform
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from mmbook.notebook import project_root
 from mmbook.scenes import draw_canvas
 from mmlib.experiments import models, runs
 from mmlib.experiments.data import shapes
+from mmlib.experiments.processor import COMMON_INSTRUCTIONS
 
 TINY = {"train_images": 8, "epochs": 1, "batch_size": 4}
 
@@ -656,8 +660,14 @@ def test_command_line_names_what_is_wrong_in_one_line(capsys, arguments, message
 def test_command_line_runs_one_cell(tmp_path, few, capsys):
     path = tmp_path / "folder" / "record.json"
     arguments = ["--train-images", "4", "--batch-size", "2", "--epochs", "1", "--detector", "ssd", "--threads", "1"]
-    mmbook.detection.__main__.main(["--record", str(path), *arguments])
-    assert f"test mAP {ledger.read_verified(path)['metrics']['map']:.2f} %" in capsys.readouterr().out
+    with mock.patch.dict(os.environ):
+        for name in COMMON_INSTRUCTIONS:
+            os.environ.pop(name, None)
+        mmbook.detection.__main__.main(["--record", str(path), *arguments])
+    record = ledger.read_verified(path)
+    assert f"test mAP {record['metrics']['map']:.2f} %" in capsys.readouterr().out
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        assert record["environment"]["instructions"] == COMMON_INSTRUCTIONS
 
 
 def test_ledger_takes_the_records_of_the_grid_and_names_those_it_leaves_out(tmp_path, few, monkeypatch):

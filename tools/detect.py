@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mmbook import detection
+from mmlib.experiments.processor import use_common_instructions
 
 LEDGER = Path("book/results/detection")
 
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args(arguments)
+    use_common_instructions()
     torch.set_num_threads(1)
     start, failed, cells = time.time(), 0, detection.cells()
     for cell in cells:

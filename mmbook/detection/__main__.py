@@ -14,6 +14,7 @@ from mmbook.detection.config import Config
 from mmbook.detection.records import run
 from mmlib._checks import check_int
 from mmlib.experiments.arguments import OneLineParser, add_options, parse_settings
+from mmlib.experiments.processor import use_common_instructions
 from mmlib.experiments.training.devices import check_device, check_threads
 
 
@@ -61,6 +62,7 @@ def parse(arguments: list[str]) -> tuple[Config, RuntimeOptions]:
 def main(arguments: list[str]) -> None:
     """Run what the arguments describe."""
     config, options = parse(arguments)
+    use_common_instructions()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     path = Path(options.record)
