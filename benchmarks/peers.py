@@ -37,7 +37,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from losses import Problem, stock_weights
+from losses import N, Problem, stock_weights
 from torch import Tensor
 
 from mmlib import mixed_cross_entropy, sample_mixing_weights, transforms
@@ -180,31 +180,45 @@ def torchvision(batch: Batch) -> list[Comparison]:
 
 
 def formula(batch: Batch) -> list[Comparison]:
-    """MultiMix's loss and step, against the formula in embedding space and against plain cross-entropy."""
-    problem, classifier = Problem("cpu"), batch.classifier
-    weights, targets = sample_mixing_weights(problem.n, len(problem.classes)), F.one_hot(problem.classes, CLASSES)
+    """MultiMix's step beside one with the formula in embedding space, and beside plain cross-entropy."""
+    classifier = batch.classifier
+
+    def in_embedding_space(images: Tensor, labels: Tensor) -> Tensor:
+        weights = stock_weights(N, len(images), "cpu")
+        targets = F.one_hot(labels, CLASSES).to(weights.dtype)
+        return F.cross_entropy(classifier.head(weights @ classifier.embed(images)), weights @ targets)
+
+    ours, what = batch.step(batch.method("multimix")), f"step, {batch.size} x {batch.size}"
+    others = ("formula", in_embedding_space, SAME), ("cross-entropy", batch.method("erm"), NO_MIXING)
+    return [
+        Comparison("multimix", peer, what, ours, batch.step(loss), batch.images, batch.labels, note)
+        for peer, loss, note in others
+    ]
+
+
+def loss_alone(batch: Batch) -> list[Comparison]:
+    """MultiMix's loss and its gradients beside the same two, on the embeddings of `losses.py`."""
+    problem = Problem("cpu")
+    weights, targets = sample_mixing_weights(N, len(problem.classes)), F.one_hot(problem.classes, CLASSES)
     expected = F.cross_entropy(problem.head(weights @ problem.embeddings), weights @ targets.to(weights.dtype))
     ours = mixed_cross_entropy(problem.head(problem.embeddings), problem.classes, mixing_weights=weights)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
-    def in_embedding_space(images: Tensor, labels: Tensor) -> Tensor:
-        weights = stock_weights(problem.n, len(images), "cpu")
-        targets = F.one_hot(labels, CLASSES).to(weights.dtype)
-        return F.cross_entropy(classifier.head(weights @ classifier.embed(images)), weights @ targets)
-
-    def plain(*_: Tensor) -> None:
+    def plain() -> None:
         F.cross_entropy(problem.head(problem.embeddings), problem.classes).backward()
 
-    inputs, step = (batch.images, batch.labels), batch.step(batch.method("multimix"))
-    loss, size = (lambda *_: problem.multimix()), f"{batch.size} x {batch.size}"
+    others = ("formula", problem.multimix_baseline, SAME), ("cross-entropy", plain, NO_MIXING)
     return [
-        Comparison("multimix", "formula", "loss", loss, lambda *_: problem.multimix_baseline(), *inputs),
-        Comparison("multimix", "formula", f"step, {size}", step, batch.step(in_embedding_space), *inputs),
-        Comparison("multimix", "cross-entropy", "loss", loss, plain, *inputs, NO_MIXING),
         Comparison(
-            "multimix", "cross-entropy", f"step, {size}", step, batch.step(batch.method("erm")), *inputs, NO_MIXING
-        ),
+            "multimix", peer, "loss", ignoring(problem.multimix), ignoring(call), batch.images, batch.labels, note
+        )
+        for peer, call, note in others
     ]
+
+
+def ignoring(call: Callable[[], None]) -> Call:
+    """Make a call that has its inputs already."""
+    return lambda *_: call()
 
 
 def load(folder: Path, name: str) -> ModuleType:
@@ -473,15 +487,16 @@ def main() -> None:
     print(f"{device}, {options.threads} threads, float32, load {results['load']:.1f}")
     batches = [Batch(size, count) for size, count in ({16: 8} if options.quick else SIZES).items()]
     comparisons = [comparison for batch in batches for comparison in packages(batch)]
-    comparisons += releases(batches[0], dict(options.release))  # of their sizes CIFAR's alone: they are for that
+    comparisons += loss_alone(batches[0])
+    comparisons += releases(batches[0], dict(options.release))  # at CIFAR's size alone, which they are for
     rounds, seconds = (1, 0.0) if options.quick else (options.rounds, options.seconds)
     results["rows"] = measure(comparisons, rounds, seconds)
-    print(f"{'':47}{'ours':>11}{'theirs':>26}   ours / theirs, least and largest of {rounds} rounds")
+    print(f"{'':52}ours{'theirs':>28}   ours / theirs, least and largest of the rounds")
     for row in results["rows"]:
         span = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
         print(
-            f"{row['method']:<20}{row['what']:<27}{row['ours_ms']:>8.2f} ms"
-            f"  {row['peer']:<13}{row['theirs_ms']:>8.2f} ms{row['ratio']:>8.2f}  {span:<15}{row['note']}"
+            f"{row['method']:<20}{row['what']:<27}{row['ours_ms']:>9.2f} ms"
+            f"  {row['peer']:<14}{row['theirs_ms']:>9.2f} ms{row['ratio']:>8.2f}  {span:<15} {row['note']}"
         )
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / f"peers-cpu-{options.threads}.json"

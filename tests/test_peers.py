@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_line_for_each_comparison_and_each_release_that_is_not_there(peers, tm
         for name in ("mixup", "cutmix")
         for what in ("mixing", "step,")
     ]
-    expected += [("multimix", what, peer) for peer in ("formula", "cross-entropy") for what in ("loss", "step,")]
+    expected += [("multimix", what, peer) for what in ("step,", "loss") for peer in ("formula", "cross-entropy")]
     assert compared == expected
     (written,) = (json.loads(path.read_text()) for path in tmp_path.iterdir())
     assert len(written["rows"]) == len(compared)
@@ -121,19 +122,21 @@ def test_what_computes_something_else_is_not_timed(peers, batch, release, line, 
         peers.releases(batch, {"zeta_mixup": release})
 
 
-def test_other_boxes_or_partners_would_be_noticed(peers, batch):
-    ours = peers.transforms.CutMix(num_classes=peers.CLASSES)
+def paste(images, labels, peers, share):
+    mixed = images.clone()
+    mixed[..., 2:7, 4:8] = images.roll(1, 0)[..., 2:7, 4:8]
+    targets = torch.eye(peers.CLASSES)[labels]
+    return mixed, torch.lerp(targets.roll(1, 0), targets, share)
 
-    def theirs(images, labels):
-        mixed = images.clone()
-        mixed[..., 2:7, 4:8] = images.roll(1, 0)[..., 2:7, 4:8]
-        targets = torch.eye(peers.CLASSES)[labels]
-        return mixed, torch.lerp(targets.roll(1, 0), targets, 1 - 20 / 256)
 
+def test_other_boxes_partners_or_targets_would_be_noticed(peers, batch):
+    ours, theirs = peers.transforms.CutMix(num_classes=peers.CLASSES), partial(paste, peers=peers, share=1 - 20 / 256)
     peers.check_same(ours, theirs, batch.images, peers.drawn_pairs)
     for other in ({"cutmix_box": (slice(2, 7), slice(4, 9))}, {"draw_pairs": (torch.arange(8).flip(0), 0.5)}):
         with pytest.raises(AssertionError, match="not close"):
             peers.check_same(ours, theirs, batch.images, lambda *drawn, other=other: peers.drawn_pairs(*drawn) | other)
+    with pytest.raises(AssertionError, match="not close"):
+        peers.check_same(ours, partial(theirs, share=1 - 21 / 256), batch.images, peers.drawn_pairs)
 
 
 def test_a_folder_without_the_release_is_skipped(peers, batch, tmp_path, capsys):
