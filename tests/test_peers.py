@@ -96,13 +96,13 @@ def test_ratio_is_ours_over_theirs_each_on_a_fresh_copy(peers, batch):
 def test_a_package_that_is_not_there_is_skipped_in_one_line(peers, batch, monkeypatch, capsys):
     for name in ("timm", "timm.data"):
         monkeypatch.setitem(sys.modules, name, None)
-    found = peers.packages(batch)
+    found = peers.with_packages(batch)
     assert {comparison.peer for comparison in found} == {"torchvision", "formula", "cross-entropy"}
     assert re.fullmatch(r"timm: skipped: .*; it takes pip install timm\n", capsys.readouterr().out)
 
 
 def test_released_code_is_compared_and_its_names_are_forgotten(peers, batch, release, capsys):
-    found = peers.releases(batch, {"zeta_mixup": release})
+    found = peers.with_releases(batch, {"zeta_mixup": release})
     assert [(comparison.method, comparison.note) for comparison in found] == [("zeta_mixup", peers.SAME)] * 2
     assert "zeta_mixup" not in capsys.readouterr().out
     assert "zeta_mixup" not in sys.modules
@@ -119,7 +119,7 @@ def test_released_code_is_compared_and_its_names_are_forgotten(peers, batch, rel
 def test_what_computes_something_else_is_not_timed(peers, batch, release, line, other):
     (release / "zeta_mixup.py").write_text(RELEASE.replace(line, other))
     with pytest.raises(AssertionError, match="not close"):
-        peers.releases(batch, {"zeta_mixup": release})
+        peers.with_releases(batch, {"zeta_mixup": release})
 
 
 def paste(images, labels, peers, share):
@@ -140,7 +140,7 @@ def test_other_boxes_partners_or_targets_would_be_noticed(peers, batch):
 
 
 def test_a_folder_without_the_release_is_skipped(peers, batch, tmp_path, capsys):
-    assert peers.releases(batch, dict.fromkeys(peers.RELEASES, tmp_path)) == []
+    assert peers.with_releases(batch, dict.fromkeys(peers.RELEASES, tmp_path)) == []
     assert capsys.readouterr().out.count("skipped: No module named") == len(peers.RELEASES)
 
 
