@@ -174,6 +174,36 @@ def beside_baseline(numbers: pd.DataFrame, titles: dict[str, str], baseline: str
     return pd.DataFrame(written).loc[in_order(numbers["variant"])].rename(printed_name).rename_axis(None)
 
 
+def in_points(compared: Comparison) -> str:
+    """Write a mean difference in points, and on how many seeds it is above zero.
+
+    >>> in_points(Comparison(pd.Series([2.0, -0.5]).to_numpy()))
+    '+0.8 points, ahead on 1 of 2 seeds'
+    """
+    return f"{compared.mean:+.1f} points, ahead on {compared.ahead} of {compared.seeds} seeds"
+
+
+def by_interval(comparisons: dict[str, Comparison], above: str, below: str, between: str) -> pd.Series:
+    """Choose a word for each variant by where the 95 % interval of its difference lies.
+
+    Args:
+        comparisons: by variant.
+        above: the word where the whole interval is above zero.
+        below: the word where it is below zero.
+        between: the word where it holds zero, or where there is none.
+
+    >>> rows = [("a", 0, 5.0), ("a", 1, 5.1), ("b", 0, 2.0), ("b", 1, 4.0), ("c", 0, 3.0), ("c", 1, 3.0)]
+    >>> numbers = pd.DataFrame(rows, columns=["variant", "seed", "error"])
+    >>> by_interval({v: compare(numbers, v, "c", "error") for v in "ab"}, "more", "less", "either").to_dict()
+    {'a': 'more', 'b': 'either'}
+    """
+    words = {}
+    for variant, compared in comparisons.items():
+        low, high = compared.t_interval()
+        words[variant] = above if low > 0 else below if high < 0 else between
+    return pd.Series(words, dtype=str)
+
+
 def sentence(claim: str, verdicts: pd.Series) -> str:
     """Say for which methods a claim holds, for which it does not and for which it is open.
 

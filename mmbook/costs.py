@@ -106,5 +106,6 @@ def recorded_hours(grid: str, kind: str) -> tuple[float, int] | None:
     records = [r for r in grids.grid_records(grid).records if r.environment.get("device_type", "cpu") == kind]
     if not records:
         return None
-    seconds = sum(cell.settings["epochs"] * progress.recorded_pace(cell, records) for cell in grids.cells(grid))
+    paces = progress.recorded_paces(records)
+    seconds = sum(cell.settings["epochs"] * progress.nearest_pace(cell, paces) for cell in grids.cells(grid))
     return seconds / 3600 / (RUNS_AT_A_TIME if kind == "cuda" else 1), len(records)

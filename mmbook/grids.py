@@ -51,7 +51,7 @@ class Cell:
             if not any(Path(place).is_relative_to(self.stage) for place in (root, dataset)):
                 raise ValueError(f"stage must be root {root!r}, dataset {dataset!r} or above, got {self.stage!r}")
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The cell's folder, relative to the grid's folder."""
         return run_path(self.dataset, self.parameters["model"], self.variant, self.seed)

@@ -1,6 +1,7 @@
 """How far the cells of a grid are: recorded, running, stopped, failed or missing, and how long the rest will take."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,24 +87,35 @@ def remaining_seconds(rest: Iterable[Progress], records: list[RunRecord]) -> flo
     A cell's own pace counts; without one, the median of the records of its variant, else of its method, else of all on
     its data set and network.
     """
+    paces = recorded_paces(records)
     total = 0.0
     for progress in rest:
         left = progress.cell.settings["epochs"] - progress.epochs
-        pace = progress.seconds_per_epoch or recorded_pace(progress.cell, records)
+        pace = progress.seconds_per_epoch or nearest_pace(progress.cell, paces)
         if pace is None:
             return None
         total += left * pace
     return total
 
 
-def recorded_pace(cell: Cell, records: list[RunRecord]) -> float | None:
-    """Return the median seconds of a recorded epoch like a cell's; None where no record is of its data and network."""
-    model, method = cell.settings["model"], cell.settings["method"]
-    alike = [record for record in records if (record.dataset, record.model) == (cell.dataset, model)]
-    of_method = [record for record in alike if record.config["method"] == method]
-    of_variant = [record for record in of_method if record.variant == cell.variant]
-    nearest = of_variant or of_method or alike
-    return median(r.environment["train_seconds"] / r.config["epochs"] for r in nearest) if nearest else None
+def recorded_paces(records: Iterable[RunRecord]) -> dict[tuple[str, ...], float]:
+    """Return the median seconds of a recorded epoch, by data set and network, then also by method, then by variant.
+
+    >>> recorded_paces([])
+    {}
+    """
+    seconds = defaultdict(list)
+    for r in records:
+        place = r.dataset, r.model, r.config["method"], r.variant
+        for parts in (2, 3, 4):
+            seconds[place[:parts]].append(r.environment["train_seconds"] / r.config["epochs"])
+    return {place: median(found) for place, found in seconds.items()}
+
+
+def nearest_pace(cell: Cell, paces: dict[tuple[str, ...], float]) -> float | None:
+    """Return the seconds of an epoch like a cell's, of `recorded_paces`; None where none is of its data and network."""
+    place = cell.dataset, cell.settings["model"], cell.settings["method"], cell.variant
+    return next((paces[place[:parts]] for parts in (4, 3, 2) if place[:parts] in paces), None)
 
 
 def duration(seconds: float) -> str:

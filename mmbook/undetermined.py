@@ -8,6 +8,7 @@ import pandas as pd
 from mmbook import grids
 from mmbook.names import printed_name
 from mmbook.notebook import project_root
+from mmbook.verdicts import Comparison
 from mmlib.experiments.runs import RunRecord
 
 GRIDS = ("ablations", "signal", "schedules", "tuning", "compared")
@@ -343,8 +344,8 @@ def records() -> dict[str, list[RunRecord]]:
     return {grid: grids.grid_records(grid).records for grid in GRIDS}
 
 
-def sensitivity(setting: Setting, found: dict[str, list[RunRecord]], least_seeds: int = 2) -> dict[str, str]:
-    """Write how test accuracy changes with each other value, seed by seed, in points: mean ± standard deviation.
+def differences(setting: Setting, found: dict[str, list[RunRecord]], least_seeds: int = 2) -> dict[str, Comparison]:
+    """Compare each other value with ours by test accuracy, in points, seed by seed.
 
     Args:
         found: records by grid.
@@ -352,13 +353,31 @@ def sensitivity(setting: Setting, found: dict[str, list[RunRecord]], least_seeds
     """
     of_grid = {(run.variant, run.seed): run.metrics["accuracy"] for run in found.get(setting.grid, [])}
     accuracy = pd.Series(of_grid, dtype=float)
-    differences = {}
+    compared = {}
     for other in setting.others.split():
         if {other, setting.ours} <= set(accuracy.index.get_level_values(0)):
             difference = (accuracy[other] - accuracy[setting.ours]).dropna()
             if len(difference) >= least_seeds:
-                differences[other] = f"{difference.mean():+.1f} ± {difference.std():.1f}"
-    return differences
+                compared[other] = Comparison(difference.to_numpy())
+    return compared
+
+
+def sensitivity(setting: Setting, found: dict[str, list[RunRecord]], least_seeds: int = 2) -> dict[str, str]:
+    """Write the `differences` of a setting: mean ± standard deviation over seeds."""
+    return {
+        other: f"{compared.mean:+.1f} ± {pd.Series(compared.differences).std():.1f}"
+        for other, compared in differences(setting, found, least_seeds).items()
+    }
+
+
+def largest(found: dict[str, list[RunRecord]], count: int, least_seeds: int = 2) -> dict[str, Comparison]:
+    """Find the `differences` of all settings whose means are farthest from zero, by printed name."""
+    every = {
+        printed_name(other): compared
+        for setting in SETTINGS
+        for other, compared in differences(setting, found, least_seeds).items()
+    }
+    return dict(sorted(every.items(), key=lambda named: -abs(named[1].mean))[:count])
 
 
 def sensitivities(found: dict[str, list[RunRecord]], least_seeds: int = 2) -> pd.DataFrame:

@@ -34,6 +34,14 @@ def test_differences_are_taken_on_the_seeds_that_both_have():
     assert sensitivity(setting, {}) == {}
 
 
+def test_largest_differences_come_first_whatever_their_sign():
+    accuracies = {"multimix": 90.0, "n-1": 89.0, "alpha-10": 93.0, "probability-1": 40.0}
+    found = {"ablations": [record(v, seed, of) for v, of in accuracies.items() for seed in range(2)]}
+    largest = undetermined.largest(found, 2)
+    assert {name: of.mean for name, of in largest.items()} == {"embeddings always mixed": -50.0, "α = 10": 3.0}
+    assert list(largest) == ["embeddings always mixed", "α = 10"]
+
+
 def test_table_prints_names_and_says_what_is_not_measured():
     table = sensitivities({"ablations": [record(v, s, 90.0) for v in ("multimix", "n-1") for s in range(2)]})
     assert len(table) == len(SETTINGS)

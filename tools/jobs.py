@@ -294,9 +294,12 @@ def run_snakemake(targets: list[str], options: list[str], *, details: bool = Fal
     """
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_book", sys.modules[__name__])
     share_a_volume()
+    # For each cell that starts the default scheduler writes a linear programme of all that wait. It chooses none, for
+    # their priorities are negative, and Snakemake then asks the greedy one.
+    standing = ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy"]
     logger = [] if details else ["--logger", "book"]
     try:
-        snakemake.cli.main([*targets, "--keep-going", "--rerun-incomplete", "--nolock", *options, *logger])
+        snakemake.cli.main([*targets, *standing, *options, *logger])
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -26,8 +26,8 @@ FOREVER = 2**33  # seconds since 1970
 def add_finished(cells: list[grids.Cell]) -> None:
     """Add the finished runs of cells that are not in the ledger yet."""
     for cell in cells:
-        folder, path = RUNS / cell.grid / cell.path, LEDGER / cell.grid / cell.path.with_suffix(".json")
-        if (folder / "metrics.json").exists() and not path.exists():
+        folder, path = RUNS / cell.grid / cell.path, cell.path.with_suffix(".json")
+        if (folder / "metrics.json").exists() and not (LEDGER / cell.grid / path).exists():
             kept = grids.load_grids()[cell.grid]
             embeddings, weights = kept.get("embeddings", True), kept.get("weights", False)
             ledger.add(runs.load_run(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
