@@ -5,10 +5,21 @@ from matplotlib.axes import Axes
 
 from mmbook import plots
 from mmbook.names import FORMS, in_order, known_method, printed_name, style_of
-from mmbook.verdicts import Comparison, best_by_validation, compare, summarize
+from mmbook.verdicts import (
+    FAILS,
+    HOLDS,
+    MIN_SEEDS,
+    OPEN,
+    UNTESTABLE,
+    Comparison,
+    best_by_validation,
+    compare,
+    summarize,
+)
 from mmlib.experiments.runs import RunRecord
 
 DEFAULT_BATCH_SIZES = {"digits": 50, "shapes": 50}  # as in mmlib.experiments.data; 128 elsewhere
+SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def training_images(run: RunRecord) -> int:
@@ -213,6 +224,64 @@ def sentence(claim: str, verdicts: pd.Series) -> str:
     groups = verdicts.rename(printed_name).groupby(verdicts.to_numpy(), sort=False)
     parts = [f"{word} for {joined(list(of.index))}" for word, of in groups]
     return f"**{claim}**: {'; '.join(parts)}."
+
+
+def decided(family: pd.DataFrame, beside: str) -> str:
+    """Say which claims hold for which forms of MultiMix and which do not, and count the verdicts that are open.
+
+    Args:
+        family: of `verdicts.judge`, with a row for each claim and form; claims are written as it names them.
+        beside: what the forms are held against.
+
+    >>> verdict = pd.Series({("sharper", "multimix"): "holds", ("sharper", "dense_multimix"): "open"})
+    >>> decided(pd.DataFrame({"verdict": verdict, "seeds": 5}), "mixup")
+    'Beside mixup, *sharper* holds for MultiMix; one of two verdicts is open.'
+    """
+    verdicts, forms = family["verdict"], family.index.get_level_values(1).nunique()
+    parts = []
+    for verdict, plural, further in ((HOLDS, "hold", ", "), (FAILS, "do not hold", ", nor ")):
+        claims_of = {}  # those of the same forms are said together
+        for claim, rows in verdicts[verdicts == verdict].groupby(level=0, sort=False):
+            claims_of.setdefault(tuple(rows.index.get_level_values(1)), []).append(f"*{claim}*")
+        said = []
+        for of, claims in claims_of.items():
+            says = "" if said else f" {plural if len(claims) > 1 else verdict}"
+            whom = all_forms(verdict, forms) if len(of) == forms > 1 else joined([printed_name(form) for form in of])
+            said.append(f"{joined(claims)}{says} for {whom}")
+        parts += [further.join(said)] if said else []
+    if family["seeds"].max() < MIN_SEEDS:
+        parts.append(f"fewer than {in_words(MIN_SEEDS)} seeds decide nothing")
+    return f"Beside {beside}, {'; '.join([*parts, _undecided(verdicts)])}."
+
+
+def _undecided(verdicts: pd.Series) -> str:
+    total, still, untestable = len(verdicts), sum(verdicts == OPEN), sum(verdicts == UNTESTABLE)
+    if still == total:
+        every = "both" if total == 2 else f"all {in_words(total)}"
+        return f"{every} verdicts are open" if total > 1 else "the only verdict is open"
+    of_all = f"{in_words(still)} of {in_words(total)} verdicts" if still else "no verdict"
+    said = f"{of_all} {'are' if still > 1 else 'is'} open"
+    return f"{said} and {in_words(untestable)} {UNTESTABLE}" if untestable else said
+
+
+def all_forms(verdict: str, count: int) -> str:
+    """Name all forms of MultiMix after a verdict: what does not hold for *any* could still hold for some of *all*.
+
+    >>> all_forms("holds", 4), all_forms("does not hold", 4), all_forms("does not hold", 2)
+    ('all four forms', 'any of the four forms', 'either form')
+    """
+    if count == 2:
+        return "either form" if verdict == FAILS else "both forms"
+    return f"any of the {in_words(count)} forms" if verdict == FAILS else f"all {in_words(count)} forms"
+
+
+def in_words(count: int) -> str:
+    """Write a small number as a word.
+
+    >>> in_words(0), in_words(10), in_words(11)
+    ('no', 'ten', '11')
+    """
+    return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
 
 
 def joined(names: list[str]) -> str:

@@ -13,6 +13,7 @@ from mmbook import grids, plots, schedules
 from mmbook.comparison import (
     best_other,
     compare_forms,
+    decided,
     describe,
     draw_comparisons,
     forms_and_others,
@@ -20,7 +21,7 @@ from mmbook.comparison import (
     verdict_table,
 )
 from mmbook.names import FORMS, STYLES, style_of
-from mmbook.verdicts import Comparison, verdicts
+from mmbook.verdicts import FAILS, HOLDS, OPEN, UNTESTABLE, Comparison, verdicts
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.runs import RunRecord
 
@@ -157,6 +158,62 @@ def test_table_shows_a_dash_where_one_seed_has_no_interval():
     ]
     assert written.loc["b", "95 % interval (t)"] == "[-0.48, +4.48]"
     assert written.loc["b", "ahead"] == "3 of 3"
+
+
+def family(of_claims: dict[str, list[str]], forms: tuple[str, ...], seeds: int = 5) -> pd.DataFrame:
+    """Verdicts by claim and form: a list for each claim, in the order of the forms."""
+    rows = {(claim, form): v for claim, says in of_claims.items() for form, v in zip(forms, says, strict=True)}
+    return pd.DataFrame({"verdict": rows, "seeds": seeds})
+
+
+TWO, THREE = ("multimix", "multimix-m10"), ("multimix", "multimix-total", "dense_multimix")
+
+
+@pytest.mark.parametrize(
+    ("of_claims", "forms", "says"),
+    [
+        (
+            {"sharper": [HOLDS, OPEN, HOLDS], "faster": [OPEN] * 3, "safer": [HOLDS] * 3},
+            THREE,
+            "*sharper* holds for MultiMix and Dense MultiMix, *safer* for all three forms; "
+            "four of nine verdicts are open",
+        ),
+        (
+            {"sharper": [FAILS] * 3, "safer": [HOLDS, OPEN, FAILS], "faster": [UNTESTABLE] * 3},
+            THREE,
+            "*safer* holds for MultiMix; *sharper* does not hold for any of the three forms, "
+            "nor *safer* for Dense MultiMix; one of nine verdicts is open and three not testable here",
+        ),
+        (
+            {"sharper": [HOLDS, HOLDS], "safer": [FAILS, FAILS]},
+            TWO,
+            "*sharper* holds for both forms; *safer* does not hold for either form; no verdict is open",
+        ),
+        (
+            {"sharper": [HOLDS, OPEN], "safer": [FAILS, FAILS], "faster": [HOLDS, OPEN], "calmer": [FAILS, FAILS]},
+            TWO,
+            "*sharper* and *faster* hold for MultiMix; *safer* and *calmer* do not hold for either form; "
+            "two of eight verdicts are open",
+        ),
+        ({"safer": [OPEN, FAILS]}, TWO, "*safer* does not hold for MultiMix (m = 10); one of two verdicts is open"),
+        ({"sharper": [OPEN] * 3, "safer": [OPEN] * 3}, THREE, "all six verdicts are open"),
+        ({"sharper": [HOLDS]}, TWO[:1], "*sharper* holds for MultiMix; no verdict is open"),
+        ({"sharper": [OPEN, OPEN]}, TWO, "both verdicts are open"),
+        ({"sharper": [OPEN]}, TWO[:1], "the only verdict is open"),
+    ],
+)
+def test_decided_claims_are_named_with_their_forms_and_open_ones_are_counted(of_claims, forms, says):
+    assert decided(family(of_claims, forms), "mixup") == f"Beside mixup, {says}."
+
+
+def test_few_seeds_are_said_to_decide_nothing():
+    undecided = family({"sharper": [OPEN] * 3, "faster": [UNTESTABLE] * 3}, THREE, seeds=2)
+    assert decided(undecided, "the best other method, ERM") == (
+        "Beside the best other method, ERM, fewer than three seeds decide nothing; "
+        "three of six verdicts are open and three not testable here."
+    )
+    undecided.loc[("sharper", "multimix"), "seeds"] = 3  # enough for one of them
+    assert "fewer" not in decided(undecided, "ERM")
 
 
 def test_seeds_that_one_of_two_methods_lacks_have_no_difference_and_no_share_in_its_mean():

@@ -9,14 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import interactive, ledger, schedules
-from mmbook.comparison import forms_and_others
+from mmbook.comparison import all_forms, forms_and_others, in_words
 from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, judge
 from tools.results import results_table
 
 # Claims that are corrected together, as in the chapter that each sentence links to.
 OF_ACCURACY, OF_EMBEDDINGS = {"accuracy": ("accuracy", 1)}, {m: (m, -1) for m in ("alignment", "uniformity")}
 BASELINE, METHOD = "mixup", "multimix"
-SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def write_parts(folder: Path, results: Path) -> None:
@@ -109,9 +108,9 @@ def _of_forms(verdicts: pd.Series) -> str:
     """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
     if len(set(verdicts)) == 1:
-        of_all = f" for all {_number(len(verdicts))} forms of MultiMix"
-        return _says(verdicts.iloc[0]) + (of_all if len(verdicts) > 1 else "")
-    said = [f"{_says(verdict)} for {_number(count)}" for verdict, count in counts.items() if count]
+        verdict, count = verdicts.iloc[0], len(verdicts)
+        return _says(verdict) + (f" for {all_forms(verdict, count)} of MultiMix" if count > 1 else "")
+    said = [f"{_says(verdict)} for {in_words(count)}" for verdict, count in counts.items() if count]
     said[0] += " of its forms"
     return " and ".join(said)
 
@@ -127,7 +126,3 @@ def _on_cost(cost: dict) -> str:
 
 def _says(verdict: str) -> str:
     return f"is {verdict}" if verdict == OPEN else verdict
-
-
-def _number(count: int) -> str:
-    return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
