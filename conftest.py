@@ -2,4 +2,21 @@
 
 import os
 
+import pytest
+
 os.environ["TQDM_DISABLE"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Compare the pictures of a notebook's cell, too, once nbval has compared its texts."""
+    result = yield
+    outputs = getattr(item, "test_outputs", None)  # only nbval's items have them
+    if outputs is not None and item.options["check"] and item.cell.execution_count is not None:
+        from tests import figures
+
+        stored, new = figures.pictures(item.cell.outputs), figures.pictures(outputs)
+        folder, name = item.config.rootpath / "build" / "figures", f"{item.path.stem}-cell{item.cell_num}"
+        if lines := figures.compare(stored, new, folder, name):
+            item.raise_cell_error("Cell figures differ", "\n".join(lines))
+    return result

@@ -16,6 +16,7 @@ from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.evaluation import predict
 from mmlib.experiments.methods import DenseMultiMix
 from mmlib.experiments.methods.manifold_mixup import split_encoder
+from mmlib.experiments.models.classifier import ImageClassifier
 from mmlib.experiments.models.preact_resnet import PreActBlock
 
 
@@ -71,6 +72,11 @@ def test_small_network_ends_in_a_4x4_map(size, stages):
     encoder, d = models.MODELS["preactresnet-small"](3, size)
     assert len(encoder) == 1 + stages
     assert encoder(torch.rand(2, 3, size, size)).shape == (2, d, 4, 4)
+
+
+def test_classifier_has_its_interface_as_a_base():
+    """Python 3.12 and later find no submodule where they look for an interface's attributes."""
+    assert ImageClassifier in models.Classifier.__bases__
 
 
 def test_block_is_pre_activated():

@@ -45,7 +45,8 @@ class ImageClassifier(Protocol):
         """Logits of a feature map."""
 
 
-class Classifier(nn.Module):
+# A base, since Python 3.12 looks for the attributes of an interface on the class alone, where a module has none.
+class Classifier(nn.Module, ImageClassifier):
     """An encoder and a linear head, with the data's normalisation inside: images are pixels in [0, 1].
 
     Args:
