@@ -9,14 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import interactive, ledger, schedules
-from mmbook.comparison import forms_and_others
+from mmbook.comparison import for_all_forms, forms_and_others, in_words
 from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, judge
 from tools.results import results_table
 
 # Claims that are corrected together, as in the chapter that each sentence links to.
 OF_ACCURACY, OF_EMBEDDINGS = {"accuracy": ("accuracy", 1)}, {m: (m, -1) for m in ("alignment", "uniformity")}
 BASELINE, METHOD = "mixup", "multimix"
-SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def write_parts(folder: Path, results: Path) -> None:
@@ -106,12 +105,14 @@ def _of_forms(verdicts: pd.Series) -> str:
 
     >>> _of_forms(pd.Series(["open", "holds", "open"]))
     'holds for one of its forms and is open for two'
+    >>> _of_forms(pd.Series(["does not hold"] * 6))
+    'does not hold for any of the six forms of MultiMix'
     """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
     if len(set(verdicts)) == 1:
-        of_all = f" for all {_number(len(verdicts))} forms of MultiMix"
-        return _says(verdicts.iloc[0]) + (of_all if len(verdicts) > 1 else "")
-    said = [f"{_says(verdict)} for {_number(count)}" for verdict, count in counts.items() if count]
+        verdict = _says(verdicts.iloc[0])
+        return for_all_forms(verdict, len(verdicts)) if len(verdicts) > 1 else verdict
+    said = [f"{_says(verdict)} for {in_words(count)}" for verdict, count in counts.items() if count]
     said[0] += " of its forms"
     return " and ".join(said)
 
@@ -127,7 +128,3 @@ def _on_cost(cost: dict) -> str:
 
 def _says(verdict: str) -> str:
     return f"is {verdict}" if verdict == OPEN else verdict
-
-
-def _number(count: int) -> str:
-    return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
