@@ -19,7 +19,7 @@ from mmbook.verdicts import (
 from mmlib.experiments.runs import RunRecord
 
 DEFAULT_BATCH_SIZES = {"digits": 50, "shapes": 50}  # as in mmlib.experiments.data; 128 elsewhere
-SMALL_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+SMALL_NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def training_images(run: RunRecord) -> int:
@@ -216,14 +216,28 @@ def by_interval(comparisons: dict[str, Comparison], above: str, below: str, betw
 
 
 def sentence(claim: str, verdicts: pd.Series) -> str:
-    """Say for which methods a claim holds, for which it does not and for which it is open.
+    """Say for which methods a claim holds, for which it does not and for which it is open, the largest group last.
+
+    Where all methods are forms of MultiMix, those of the largest group are counted and not named.
+
+    Args:
+        claim: what the verdicts are on.
+        verdicts: a word for each variant, at least one.
 
     >>> sentence("Tighter", pd.Series({"multimix": "holds", "erm": "open", "cutmix": "holds"}))
-    '**Tighter**: holds for MultiMix and CutMix; open for ERM.'
+    'Tighter: open for ERM; holds for MultiMix and CutMix.'
+    >>> sentence("Tighter", pd.Series({"multimix": "open", "multimix-total": "holds", "dense_multimix": "open"}))
+    'Tighter: holds for MultiMix (total α); open for the other two forms of MultiMix.'
     """
-    groups = verdicts.rename(printed_name).groupby(verdicts.to_numpy(), sort=False)
-    parts = [f"{word} for {joined(list(of.index))}" for word, of in groups]
-    return f"**{claim}**: {'; '.join(parts)}."
+    words = verdicts.groupby(verdicts.to_numpy(), sort=False)
+    groups = sorted(words, key=lambda group: (len(group[1]), group[0] == OPEN))
+    parts = [f"{word} for {joined([printed_name(variant) for variant in of.index])}" for word, of in groups]
+    word, largest = groups[-1]
+    if len(largest) > 1 and all(known_method(variant) in FORMS for variant in verdicts.index):
+        others = f"{word} for the other {in_words(len(largest))} forms of MultiMix"
+        every = f"{word} for {all_forms(str(word), len(largest))} of MultiMix"
+        parts[-1] = others if len(groups) > 1 else every
+    return f"{claim}: {'; '.join(parts)}."
 
 
 def decided(family: pd.DataFrame, beside: str) -> str:
@@ -270,16 +284,16 @@ def all_forms(verdict: str, count: int) -> str:
     >>> all_forms("holds", 4), all_forms("does not hold", 4), all_forms("does not hold", 2)
     ('all four forms', 'any of the four forms', 'either form')
     """
-    if count == 2:
-        return "either form" if verdict == FAILS else "both forms"
-    return f"any of the {in_words(count)} forms" if verdict == FAILS else f"all {in_words(count)} forms"
+    if verdict.startswith(("not ", "does not ")):
+        return "either form" if count == 2 else f"any of the {in_words(count)} forms"
+    return "both forms" if count == 2 else f"all {in_words(count)} forms"
 
 
 def in_words(count: int) -> str:
-    """Write a small number as a word.
+    """Write a count as prose does: up to ten in words.
 
-    >>> in_words(0), in_words(10), in_words(11)
-    ('no', 'ten', '11')
+    >>> in_words(0), in_words(6), in_words(14)
+    ('none', 'six', '14')
     """
     return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
 

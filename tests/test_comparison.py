@@ -18,6 +18,7 @@ from mmbook.comparison import (
     draw_comparisons,
     forms_and_others,
     seed_by_seed,
+    sentence,
     verdict_table,
 )
 from mmbook.names import FORMS, STYLES, style_of
@@ -247,3 +248,44 @@ def test_description_counts_methods_seeds_steps_and_images():
     counts = "1 to 2 seeds a method, 2,000 to 4,000 steps, 100 labelled images"
     assert describe(runs) == f"3 finished runs of 2 methods: {counts}"
     assert describe(runs[:1]) == "1 finished run of 1 method: 1 seed a method, 4,000 steps, 100 labelled images"
+
+
+@pytest.mark.parametrize("word", ["open", "holds"])
+def test_forms_of_one_verdict_are_counted_and_not_named(word):
+    of_all = pd.Series(word, index=FORMS)
+    assert sentence("Tighter", of_all) == f"Tighter: {word} for all six forms of MultiMix."
+    assert sentence("Tighter", of_all[:2]) == f"Tighter: {word} for both forms of MultiMix."
+    assert sentence("Tighter", of_all[:1]) == f"Tighter: {word} for MultiMix."
+    overridden = of_all.rename("{}-m10".format)
+    assert sentence("Tighter", overridden) == f"Tighter: {word} for all six forms of MultiMix."
+
+
+@pytest.mark.parametrize("word", ["does not hold", "not testable here", "not told apart"])
+def test_a_negative_verdict_on_all_forms_is_not_read_as_one_on_some(word):
+    of_all = pd.Series(word, index=FORMS)
+    assert sentence("Tighter", of_all) == f"Tighter: {word} for any of the six forms of MultiMix."
+
+
+def test_the_largest_group_of_forms_comes_last_and_is_counted():
+    words = pd.Series("open", index=FORMS)
+    words["dense_multimix"] = "holds"
+    assert sentence("Tighter", words) == (
+        "Tighter: holds for Dense MultiMix; open for the other five forms of MultiMix."
+    )
+    words["multimix":"dense_multimix"] = "holds"
+    words["multimix_distill"] = "does not hold"
+    assert sentence("Tighter", words) == (
+        "Tighter: does not hold for MultiMix with distillation; open for Dense MultiMix (total α) and "
+        "Dense MultiMix with distillation; holds for the other three forms of MultiMix."
+    )
+    words["multimix_distill"] = "open"
+    assert sentence("Tighter", words[::-1]) == (  # of two as large the open one
+        "Tighter: holds for Dense MultiMix, MultiMix (total α) and MultiMix; "
+        "open for the other three forms of MultiMix."
+    )
+
+
+def test_other_methods_are_named_also_beside_forms():
+    assert sentence("Tighter", pd.Series("open", index=["erm", "mixup"])) == "Tighter: open for ERM and mixup."
+    mixed = pd.Series("open", index=["erm", "multimix", "dense_multimix"])
+    assert sentence("Tighter", mixed) == "Tighter: open for ERM, MultiMix and Dense MultiMix."

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from PIL import Image, ImageDraw
 
@@ -79,12 +79,12 @@ display({{"image/png": "{base64.b64encode(png(drawing())).decode()}", "text/plai
 
 
 def printed(text):
-    return nbformat.v4.new_output("stream", name="stdout", text=text)
+    return {"output_type": "stream", "name": "stdout", "text": text}
 
 
 def shown(picture):
     data = {"image/png": base64.b64encode(png(picture)).decode(), "text/plain": "a figure"}
-    return nbformat.v4.new_output("display_data", data)
+    return {"output_type": "display_data", "data": data, "metadata": {}}
 
 
 @pytest.mark.slow
@@ -96,11 +96,12 @@ def test_nbval_fails_where_a_number_or_a_figure_changed_and_says_how(tmp_path):
         (SHOW, shown(drawing(bar=60)), []),
         (SHOW, shown(drawing(bar=60)), ["nbval-ignore-output"]),
     ]
-    notebook = nbformat.v4.new_notebook()
-    for count, (source, output, tags) in enumerate(cells, 1):
-        cell = nbformat.v4.new_code_cell(source, outputs=[output], execution_count=count, metadata={"tags": tags})
-        notebook.cells.append(cell)
-    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    numbered = [
+        {"cell_type": "code", "execution_count": count, "metadata": {"tags": tags}, "source": source, "outputs": [out]}
+        for count, (source, out, tags) in enumerate(cells, 1)
+    ]
+    notebook = {"cells": numbered, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    (tmp_path / "tiny.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     shutil.copy(ROOT / "conftest.py", tmp_path)
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--color=no", "-rA", "--rootdir=."]
     run = subprocess.run(

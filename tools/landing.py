@@ -105,6 +105,8 @@ def _of_forms(verdicts: pd.Series) -> str:
 
     >>> _of_forms(pd.Series(["open", "holds", "open"]))
     'holds for one of its forms and is open for two'
+    >>> _of_forms(pd.Series(["does not hold"] * 6))
+    'does not hold for any of the six forms of MultiMix'
     """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
     if len(set(verdicts)) == 1:
