@@ -21,8 +21,6 @@ from tools.results import MARKS, results_table
 ROOT = Path(__file__).parents[1]
 CHAPTERS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 PAGES = CHAPTERS | {name: ROOT / name for name in ("README.md", "book/intro.md")}
-# A page whose prose is behind its records, and why.
-BEHIND = {"11-detection": "its classifiers are being trained anew, for longer"}
 LONG = 4000  # steps after which networks on digits have converged
 
 WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -142,18 +140,13 @@ def unbacked(section: str, page: str) -> list[str]:
     return open_
 
 
-def pages() -> list:
-    late = {page: pytest.mark.xfail(reason=reason, strict=False) for page, reason in BEHIND.items()}
-    return [pytest.param(page, marks=late.get(page, ()), id=page) for page in PAGES]
-
-
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", PAGES)
 def test_every_result_in_prose_is_printed_by_a_cell(page):
     found = [line for section in sections_of(page) for line in unbacked(section, page)]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", PAGES)
 def test_a_short_run_is_spoken_of_beside_longer_ones(page):
     """In one paragraph, by a link to the chapter on lengths, or as what a page trains only to show something."""
     found = []
