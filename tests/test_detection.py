@@ -702,5 +702,5 @@ def test_every_start_of_the_grid_is_a_cell_of_a_grid():
     cells = detection.cells()
     starts = {f"runs/pretraining/{cell.path}" for cell in grids.cells("pretraining")}
     assert {cell.config.start for cell in cells} - {""} == starts
-    assert len(cells) == 2 * 5 * 3
+    assert len(cells) == 2 * 6 * 3
     assert cells[0].path.parts == ("canvas", "preactresnet-small", "ssd", "scratch", "seed0.json")
