@@ -36,13 +36,13 @@ mutate: environment          ## change MODULES="mixing metrics" one thing at a t
 	python -m tools.mutate $(MODULES) --minutes $(or $(MINUTES),60)
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
-	pytest tests/browser -rs
+	pytest tests/browser -m browser -rs
 
 test-cluster: environment    ## grids through a real Slurm of two nodes on this machine; takes root and Debian's packages
 	apt-get install --yes --quiet --no-install-recommends slurm-wlm munge
 	pip install --quiet --constraint requirements.lock \
 		snakemake-executor-plugin-slurm snakemake-executor-plugin-kubernetes kubernetes-validate
-	OMP_NUM_THREADS=1 pytest tests/cluster -rs
+	OMP_NUM_THREADS=1 pytest tests/cluster -m cluster -rs
 
 # Without npm the tests of accessibility are skipped, and say so.
 $(AXE):
