@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 import re
 import types
@@ -102,8 +103,9 @@ def _parser_of(annotation: object) -> Callable[[str], object]:
 
 def _explanations(docstring: str) -> dict[str, str]:
     """Return what the `Args` section of a docstring says of each argument; several may share a line."""
-    section = re.search(r"\n +Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
-    entries = re.split(r"\n(?=        \w)", section[1]) if section else []
+    # Python 3.13 takes a docstring's indent off when it compiles it, and earlier ones do not.
+    section = re.search(r"\nArgs:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(docstring), re.DOTALL)
+    entries = re.split(r"\n(?=    \w)", section[1]) if section else []
     explanations = {}
     for entry in entries:
         names, _, text = entry.strip().partition(": ")
