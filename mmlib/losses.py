@@ -312,7 +312,7 @@ class DenseMultiMixLoss(_MixtureLoss):
             warnings.warn(
                 f"{type(head).__name__} is not known to be affine, so it sees every mixture at every "
                 "position; pass affine=True if it is affine, affine=False if it is not",
-                stacklevel=3,
+                stacklevel=5,  # the line that calls the criterion
             )
         return affine
 

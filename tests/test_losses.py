@@ -625,6 +625,12 @@ def test_what_the_dense_criterion_does_not_take(features, head, arguments, words
         DenseMultiMixLoss(10)(features, head, CLASSES[: len(features)], **arguments)
 
 
+def test_a_thousand_mixtures_are_drawn_by_default():
+    for criterion in (MultiMixLoss(), DenseMultiMixLoss(), MultiMixBCELoss()):
+        assert criterion.num_mixtures == 1000
+    assert len(mixed_cross_entropy(randn(M, C), CLASSES, reduction="none")) == 1000
+
+
 def test_attention_and_options_of_another_kind_are_refused(unchecked):
     head = nn.Linear(5, C).double()
     with pytest.raises(ValueError, match=r"attention must have shape \(6, 4\), got \(6, 5, 4\)"):
@@ -640,11 +646,12 @@ def test_attention_and_options_of_another_kind_are_refused(unchecked):
         ({"pos_weight": -torch.ones(C)}, torch.ones(M, C), "pos_weight must be a finite number >= 0, got -1"),
         ({}, torch.full((M, C), 2.0), "targets must be a number from 0 to 1, got 2"),
         ({}, torch.full((M, C), -100), "targets must be a number from 0 to 1, got -100"),
+        ({}, [[1.0] * C] * M, "targets must be a tensor, got list"),
     ],
 )
 def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchecked):
     for training in (True, False):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((TypeError, ValueError), match=words):
             MultiMixBCELoss(10, **options).train(training)(randn(M, C), targets)
 
 

@@ -209,6 +209,15 @@ def test_accuracy_is_that_of_torchmetrics(k):
     assert accuracy(logits, labels, k) == pytest.approx(100 * float(expected), rel=1e-6)
 
 
+def test_one_class_and_twenty_neighbours_count_by_default():
+    logits, labels = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 8
+    assert accuracy(logits, labels) == accuracy(logits, labels, 1) < accuracy(logits, labels, 2)
+    train, query = embeddings_and_labels(300, 5), embeddings_and_labels(150, 5)
+    found = [knn_accuracy(*train, *query, k=k) for k in (19, 20, 21)]
+    assert knn_accuracy(*train, *query) == found[1]
+    assert found[0] != found[1] != found[2]
+
+
 @pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_calibration_error_is_that_of_torchmetrics(bins, scale):
@@ -232,6 +241,13 @@ def test_reliability_is_that_of_scikit_learn(bins):
     np.testing.assert_allclose(correct[held] / count[held], accuracies)
     np.testing.assert_allclose(confidence[held] / count[held], confidences)
     assert count.sum() == 400
+
+
+def test_the_first_bin_holds_the_least_confident_and_the_last_the_certain():
+    count, confidence, correct = reliability_bins(torch.tensor([[0.0] * 20, [99.0] + [0.0] * 19]), torch.tensor([0, 1]))
+    assert count.tolist() == [1.0] + [0.0] * 13 + [1.0]
+    assert confidence[[0, -1]].tolist() == pytest.approx([0.05, 1.0])
+    assert correct.tolist() == [1.0] + [0.0] * 14
 
 
 def test_calibration_of_a_certain_prediction():
@@ -278,6 +294,13 @@ def test_knn_holds_no_more_similarities_than_a_block(monkeypatch):
     with Largest() as largest:
         knn_accuracy(*train, *query, k=4)
     assert largest.elements <= max(32 * 64, 500 * 4)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_knn_tells_neighbours_apart_that_half_precision_would_not(dtype, monkeypatch):
+    monkeypatch.setattr(mmlib.metrics, "BLOCK_COLUMNS", 1)
+    train, query = torch.tensor([[1.0, 2**-7], [1.0, 0.0]], dtype=dtype), torch.tensor([[1.0, 0.0]], dtype=dtype)
+    assert knn_accuracy(train, torch.tensor([0, 1]), query, torch.tensor([1]), k=1) == 100
 
 
 def test_knn_takes_an_embedding_that_is_zero_for_nobodys_neighbour():
@@ -336,6 +359,29 @@ def test_logits_of_another_shape_and_none_are_refused(metric, shape, unchecked):
         metric(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
 
 
+@pytest.mark.parametrize(
+    "metric", [alignment, lambda u, y: uniformity(u), class_means, class_variances, class_mean_cosine]
+)
+@pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 3, 2)])
+def test_embeddings_of_another_shape_and_none_are_refused(metric, shape, unchecked):
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, d\), got \("):
+        metric(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (lambda u, y: accuracy(u, y, k=0), "k must be an integer >= 1, got 0"),
+        (lambda u, y: knn_accuracy(u, y, u, y, k=0), "k must be an integer >= 1, got 0"),
+        (lambda u, y: reliability_bins(u, y, bins=0), "bins must be an integer >= 1, got 0"),
+        (lambda u, y: uniformity(u, t=-1.0), "t must be a finite number >= 0, got -1.0"),
+    ],
+)
+def test_numbers_that_make_no_metric_are_refused(metric, words):
+    with pytest.raises(ValueError, match=words):
+        metric(torch.eye(3), torch.arange(3))
+
+
 def test_what_is_no_tensor_is_named(unchecked):
     with pytest.raises(TypeError, match="labels must be a tensor, got list"):
         accuracy(torch.eye(3), [0, 1, 2])
@@ -366,6 +412,16 @@ def test_normalised_embeddings_have_no_scale(scale):
         lambda u: knn_accuracy(u, labels, u.flip(1), labels),
     ):
         assert metric(embeddings * scale).item() == pytest.approx(metric(embeddings).item(), rel=1e-5)
+
+
+def test_embeddings_of_all_sizes_are_normalised_together():
+    embeddings, labels = embeddings_and_labels(80, 3, torch.float32)
+    scales = torch.tensor([1e-20, 1.0, 1e20, 1e36])[torch.arange(80) % 4].unsqueeze(1)
+    assert alignment(embeddings * scales, labels).item() == pytest.approx(alignment(embeddings, labels).item(), rel=1e-5)
+
+
+def test_class_means_of_one_example_each_are_a_simplex():
+    assert class_mean_cosine(torch.eye(5), torch.arange(5)).item() == pytest.approx(-1 / 4)
 
 
 def test_embeddings_of_a_usual_size_are_normalised_as_by_torch_to_the_last_bit():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from mmlib import transforms
+from mmlib import sample_mixing_weights, transforms
 from mmlib.transforms import CutMix, Mixup, ZetaMixup, cutmix_box, draw_pairs, mix_pairs, zeta_weights
 
 M, C = 6, 4
@@ -193,6 +193,34 @@ def test_zeta_mixup_by_loops(gamma, dtype):
         assert weights[k, k] == weights[k].max()
 
 
+def test_published_constants_are_the_defaults():
+    assert torch.equal(zeta_weights(M, generator=seeded()), zeta_weights(M, 2.8, generator=seeded()))
+    assert ZetaMixup().gamma == 2.8
+    assert Mixup().alpha == CutMix().alpha == 1.0
+    assert draw_pairs(M, generator=seeded())[1] == draw_pairs(M, 1.0, generator=seeded())[1]
+
+
+def test_double_precision_is_kept():
+    x, y = images(dtype=torch.float64), soft_labels().double()
+    lam = draw_pairs(M, generator=seeded())[1]
+    assert lam == sample_mixing_weights(1, 2, 1.0, generator=seeded(), dtype=torch.float64)[0, 0].item()
+    assert torch.tensor(lam).item() != lam  # more digits than single precision has
+    thirds = mix_pairs(torch.tensor([0.0, 3.0], dtype=torch.float64), torch.tensor([1, 0]), 1 / 3)
+    torch.testing.assert_close(thirds, torch.tensor([2.0, 1.0], dtype=torch.float64), rtol=1e-15, atol=0)
+    weights = zeta_weights(M, 2.8, generator=seeded(5), dtype=torch.float64)
+    by_rank = torch.arange(1, M + 1, dtype=torch.float64) ** -2.8
+    torch.testing.assert_close(weights.max(dim=1).values, (1 / by_rank.sum()).expand(M), rtol=1e-15, atol=0)
+    for mixed, expected in zip(ZetaMixup(generator=seeded(5))(x, y), (x, y)):
+        torch.testing.assert_close(mixed, torch.einsum("km,m...->k...", weights, expected), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", [Mixup, CutMix, ZetaMixup])
+def test_grey_images_need_no_axis_of_channels(kind):
+    x = images()[:, 0]
+    with_channel = kind(num_classes=C, generator=seeded(6))(x.unsqueeze(1), LABELS)
+    assert torch.equal(kind(num_classes=C, generator=seeded(6))(x, LABELS)[0], with_channel[0].squeeze(1))
+
+
 @pytest.mark.parametrize("kind", [Mixup, CutMix, ZetaMixup])
 def test_samples_of_every_form(kind):
     x, index = images(), torch.arange(M)
@@ -209,6 +237,8 @@ def test_samples_of_every_form(kind):
     assert torch.equal(pair[0], mixed)
     assert torch.equal(pair[1]["Labels"], targets)
     assert pair[1]["other_label"] is index
+    pair = transform(x, {"other_label": index, "Labels": LABELS})
+    assert torch.equal(pair[1]["Labels"], targets)
     mapping = transform({"my_label": LABELS, "image": x, "index": index, "name": "digits"})
     assert torch.equal(mapping["image"], mixed)
     assert torch.equal(mapping["my_label"], targets)
@@ -252,11 +282,16 @@ WRONG = [
         "a sample must",
     ),
     (lambda: Mixup(num_classes=C, labels_getter="second"), TypeError, "labels_getter must be"),
-    (
-        lambda: Mixup(num_classes=C)((images() * 255).byte(), LABELS),
-        TypeError,
-        "floating-point tensor, got torch.uint8",
+    *(
+        (
+            lambda kind=kind: kind(num_classes=C)((images() * 255).byte(), LABELS),
+            TypeError,
+            "^images must be a floating-point tensor, got torch.uint8",
+        )
+        for kind in (Mixup, ZetaMixup)
     ),
+    (lambda: Mixup(num_classes=C)(images()[:, 0, 0], LABELS), ValueError, r"must be a batch .* got shapes \(6, 8\)"),
+    (lambda: Mixup(num_classes=0), ValueError, "num_classes must be an integer >= 1, got 0"),
     (lambda: Mixup(alpha=0.0), ValueError, "alpha"),
     (lambda: ZetaMixup(gamma=-1.0), ValueError, "gamma"),
 ]

@@ -5,13 +5,15 @@ python -m tools.mutate mixing attention --minutes 20
 A mutant has another operator, number, text, condition or returned value, or lacks a keyword argument or a call whose
 result nobody takes. It runs in a process of its own, forked from one that has imported torch and the like, on a copy of
 the repository, and is killed by the first test that fails, or by the time. Survivors are printed. One that is listed in
-tests/equivalent_mutants.yml, with the reason why it computes the same, does not count.
+tests/equivalent_mutants.yml, with the reason why it computes the same, does not count. Mutants are tried in random order,
+the same every time, so that those of a run that its minutes cut short are a fair sample.
 """
 
 import argparse
 import ast
 import importlib
 import os
+import random
 import shutil
 import signal
 import sys
@@ -38,10 +40,16 @@ IMPORTED = (
     "pytest",
 )
 METHODS = ["test_methods", "test_compared_methods", "test_method_inputs", "test_puzzles"]
+LOSSES = ["test_cross_entropy", "test_losses", "test_loss_options", "test_cuda_rehearsal"]
+# The tests of other modules have their names.
 TESTS = {
-    "mixing": ["test_mixing"],
+    "functional": LOSSES,
+    "losses": LOSSES,
+    "_mixed_loss": LOSSES,
+    "_autograd": LOSSES,
+    "sampling": ["test_sampling", "test_dirichlet", "test_cuda_rehearsal"],
     "recipe": ["test_recipe", "test_examples"],
-    "metrics": ["test_metrics"],
+    "_checks": ["test_checks"],
 }
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -174,8 +182,8 @@ def survives(folder: Path, tests: list[str]) -> bool:
     return False
 
 
-def run(module: str, minutes: float, folder: Path) -> tuple[int, list[str]]:
-    """Test the mutants of a module; return how many were tried, and the names of the survivors.
+def run(module: str, minutes: float, folder: Path) -> tuple[int, int, list[str]]:
+    """Test the mutants of a module; return how many there are and were tried, and the names of the survivors.
 
     Raises:
         RuntimeError: the tests fail without a mutant.
@@ -186,8 +194,9 @@ def run(module: str, minutes: float, folder: Path) -> tuple[int, list[str]]:
     source, end = (ROOT / path).read_text(encoding="utf-8"), time.monotonic() + 60 * minutes
     if not survives(folder, tests):
         raise RuntimeError(f"{' '.join(tests)} must pass without a mutant; {LOG} says what fails")
-    tried, left = 0, []
-    for name, text in mutants(source):
+    found, tried, left = [*mutants(source)], 0, []
+    random.Random(0).shuffle(found)
+    for name, text in found:
         if time.monotonic() > end:
             print(f"{module}: {minutes} minutes are over")
             break
@@ -198,7 +207,7 @@ def run(module: str, minutes: float, folder: Path) -> tuple[int, list[str]]:
             left.append(name)
             print(f"{module}: survived: {name}", flush=True)
     (folder / path).write_text(source, encoding="utf-8")
-    return tried, left
+    return len(found), tried, left
 
 
 def main() -> None:
@@ -216,12 +225,13 @@ def main() -> None:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, Path(scratch, name))
         for module in arguments.modules:
-            tried, left = run(module, arguments.minutes, Path(scratch))
+            count, tried, left = run(module, arguments.minutes, Path(scratch))
             alive = [name for name in left if name not in known.get(module, {})]
             equal = len(left) - len(alive)
             killed = tried - len(left)
             share = 100 * killed / max(1, tried - equal)
-            print(f"{module}: {killed} of {tried} killed, {equal} equivalent, {share:.1f} % of the others", flush=True)
+            said = f"{killed} of {tried} killed, of {count}; {equal} equivalent, {share:.1f} % of the others"
+            print(f"{module}: {said}", flush=True)
 
 
 if __name__ == "__main__":
