@@ -57,6 +57,15 @@ OPTIONS = {
     "around-0.5": "around one, w = 0.5",
     "around-0.5-1": "around one, w in (0.5, 1)",
 }
+# Of the methods compared with, behind whose name "embeddings" would be wrong.
+OPTIONS_OF_OTHERS = {
+    "probability-1": "on all mini-batches",
+    "stages-1": "images or first stage",
+    "clean-0": "no loss of the images' own",
+    "gamma-0": "γ = 0",
+    "beta-0": "β = 0",
+    "xi-0": "ξ = 0",
+}
 PATTERNS = {
     r"n-?(\d+)": r"n = \1",
     r"m(\d+)": r"m = \1",
@@ -89,12 +98,17 @@ def style_of(variant: str) -> Style:
 
     >>> style_of("multimix").name, style_of("multimix-m10").name, style_of("n-10").name
     ('MultiMix', 'MultiMix (m = 10)', 'n = 10')
+    >>> style_of("cutmix-probability-1").name
+    'CutMix (on all mini-batches)'
     """
     method = known_method(variant)
     if method is None:
         return Style(_option_name(variant), "#767676", "o")
     found, overrides = STYLES[method], variant[len(method) + 1 :]
-    return found._replace(name=f"{found.name} ({_option_name(overrides)})") if overrides else found
+    if not overrides:
+        return found
+    others = OPTIONS_OF_OTHERS if method not in FORMS else {}
+    return found._replace(name=f"{found.name} ({others.get(overrides) or _option_name(overrides)})")
 
 
 def _option_name(option: str) -> str:
