@@ -240,6 +240,27 @@ def sentence(claim: str, verdicts: pd.Series) -> str:
     return f"{claim}: {'; '.join(parts)}."
 
 
+def answer(sentences: list[str], best: str | None, verdicts: list[pd.Series], results: str) -> str:
+    """Write the answer that opens a chapter, in Markdown: a paragraph for each sentence, then what to know about them.
+
+    Args:
+        sentences: on the forms of MultiMix; none where nothing can be compared.
+        best: the other method that was chosen by validation accuracy, None where none was.
+        verdicts: what the sentences say, a word for each variant.
+        results: where the runs were read.
+
+    >>> print(answer(["Tighter: open for ERM."], "mixup", [pd.Series({"erm": "open"})], "book/results/digits"))
+    **Answer.** Tighter: open for ERM.
+    <BLANKLINE>
+    By validation accuracy mixup is the best other method. Open means that the recorded seeds do not tell.
+    """
+    sentences = sentences or [f"None: {results} has no form of MultiMix beside another method."]
+    notes = [f"By validation accuracy {printed_name(best)} is the best other method."] if best else []
+    if any(OPEN in set(of_variants) for of_variants in verdicts):
+        notes.append("Open means that the recorded seeds do not tell.")
+    return "**Answer.** " + "\n\n".join([*sentences, " ".join(notes)])
+
+
 def decided(family: pd.DataFrame, beside: str) -> str:
     """Say which claims hold for which forms of MultiMix and which do not, and count the verdicts that are open.
 
