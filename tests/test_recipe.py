@@ -21,6 +21,7 @@ from tests.reference import mixtures
 M, D, R, C, N = 6, 5, 16, 3, 7
 LABELS = torch.tensor([0, 1, 2, 0, 0, 1])
 IGNORED = torch.tensor([0, -100, 2, -100, -100, 1])
+ALONE = torch.tensor([-100, -100, 2, -100, -100, -100])
 WEIGHT = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
 
 
@@ -164,7 +165,7 @@ def test_all_ignored_is_zero_with_a_gradient(probability, training):
 
 
 @pytest.mark.parametrize("criterion", [MultiMixLoss, DenseMultiMixLoss])
-@pytest.mark.parametrize("targets", [LABELS, IGNORED, soft_targets()], ids=["all", "ignored", "soft"])
+@pytest.mark.parametrize("targets", [LABELS, IGNORED, ALONE, soft_targets()], ids=["all", "ignored", "alone", "soft"])
 def test_evaluation_is_plain_cross_entropy(criterion, targets):
     model, x = Network(), images()
     recipe = recipe_of(criterion(N, label_smoothing=0.1), 0.5).eval()
@@ -187,6 +188,19 @@ def test_coin(probability):
         recipe(spy, images(), LABELS)
     assert len(seen) == 200
     assert sum(seen) / 200 == pytest.approx(probability, abs=0.08)
+
+
+def test_recipes_without_a_generator_draw_apart():
+    seeds = {MultiMixRecipe(MultiMixLoss(N)).generator.initial_seed() for _ in range(200)}
+    assert len(seeds) == 200
+    assert max(seeds) > 2**32
+
+
+def test_a_probability_of_zero_never_mixes_embeddings(monkeypatch):
+    model, seen, given = Network(), [], images()
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.zeros(()))  # the least that a coin can show
+    recipe_of(MultiMixLoss(1), 0.0)(lambda x: seen.append(x) or model(x), given, LABELS)
+    assert not torch.equal(seen[0], given)
 
 
 def test_draws_are_its_own():
@@ -257,12 +271,12 @@ WRONG = [
     (
         lambda: MultiMixRecipe(DenseMultiMixLoss(N))(Network(), images(), LABELS),
         TypeError,
-        "takes both features and head",
+        "takes both features and head$",
     ),
     (
         lambda: MultiMixRecipe(MultiMixLoss(N))(Network(), images(), LABELS, head=nn.Linear(D, C)),
         TypeError,
-        "takes neither features nor head",
+        "takes neither features nor head$",
     ),
 ]
 

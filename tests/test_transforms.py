@@ -139,10 +139,11 @@ def test_draws_are_the_generators_and_nobody_elses():
         assert torch.equal(first[1], again[1])
         assert not torch.equal(first[0], other[0])
     assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(0)
-    first = Mixup(num_classes=C)(x, LABELS)[0]
-    torch.manual_seed(0)
-    assert torch.equal(first, Mixup(num_classes=C)(x, LABELS)[0])
+    for kind in (Mixup, CutMix, ZetaMixup):
+        torch.manual_seed(0)
+        first = kind(num_classes=C)(x, LABELS)[0]
+        torch.manual_seed(0)
+        assert torch.equal(first, kind(num_classes=C)(x, LABELS)[0])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
@@ -276,6 +277,7 @@ WRONG = [
     (lambda: Mixup(num_classes=C)(images(), LABELS[:2]), ValueError, "equal length"),
     (lambda: Mixup(num_classes=C)(images()), TypeError, "labels must be"),
     (lambda: Mixup(num_classes=C)({"image": images()}), TypeError, "labels must be"),
+    (lambda: Mixup(num_classes=C)([images()]), TypeError, "labels must be"),
     (
         lambda: Mixup(num_classes=C, labels_getter=lambda _: LABELS.clone())(images(), LABELS),
         TypeError,
