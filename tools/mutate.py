@@ -48,7 +48,7 @@ TESTS = {
     "_mixed_loss": LOSSES,
     "_autograd": LOSSES,
     "sampling": ["test_sampling", "test_dirichlet", "test_cuda_rehearsal"],
-    "_checks": ["test_checks"],
+    "_checks": ["test_checks", "test_losses", "test_sampling"],
 }
 COMPARISONS = {
     ast.Lt: ast.LtE,
