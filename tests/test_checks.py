@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib._checks import as_number, check_choice, check_int, check_range, check_type
+from mmlib._checks import as_number, check_choice, check_int, check_logits, check_range, check_tensor, check_type
 
 INTEGERS = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)]
 FLOATS = [0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)]
@@ -111,3 +111,46 @@ def test_choices():
             check_choice("reduction", value, ("mean", "sum"))
     with pytest.raises(ValueError, match="layout must be 'tokens', got 'x'"):
         check_choice("layout", "x", ("tokens",))
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "kind"),
+    [
+        (torch.zeros(2, 3), None, ""),
+        (torch.zeros(2, 3), (2, 3), "floating-point"),
+        (torch.zeros(2, 3).bfloat16(), ("m", "c"), "floating-point"),
+        (torch.zeros(2, dtype=torch.uint8), ("m",), ""),
+        (torch.zeros(2, 3, dtype=torch.bool), (2, "r"), "boolean"),
+        (torch.zeros(0), None, "floating-point"),
+    ],
+)
+def test_tensors_that_fit_pass(value, shape, kind):
+    check_tensor("x", value, shape, kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "kind", "error", "words"),
+    [
+        ([1.0], None, "", TypeError, "x must be a tensor, got list"),
+        (torch.zeros(2, dtype=torch.cfloat), None, "", TypeError, "x must be a real tensor, got torch.complex64"),
+        (torch.zeros(2).long(), None, "floating-point", TypeError, "x must be a floating-point tensor, got torch.int64"),
+        (torch.zeros(2), None, "boolean", TypeError, "x must be a boolean tensor, got torch.float32"),
+        (torch.zeros(2, 3), (2, 4), "", ValueError, "x must have shape (2, 4), got (2, 3)?"),
+        (torch.zeros(2, 3), (2,), "", ValueError, "x must have shape (2,), got (2, 3)?"),
+        (torch.zeros(2), (2, 3), "", ValueError, "x must have shape (2, 3), got (2,)?"),
+        (torch.zeros(2, 0), ("n", "c"), "", ValueError, "x must have shape (n, c), got (2, 0)?"),
+        (torch.zeros(0, 3), ("n", 3), "", ValueError, "x must have shape (n, 3), got (0, 3)?"),
+        (torch.zeros(0, 3), ("m", 3), "", ValueError, "x must have at least one example, got shape (0, 3)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(value, shape, kind, error, words):
+    with pytest.raises(error, match=f"^{re.escape(words)}$"):
+        check_tensor("x", value, shape, kind, hint="?")
+
+
+def test_logits_are_named_and_maps_get_a_hint():
+    check_logits(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"^logits must have shape \(m, c\), got \(2,\)"):
+        check_logits(torch.zeros(2))
+    with pytest.raises(TypeError, match="^logits must be a floating-point tensor, got torch.int64"):
+        check_logits(torch.zeros(2, 3).long())
