@@ -653,6 +653,8 @@ def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchec
     for training in (True, False):
         with pytest.raises((TypeError, ValueError), match=words):
             MultiMixBCELoss(10, **options).train(training)(randn(M, C), targets)
+    with pytest.raises(TypeError, match="targets must be a tensor, got list"):  # labels of one class may lack an axis
+        MultiMixBCELoss(10)(randn(M, 1), [1.0] * M)
 
 
 @pytest.mark.parametrize(
