@@ -68,6 +68,17 @@ def best_other(numbers: pd.DataFrame) -> str | None:
     return best_by_validation(numbers, others) if others else None
 
 
+def on_shared_seeds(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs of those seeds that every variant has: means over different seeds are means over different splits.
+
+    >>> numbers = pd.DataFrame({"variant": ["erm", "erm", "mixup"], "seed": [0, 1, 0]})
+    >>> on_shared_seeds(numbers)["seed"].tolist()
+    [0, 0]
+    """
+    counts = numbers.groupby("seed")["variant"].nunique()
+    return numbers[numbers["seed"].isin(counts[counts == numbers["variant"].nunique()].index)]
+
+
 def compare_forms(numbers: pd.DataFrame, other: str, metric: str, sign: int = 1) -> dict[str, Comparison]:
     """Compare every form of MultiMix with another method, by variant.
 
@@ -252,10 +263,10 @@ def answer(sentences: list[str], best: str | None, verdicts: list[pd.Series], re
     >>> print(answer(["Tighter: open for ERM."], "mixup", [pd.Series({"erm": "open"})], "book/results/digits"))
     **Answer.** Tighter: open for ERM.
     <BLANKLINE>
-    By validation accuracy mixup is the best other method. Open means that the recorded seeds do not tell.
+    Of the other methods mixup has the highest mean validation accuracy. Open means that the recorded seeds do not tell.
     """
     sentences = sentences or [f"None: {results} has no form of MultiMix beside another method."]
-    notes = [f"By validation accuracy {printed_name(best)} is the best other method."] if best else []
+    notes = [f"Of the other methods {printed_name(best)} has the highest mean validation accuracy."] if best else []
     if any(OPEN in set(of_variants) for of_variants in verdicts):
         notes.append("Open means that the recorded seeds do not tell.")
     return "**Answer.** " + "\n\n".join([*sentences, " ".join(notes)])
@@ -270,7 +281,7 @@ def decided(family: pd.DataFrame, beside: str) -> str:
 
     >>> verdict = pd.Series({("sharper", "multimix"): "holds", ("sharper", "dense_multimix"): "open"})
     >>> decided(pd.DataFrame({"verdict": verdict, "seeds": 5}), "mixup")
-    'Beside mixup, *sharper* holds for MultiMix; one of two verdicts is open.'
+    'Against mixup, *sharper* holds for MultiMix; one of two verdicts is open.'
     """
     verdicts, forms = family["verdict"], family.index.get_level_values(1).nunique()
     parts = []
@@ -286,7 +297,7 @@ def decided(family: pd.DataFrame, beside: str) -> str:
         parts += [further.join(said)] if said else []
     if family["seeds"].max() < MIN_SEEDS:
         parts.append(f"fewer than {in_words(MIN_SEEDS)} seeds decide nothing")
-    return f"Beside {beside}, {'; '.join([*parts, _undecided(verdicts)])}."
+    return f"Against {beside}, {'; '.join([*parts, _undecided(verdicts)])}."
 
 
 def _undecided(verdicts: pd.Series) -> str:

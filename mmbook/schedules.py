@@ -1,7 +1,7 @@
 """Accuracy against the number of steps: runs of schedules of several lengths, and what theory predicts of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from mmbook.comparison import joined, training_images, training_steps
 from mmbook.grids import Cell
 from mmbook.ledger import table
 from mmbook.names import in_order, printed_name, style_of
-from mmbook.verdicts import MIN_SEEDS, Comparison
+from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, Comparison, compare, verdicts
 from mmlib.experiments.runs import RunRecord
 
 # The grids that together hold a data set's runs of every length.
@@ -110,6 +110,39 @@ def differences(runs: pd.DataFrame, baseline: str = "mixup", metric: str = "accu
     return pd.DataFrame(rows)
 
 
+def lead(runs: Mapping[str, pd.DataFrame], variant: str, baseline: str = "mixup") -> str:
+    """Say where a variant is shown to be more accurate than the baseline, and where less, by verdicts on all lengths.
+
+    Holm's correction is for the lengths of all data sets together.
+
+    Args:
+        runs: of `scheduled_runs`, by the name of the data set.
+
+    >>> rows = [("mixup", 100, k, 90.0) for k in range(3)] + [("multimix", 100, k, 60.0 + k) for k in range(3)]
+    >>> runs = pd.DataFrame(rows, columns=["variant", "steps", "seed", "accuracy"])
+    >>> lead({"digits": runs}, "multimix")
+    'At no recorded length is MultiMix shown to be more accurate than mixup; it is shown to be less accurate on digits \
+after 100 steps.'
+    """
+    family = {
+        (data, steps): compare(here, variant, baseline, "accuracy")
+        for data, of in runs.items()
+        for steps, here in of.groupby("steps")
+        if {variant, baseline} <= set(here["variant"])
+    }
+    judged = verdicts({key: compared for key, compared in family.items() if compared.seeds})["verdict"]
+
+    def where(verdict: str) -> str:
+        found = judged[judged == verdict].index.to_frame(name=["data", "steps"])
+        lengths = found.groupby("data", sort=False)["steps"].apply(lambda steps: joined([f"{k:,}" for k in steps]))
+        return joined([f"on {data} after {steps} steps" for data, steps in lengths.items()])
+
+    name, other, better, worse = printed_name(variant), printed_name(baseline), where(HOLDS), where(FAILS)
+    says = f"{name} is shown to be more accurate than {other} {better}" if better else ""
+    says = says or f"At no recorded length is {name} shown to be more accurate than {other}"
+    return f"{says}; it is shown to be less accurate {worse}." if worse else f"{says}."
+
+
 def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:
     """Say where a variant stands beside the baseline on the shortest and the longest schedule, and where it is ahead.
 
@@ -117,10 +150,10 @@ def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:
         table: of `differences`.
 
     >>> columns = ["variant", "steps", "difference", "low", "high", "seeds"]
-    >>> rows = [["multimix", 100, -9.0, float("nan"), float("nan"), 1], ["multimix", 4000, 0.5, -1.0, 2.0, 3]]
+    >>> rows = [["multimix", 100, -9.0, -12.0, -6.0, 3], ["multimix", 4000, 0.5, -1.0, 2.0, 3]]
     >>> sentence(pd.DataFrame(rows, columns=columns), "multimix")
-    '**MultiMix** is 9.0 points behind mixup after 100 steps (1 seed) and 0.5 points ahead after 4,000 steps (3 seeds, \
-95 % interval −1.0 to +2.0). Its mean is ahead after 4,000 steps.'
+    '**MultiMix** is 9.0 points behind mixup after 100 steps (3 seeds, 95 % interval −12.0 to −6.0) and 0.5 points \
+ahead after 4,000 steps (3 seeds, 95 % interval −1.0 to +2.0). Its mean is ahead after 4,000 steps.'
     """
     rows = table[table["variant"] == variant].sort_values("steps")
     ahead = rows.loc[rows["difference"] > 0, "steps"]
@@ -132,10 +165,13 @@ def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:
 def standing(rows: pd.DataFrame, baseline: str = "mixup") -> str:
     """Say how far a variant is from the baseline on the shortest and on the longest schedule.
 
+    They are those with at least `MIN_SEEDS` seeds, where any has as many.
+
     Args:
         rows: of `differences`, those of one variant.
     """
-    rows = rows.sort_values("steps")
+    enough = rows[rows["seeds"] >= MIN_SEEDS]
+    rows = (enough if len(enough) else rows).sort_values("steps")
     ends = rows.iloc[[0, -1]].drop_duplicates("steps").to_dict("records")
     names = [printed_name(baseline), ""]  # named once
     return " and ".join(_distance(row, name) for row, name in zip(ends, names))
@@ -145,7 +181,7 @@ def _distance(row: dict, baseline: str) -> str:
     side = "behind" if row["difference"] <= 0 else "ahead of" if baseline else "ahead"
     beside = f"{abs(row['difference']):.1f} points {side} {baseline}".rstrip()
     known = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
-    if not math.isnan(row["low"]):
+    if row["seeds"] >= MIN_SEEDS and not math.isnan(row["low"]):
         known += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f}".replace("-", "−")
     return f"{beside} after {row['steps']:,} steps ({known})"
 
@@ -194,13 +230,18 @@ def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "
     """Predict the difference of a method that has a fraction of the baseline's own-label gradient, and no other merit.
 
     After T steps such a method has learnt what the baseline has after `fraction` times T: the baseline's curve, shifted
-    along the logarithm of the steps. Between lengths the curve is interpolated; beyond its ends it is not known.
+    along the logarithm of the steps. Between lengths the curve is interpolated; beyond its ends it is not known. Each
+    seed has its own curve, and differences are averaged over the seeds that have both ends.
     """
-    curve = runs[runs["variant"] == baseline].groupby("steps")["accuracy"].mean()
-    known = (curve.index * fraction >= curve.index[0]) & (curve.index * fraction <= curve.index[-1])
-    steps = curve.index[known].to_numpy(float)
-    shifted = np.interp(np.log(steps * fraction), np.log(curve.index.to_numpy(float)), curve.to_numpy())
-    return pd.DataFrame({"steps": steps, "difference": shifted - np.interp(steps, curve.index, curve)})
+    parts = []
+    for _, of_seed in runs[runs["variant"] == baseline].groupby("seed"):
+        curve = of_seed.set_index("steps")["accuracy"].sort_index()
+        lengths = np.log(curve.index.to_numpy(float))
+        shifted = lengths + math.log(fraction)
+        known = (shifted >= lengths[0]) & (shifted <= lengths[-1])
+        parts.append((np.interp(shifted, lengths, curve) - curve)[known])
+    means = pd.concat(parts).groupby(level=0).mean()
+    return pd.DataFrame({"steps": means.index.to_numpy(float), "difference": means.to_numpy()})
 
 
 def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:

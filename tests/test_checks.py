@@ -133,7 +133,13 @@ def test_tensors_that_fit_pass(value, shape, kind):
     [
         ([1.0], None, "", TypeError, "x must be a tensor, got list"),
         (torch.zeros(2, dtype=torch.cfloat), None, "", TypeError, "x must be a real tensor, got torch.complex64"),
-        (torch.zeros(2).long(), None, "floating-point", TypeError, "x must be a floating-point tensor, got torch.int64"),
+        (
+            torch.zeros(2).long(),
+            None,
+            "floating-point",
+            TypeError,
+            "x must be a floating-point tensor, got torch.int64",
+        ),
         (torch.zeros(2), None, "boolean", TypeError, "x must be a boolean tensor, got torch.float32"),
         (torch.zeros(2, 3), (2, 4), "", ValueError, "x must have shape (2, 4), got (2, 3)?"),
         (torch.zeros(2, 3), (2,), "", ValueError, "x must have shape (2,), got (2, 3)?"),
@@ -148,9 +154,14 @@ def test_tensors_that_do_not_fit_are_named(value, shape, kind, error, words):
         check_tensor("x", value, shape, kind, hint="?")
 
 
+def test_without_a_hint_nothing_follows_the_shape():
+    with pytest.raises(ValueError, match=r"^x must have shape \(3,\), got \(2,\)$"):
+        check_tensor("x", torch.zeros(2), (3,))
+
+
 def test_logits_are_named_and_maps_get_a_hint():
     check_logits(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"^logits must have shape \(m, c\), got \(2,\)"):
         check_logits(torch.zeros(2))
-    with pytest.raises(TypeError, match="^logits must be a floating-point tensor, got torch.int64"):
+    with pytest.raises(TypeError, match=r"^logits must be a floating-point tensor, got torch\.int64"):
         check_logits(torch.zeros(2, 3).long())

@@ -204,13 +204,13 @@ TWO, THREE = ("multimix", "multimix-m10"), ("multimix", "multimix-total", "dense
     ],
 )
 def test_decided_claims_are_named_with_their_forms_and_open_ones_are_counted(of_claims, forms, says):
-    assert decided(family(of_claims, forms), "mixup") == f"Beside mixup, {says}."
+    assert decided(family(of_claims, forms), "mixup") == f"Against mixup, {says}."
 
 
 def test_few_seeds_are_said_to_decide_nothing():
     undecided = family({"sharper": [OPEN] * 3, "faster": [UNTESTABLE] * 3}, THREE, seeds=2)
     assert decided(undecided, "the best other method, ERM") == (
-        "Beside the best other method, ERM, fewer than three seeds decide nothing; "
+        "Against the best other method, ERM, fewer than three seeds decide nothing; "
         "three of six verdicts are open and three not testable here."
     )
     undecided.loc[("sharper", "multimix"), "seeds"] = 3  # enough for one of them

@@ -417,7 +417,9 @@ def test_normalised_embeddings_have_no_scale(scale):
 def test_embeddings_of_all_sizes_are_normalised_together():
     embeddings, labels = embeddings_and_labels(80, 3, torch.float32)
     scales = torch.tensor([1e-20, 1.0, 1e20, 1e36])[torch.arange(80) % 4].unsqueeze(1)
-    assert alignment(embeddings * scales, labels).item() == pytest.approx(alignment(embeddings, labels).item(), rel=1e-5)
+    assert alignment(embeddings * scales, labels).item() == pytest.approx(
+        alignment(embeddings, labels).item(), rel=1e-5
+    )
 
 
 def test_class_means_of_one_example_each_are_a_simplex():

@@ -311,7 +311,7 @@ def test_impossible_concentrations_are_refused(alpha, error, unchecked):
 def test_one_concentration_where_a_pair_will_not_do(unchecked):
     assert check_alpha(0.5, "rate", pair=False) == (0.5, 0.5)
     for value in (0, (0.5, 2.0)):
-        with pytest.raises((TypeError, ValueError), match="^rate must be a positive number, got "):
+        with pytest.raises((TypeError, ValueError), match=r"^rate must be a positive number, got "):
             check_alpha(value, "rate", pair=False)
 
 

@@ -11,6 +11,7 @@ from mmbook.schedules import (
     accuracies,
     differences,
     draw_differences,
+    lead,
     lengths,
     own_label_weight,
     predicted_differences,
@@ -74,6 +75,10 @@ def test_prediction_is_the_baselines_curve_shifted():
     halfway = predicted_differences(runs(), 10**-0.5).set_index("steps")["difference"]
     assert halfway[1000] == pytest.approx((52.0 + 82.0) / 2 - 82.0)
     assert predicted_differences(runs(), 1.0)["difference"].abs().max() < 1e-9
+    # A seed that has one length alone takes no part, or means of different seeds would be subtracted.
+    late = pd.DataFrame([("mixup", 9, 1000, 70.0)], columns=["variant", "seed", "steps", "accuracy"])
+    with_it = predicted_differences(pd.concat([runs(), late]), 0.1).set_index("steps")["difference"]
+    assert with_it.to_dict() == pytest.approx(table.to_dict())
     # Twice the gradient: the baseline was not run for twice its longest schedule.
     assert predicted_differences(runs(), 2.0)["steps"].max() < 10000
 
@@ -116,18 +121,42 @@ def test_a_data_set_without_schedules_or_records_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("points", "says"),
     [
-        ((5.0, 2.0, -1.0), "5.0 points ahead of mixup after 100 steps (2 seeds, 95 % interval −0.5 to +3.0) and "
-         "1.0 points behind after 900 steps (1 seed). Its mean is ahead after 100 and 300 steps."),
+        ((5.0, 2.0, -1.0), "5.0 points ahead of mixup after 100 steps (3 seeds, 95 % interval −0.5 to +3.0) and "
+         "2.0 points ahead after 300 steps (3 seeds, 95 % interval −0.5 to +3.0). "
+         "Its mean is ahead after 100 and 300 steps."),
         ((-5.0, -2.0, -1.0), "Its mean is ahead at no length."),
         ((1.0, 2.0, 3.0), "Its mean is ahead at every length."),
     ],
 )  # fmt: skip
 def test_sentence_names_both_ends_and_where_the_method_is_ahead(points, says):
-    rows = pd.DataFrame({"variant": "erm", "steps": [100, 300, 900], "difference": points, "seeds": [2, 2, 1]})
+    rows = pd.DataFrame({"variant": "erm", "steps": [100, 300, 900], "difference": points, "seeds": [3, 3, 1]})
     rows["low"], rows["high"] = [-0.5, -0.5, float("nan")], [3.0, 3.0, float("nan")]
     said = sentence(rows.iloc[::-1], "erm")  # rows in any order
     assert says in said
     assert said.startswith(f"**ERM** is {standing(rows.iloc[::-1])}. ")
+
+
+def test_two_seeds_stand_without_an_interval_and_only_where_no_length_has_more():
+    rows = pd.DataFrame({"variant": "erm", "steps": [100, 300], "difference": [-1.0, 2.0], "seeds": [2, 1]})
+    rows = rows.assign(low=[-1.1, float("nan")], high=[-0.9, float("nan")])
+    says = "1.0 points behind mixup after 100 steps (2 seeds) and 2.0 points ahead after 300 steps (1 seed)"
+    assert standing(rows) == says
+
+
+def test_lead_has_the_verdicts_of_all_lengths():
+    spread = (-0.1, 0.0, 0.1)
+    points = {("digits", 100): -9.0, ("digits", 900): 0.0, ("photographs", 100): -9.0, ("photographs", 900): 9.0}
+    of = {"digits": [], "photographs": []}
+    for (data, steps), ahead in points.items():
+        for seed, off in enumerate(spread):
+            of[data] += [("mixup", seed, steps, 90.0), ("multimix", seed, steps, 90.0 + ahead + off)]
+    tables = {data: pd.DataFrame(rows, columns=["variant", "seed", "steps", "accuracy"]) for data, rows in of.items()}
+    assert lead(tables, "multimix") == (
+        "MultiMix is shown to be more accurate than mixup on photographs after 900 steps; it is shown to be less "
+        "accurate on digits after 100 steps and on photographs after 100 steps."
+    )
+    level = {"digits": tables["digits"].query("steps == 900")}
+    assert lead(level, "multimix") == "At no recorded length is MultiMix shown to be more accurate than mixup."
 
 
 def test_bars_are_drawn_for_three_seeds_and_none_for_two():

@@ -5,8 +5,8 @@ python -m tools.mutate mixing attention --minutes 20
 A mutant has another operator, number, text, condition or returned value, or lacks a keyword argument or a call whose
 result nobody takes. It runs in a process of its own, forked from one that has imported torch and the like, on a copy of
 the repository, and is killed by the first test that fails, or by the time. Survivors are printed. One that is listed in
-tests/equivalent_mutants.yml, with the reason why it computes the same, does not count. Mutants are tried in random order,
-the same every time, so that those of a run that its minutes cut short are a fair sample.
+tests/equivalent_mutants.yml, with the reason why it computes the same, does not count. The order is random, the same
+every time, so that the mutants of a run that its minutes cut short are a fair sample.
 """
 
 import argparse
