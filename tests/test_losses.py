@@ -661,6 +661,7 @@ def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchec
     ("arguments", "words"),
     [
         ({"attention": make_attention("holes").T}, r"attention must have shape \(6, 4\), got \(4, 6\)"),
+        ({"attention": torch.ones(M, R).long()}, r"attention must be a floating-point tensor, got torch\.int64"),
         ({"mixing_weights": make_weights(m=M + 1)}, r"mixing_weights must have shape \(n, 6\), got \(9, 7\)"),
         ({"targets": randn(M, R + 1, C)}, r"or \(6, 3\), \(6, 4\) integers or \(6, 4, 3\), got \(6, 5, 3\)"),
         ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index"),
@@ -672,5 +673,5 @@ def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchec
 )
 def test_what_does_not_fit_densely_is_refused(arguments, words):
     fitting = {"logits": randn(M, R, C), "targets": CLASSES, "attention": make_attention("holes")}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         inspect.unwrap(dense_mixed_cross_entropy)(**fitting | arguments)
