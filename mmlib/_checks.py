@@ -21,6 +21,8 @@ def as_number(value: object) -> int | float | None:
     >>> as_number(torch.tensor(3)), as_number(2.5), as_number("2.5"), as_number(True)
     (3, 2.5, None, None)
     """
+    if type(value) is int or type(value) is float:  # as nearly all are; to ask an abstract class takes longer
+        return value
     value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
@@ -79,6 +81,8 @@ def check_type(name: str, value: object, annotation: type | UnionType) -> object
     TypeError: epochs must be int or None, got 'ten'
     """
     kinds = get_args(annotation) or (annotation,)
+    if type(value) in kinds:
+        return value
     plain = _plain(value)
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(plain, accepted) or (isinstance(plain, bool) and bool not in kinds):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mmbook import interactive, ledger, schedules
 from mmbook.comparison import all_forms, forms_and_others, in_words
-from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, judge
+from mmbook.verdicts import FAILS, HOLDS, OPEN, judge
 from tools.results import results_table
 
 # Claims that are corrected together, as in the chapter that each sentence links to.
@@ -53,22 +53,22 @@ def findings(runs: pd.DataFrame, photographs: pd.DataFrame, cost: dict) -> str:
         photographs: the same on CIFAR-100.
         cost: what `make bench` recorded of training steps.
     """
-    longest = _longest(runs)
-    forms, _ = forms_and_others(longest)
-    accuracy, embeddings = (judge(longest, forms, BASELINE, claims) for claims in (OF_ACCURACY, OF_EMBEDDINGS))
-    sentences = [_on_accuracy(runs, longest, accuracy, photographs), _on_embeddings(longest, embeddings)]
+    judged = _most_recorded(runs)
+    forms, _ = forms_and_others(judged)
+    accuracy, embeddings = (judge(judged, forms, BASELINE, claims) for claims in (OF_ACCURACY, OF_EMBEDDINGS))
+    sentences = [_on_accuracy(runs, judged, accuracy, photographs), _on_embeddings(judged, embeddings)]
     return "\n\n".join([*sentences, _on_cost(cost)]) + "\n"
 
 
-def _longest(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the longest schedule on which the method and the baseline have enough seeds for a verdict."""
+def _most_recorded(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the schedule on which the method and the baseline share most seeds; of several, the longest."""
     seeds = runs[runs["variant"].isin([METHOD, BASELINE])].groupby(["steps", "variant"])["seed"].nunique().unstack()
-    enough = seeds[(seeds >= MIN_SEEDS).all(axis=1)]
-    return runs[runs["steps"] == (enough if len(enough) else seeds.dropna()).index.max()]
+    shared = seeds.min(axis=1, skipna=False)
+    return runs[runs["steps"] == shared[shared == shared.max()].index.max()]
 
 
-def _on_accuracy(runs: pd.DataFrame, longest: pd.DataFrame, family: pd.DataFrame, photographs: pd.DataFrame) -> str:
-    of_digits = schedules.standing(_differences(runs).query("steps <= @longest.steps.iloc[0]"), BASELINE)
+def _on_accuracy(runs: pd.DataFrame, judged: pd.DataFrame, family: pd.DataFrame, photographs: pd.DataFrame) -> str:
+    of_digits = schedules.standing(_differences(runs).query("steps <= @judged.steps.iloc[0]"), BASELINE)
     of_photographs = schedules.standing(_differences(photographs), BASELINE)
     verdict = _says(family.loc[("accuracy", METHOD), "verdict"])
     return (
@@ -83,8 +83,8 @@ def _differences(runs: pd.DataFrame) -> pd.DataFrame:
     return schedules.differences(runs, BASELINE).query("variant == @METHOD")
 
 
-def _on_embeddings(longest: pd.DataFrame, family: pd.DataFrame) -> str:
-    means = longest.groupby("variant")[["alignment", "uniformity"]].mean()
+def _on_embeddings(judged: pd.DataFrame, family: pd.DataFrame) -> str:
+    means = judged.groupby("variant")[["alignment", "uniformity"]].mean()
 
     def measured(metric: str, better: str, worse: str) -> tuple[str, str]:
         ours, theirs = (f"{means.loc[variant, metric]:.2f}".replace("-", "−") for variant in (METHOD, BASELINE))
@@ -119,10 +119,10 @@ def _of_forms(verdicts: pd.Series) -> str:
 
 def _on_cost(cost: dict) -> str:
     steps = cost["preactresnet18"]
-    multimix, dense = (100 * (steps[name]["ratio"] - 1) for name in ("multimix", "dense_multimix"))
+    multimix, dense = (steps[name]["ratio"] for name in ("multimix", "dense_multimix"))
     return (
-        f"**Cost.** On a processor a training step of PreActResNet-18 takes {multimix:.1f} % longer with MultiMix than "
-        f"without, and {dense:.1f} % longer with Dense MultiMix ([cost](../notebooks/13-cost))."
+        f"**Cost.** On a processor a training step of PreActResNet-18 takes {multimix:.2f} times as long with MultiMix "
+        f"as without, and {dense:.2f} times with Dense MultiMix ([cost](../notebooks/13-cost))."
     )
 
 
