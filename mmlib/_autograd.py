@@ -24,8 +24,13 @@ def finite_logits(logits: Tensor, left_out: Tensor | None = None) -> Tensor:
     What is left out, (m, r), is 0.
     """
     logits = logits.to(accumulation_dtype(logits.dtype))
-    logits = logits.clamp(min=-torch.finfo(logits.dtype).max / 4)
+    logits = logits.clamp(min=lowest_logit(logits.dtype))
     return logits if left_out is None else logits.masked_fill(left_out.unsqueeze(2), 0)
+
+
+def lowest_logit(dtype: torch.dtype) -> float:
+    """Return the number that takes the place of a logit of -inf."""
+    return -torch.finfo(dtype).max / 4
 
 
 def needs_grad(*values: Tensor | None) -> list[bool]:
@@ -84,9 +89,10 @@ class PrecomputedGradient(torch.autograd.Function):
         if scale is None:
             return (None,) * ctx.num_inputs
         gradients, inputs = ctx.saved_tensors[: ctx.num_gradients], ctx.saved_tensors[ctx.num_gradients :]
-        scaled = [
-            None if gradient is None else ScaledGradient.apply(gradient, scale, *inputs) for gradient in gradients
-        ]
+        if torch.is_grad_enabled():  # somebody may differentiate once more
+            scaled = [None if x is None else ScaledGradient.apply(x, scale, *inputs) for x in gradients]
+        else:
+            scaled = [None if x is None else scale * x for x in gradients]
         return *scaled, *[None] * (ctx.num_inputs - len(scaled))
 
 
@@ -227,9 +233,10 @@ class LabelLossCpu(PrecomputedGradient):
     It is differentiable in the logits only. They are laid out as (c r, m), class-major: mixing is then one matrix
     product, and the kernel's reductions over classes run along contiguous rows.
 
-    Args of `forward`: logits (m, r, c), the classes (m, r), what a label counts (m, r), what label smoothing adds to
-    every class (c,), a (m, r), Λ or else blocks of its rows, the examples left out as in `SoftTargetLoss`,
-    whether to average over the mixtures that have a position, whether the logits need a gradient, and the kernels.
+    Args of `forward`: logits (m, r, c), the classes (m, r), what a label counts (m, r), or None for as much as its
+    example; what label smoothing adds to every class (c,), a (m, r), or None for ones, Λ or else blocks of its rows,
+    the examples left out as in `SoftTargetLoss`, whether to average over the mixtures that have a position, whether
+    the logits need a gradient, and the kernels.
     """
 
     @staticmethod
@@ -238,26 +245,38 @@ class LabelLossCpu(PrecomputedGradient):
         logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, left_out, mean, needs, kernels
     ):
         (m, r, c), kernel_block = logits.shape, kernels.MIXTURES_PER_BLOCK
-        values = finite_logits(logits, left_out)
-        scaled = (attention.unsqueeze(2) * values).permute(2, 1, 0).reshape(-1, m)
-        size = -(-CPU_CHUNK_ELEMENTS // len(scaled) // kernel_block) * kernel_block
+        dtype = accumulation_dtype(logits.dtype)
+        values = logits.new_empty(c, r, m, dtype=dtype)
+        torch.clamp(logits.permute(2, 1, 0).to(dtype), min=lowest_logit(dtype), out=values)
+        if left_out is not None:
+            values.masked_fill_(left_out.T, 0)
+        if attention is not None:
+            values.mul_(attention.T)
+        scaled = values.view(-1, m)
+        masses = scaled.new_ones(m, r) if attention is None else attention
+        size = -(-CPU_CHUNK_ELEMENTS // (c * r) // kernel_block) * kernel_block
         # In one layout: for another, numba would compile everything anew.
-        arrays = [x.detach().contiguous().numpy() for x in (classes, label_weights, smoothing)]
-        loss, count, gradient = 0.0, 0, torch.zeros_like(scaled)
+        counts = masses if label_weights is None else label_weights
+        arrays = [x.contiguous().numpy() for x in (classes, counts, smoothing)]
+        loss, count, gradient = 0.0, 0, None
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
-                mixed, totals = scaled @ rows.T, attention.T @ rows.T
-                positions_first = mixed.view(c, r, len(rows)).numpy()
-                label_totals = label_weights.detach().T @ rows.T
+                columns = rows.T
+                mixed, totals = scaled @ columns, masses.T @ columns
+                label_totals = totals if label_weights is None else label_weights.T @ columns
+                positions_first, weights = mixed.view(c, r, -1).numpy(), rows.contiguous().detach().numpy()
                 value, counted = kernels.cross_entropy_with_grad(
-                    positions_first, rows.contiguous().detach().numpy(), *arrays, totals.numpy(), label_totals.numpy()
+                    positions_first, weights, *arrays, totals.numpy(), label_totals.numpy()
                 )
                 loss, count = loss + value, count + counted
                 if needs:
-                    gradient.addmm_(mixed, rows)
+                    gradient = mixed @ rows if gradient is None else gradient.addmm_(mixed, rows)
         divisor = max(count, 1) if mean else 1
         loss = math.inf if loss >= impossible(scaled.dtype) else loss / divisor
-        if not needs:
-            return scaled.new_tensor(loss), None
-        by_logits = gradient.div_(divisor).view(c, r, m).permute(2, 1, 0) * attention.unsqueeze(2)
-        return scaled.new_tensor(loss), by_logits.contiguous()
+        loss = scaled.new_full((), loss)
+        if gradient is None:
+            return loss, None
+        by_logits = gradient.div_(divisor).view(c, r, m)
+        if attention is not None:
+            by_logits.mul_(attention.T)
+        return loss, by_logits.permute(2, 1, 0).contiguous()

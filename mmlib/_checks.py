@@ -130,13 +130,16 @@ def check_tensor(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    fits = {"floating-point": value.is_floating_point(), "boolean": value.dtype == torch.bool}
-    if not fits.get(kind, not value.is_complex()):
+    if kind == "floating-point":
+        fits = value.is_floating_point()
+    else:
+        fits = value.dtype == torch.bool if kind == "boolean" else not value.is_complex()
+    if not fits:
         raise TypeError(f"{name} must be a {kind or 'real'} tensor, got {value.dtype}")
     if shape is None:
         return
     got = tuple(value.shape)
-    if len(got) == len(shape) and shape[0] == "m" and not len(value):
+    if len(got) == len(shape) and shape[0] == "m" and not got[0]:
         raise ValueError(f"{name} must have at least one example, got shape {got}")
     matches = (size == wanted or (isinstance(wanted, str) and size > 0) for size, wanted in zip(got, shape))
     if len(got) != len(shape) or not all(matches):

@@ -19,6 +19,7 @@ from numba import njit
 
 NORMAL_PAIRS_PER_BATCH = 80  # Box-Muller pairs: 160 proposals usually suffice for a row of 128 weights
 MIXTURES_PER_BLOCK = 128  # mixtures processed together: c times as many logits stay in cache
+ROWS_TRANSPOSED_TOGETHER = 16  # a line of the cache of what is written
 BOOST_BELOW = 0.5  # below this concentration α gamma draws are made in logarithms, from those of α + 1
 MAX_SHAPE = 1e30  # at larger ones all weights are equal (or all but one zero); float32 ends not far above
 
@@ -157,7 +158,9 @@ def draw_dirichlet(out, seed, first, low, high):
     """
     m = out.shape[1]
     words, proposals = np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.uint64), np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.float32)
-    accepted, row = np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.bool_), np.empty(m, np.float32)
+    accepted = np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.bool_)
+    draws = np.empty(m + 2 * NORMAL_PAIRS_PER_BATCH, np.float32)  # more than m, so that no draw asks whether it is one
+    row = draws[:m]
     for k in range(len(out)):
         counter = np.uint64(seed) + (np.uint64(first + k) << U32)
         concentration = low + (high - low) * (np.float64(_splitmix64(counter) >> U11) + 0.5) * 2.0**-53
@@ -169,10 +172,8 @@ def draw_dirichlet(out, seed, first, low, high):
             _marsaglia_tsang(counter, shape, words, proposals, accepted)
             counter += np.uint64(2 * NORMAL_PAIRS_PER_BATCH)
             for t in range(2 * NORMAL_PAIRS_PER_BATCH):
-                row[count] = proposals[t]
+                draws[count] = proposals[t]
                 count += accepted[t]
-                if count == m:
-                    break
         if small:
             _gamma_below_one(row, counter, float32(min(1 / concentration, MAX_SHAPE)))
         else:
@@ -240,12 +241,25 @@ def cross_entropy_with_grad(logits, mixing_weights, classes, label_weights, smoo
     loss = 0.0
     for start in range(0, k, MIXTURES_PER_BLOCK):
         stop = min(start + MIXTURES_PER_BLOCK, k)
-        columns = np.ascontiguousarray(mixing_weights[start:stop].T)
+        columns = _transposed(mixing_weights[start:stop])
         for j in range(r):
             of_block = (totals[j, start:stop], label_totals[j, start:stop], term_weights[start:stop])
             of_position = (classes[:, j], label_weights[:, j], smoothing)
             loss += _differentiate_block(logits, columns, of_position, of_block, j, start, stop)
     return loss, count
+
+
+@_compiled
+def _transposed(rows):
+    """Copy the transpose, a few rows at a time: of all rows at once a column would not fit into the fastest cache."""
+    k, m = rows.shape
+    columns = np.empty((m, k), np.float32)
+    for start in range(0, k, ROWS_TRANSPOSED_TOGETHER):
+        stop = min(start + ROWS_TRANSPOSED_TOGETHER, k)
+        for i in range(m):
+            for t in range(start, stop):
+                columns[i, t] = rows[t, i]
+    return columns
 
 
 @_compiled

@@ -7,6 +7,7 @@ of the loss and does not count in its mean.
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ class Mixtures(NamedTuple):
 
     def blocks(self, logits: Tensor) -> Iterator[Tensor]:
         """Draw Λ for the examples of `logits`, in single precision at least, a block of rows at a time."""
-        n, m = int(self.num_mixtures or DEFAULT_NUM_MIXTURES), len(logits)
+        n, m = int(self.num_mixtures or DEFAULT_NUM_MIXTURES), logits.shape[0]
         alpha, device, dtype = self.interval(m), logits.device, accumulation_dtype(logits.dtype)
         return iter_mixing_weights(n, m, alpha, generator=self.generator, device=device, dtype=dtype)
 
@@ -113,6 +114,111 @@ class Terms(NamedTuple):
         smoothing = float(self.label_smoothing)
         weight = like.new_ones(c) if self.weight is None else self.weight.to(like.dtype)
         return (1 - smoothing) * weight, smoothing / c * weight
+
+    def label_counts(
+        self, classes: Tensor, attention: Tensor | None, c: int, dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor]:
+        """What each label counts in its class, (m, r), and what smoothing adds to every class, (c,).
+
+        Args:
+            classes: of the labels, (m, r).
+            attention: what each example counts, (m, r), or None for 1.
+
+        Returns:
+            None in place of the first where a label counts what its example does.
+        """
+        nothing = torch.zeros(c, dtype=dtype, device=classes.device)
+        if self.weight is None and not self.label_smoothing:
+            return None, nothing
+        own, smoothing = self.coefficients(nothing, c)
+        return own[classes] if attention is None else attention * own[classes], smoothing
+
+
+class Targets(NamedTuple):
+    """The targets of a loss.
+
+    Args:
+        given: class indices or distributions, per example or per position.
+        classes: class indices (m, r) if that is what is given; where left out, 0 on the CPU.
+        left_out: True for what takes no part, (m, r), None if that is known to be nothing.
+        span: the lowest and the highest class that is not left out, if they can be read.
+    """
+
+    given: Tensor
+    classes: Tensor | None
+    left_out: Tensor | None
+    span: tuple[int, int] | None = None
+
+    def check(self, shape: tuple[int, ...], ignore_index: int) -> None:
+        """Refuse targets that do not fit logits of a shape, and on the CPU class indices out of range."""
+        (m, *positions, c), got = shape, tuple(self.given.shape)
+        if c < 2:
+            yes_or_no = "MultiMixBCELoss is for yes or no"
+            raise ValueError(f"logits must have at least 2 classes, got {tuple(shape)}; {yes_or_no}")
+        if self.classes is None and got not in ((m, c), tuple(shape)):
+            per_position = f", {(m, *positions)} integers or {tuple(shape)}" if positions else ""
+            wanted = f"{(m,)} integers or {(m, c)}{per_position}"
+            raise ValueError(f"targets must have shape {wanted}, got {got} {self.given.dtype}")
+        if self.classes is not None and self.given.ndim == 2 and positions == [c]:
+            raise ValueError(
+                f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
+                f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
+            )
+        if self.span is not None and not 0 <= self.span[0] <= self.span[1] < c:
+            low, high = self.span
+            wanted = f"classes 0 to {c - 1} or ignore_index ({ignore_index})"
+            raise ValueError(f"targets must be {wanted}, got {low if low < 0 else high}")
+
+    def soft(self, logits: Tensor, terms: Terms) -> tuple[Tensor, Tensor | None]:
+        """Distributions with class weights and smoothing, (m, 1 or r, c), and what each counts, (m, 1 or r).
+
+        That is 1, or 0 for what is left out, or infinity, which makes NaN of a loss, for a class index out of range;
+        None if all of them count 1.
+        """
+        dtype, c = accumulation_dtype(logits.dtype), logits.shape[-1]
+        if self.classes is None:
+            soft = (self.given.unsqueeze(1) if self.given.ndim == 2 else self.given).to(dtype)
+            counts = None if self.left_out is None else (~self.left_out).to(dtype)
+        else:
+            soft, counts = self.classes.unsqueeze(2) == torch.arange(c, device=logits.device), None
+            if self.left_out is not None:  # else, as on the CPU, classes have been checked
+                counts = soft.sum(dim=2).reciprocal().masked_fill_(self.left_out, 0).to(dtype)
+        if terms.weight is not None or terms.label_smoothing:
+            own, smoothing = terms.coefficients(soft.new_empty((), dtype=dtype), c)
+            soft = soft * own + smoothing
+        return soft.to(dtype), counts
+
+
+def read_targets(targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int) -> Targets:
+    """Find the class indices, and which examples take no part at which position.
+
+    Args:
+        shape: (m,), or (m, r) where targets may be per position.
+    """
+    check_tensor("targets", targets)
+    left_out = None
+    if mask is not None:
+        check_tensor("mask", mask, tuple(shape), "boolean")
+        left_out = ~mask
+    if not is_integer(targets) or targets.shape not in (shape[:1], shape):
+        return Targets(targets, None, left_out)
+    classes = targets.long().view(shape[0], -1).expand(*shape[:1], *(shape[1:] or (1,)))
+    if mask is None and can_read(targets):
+        low, high = span(targets)
+        if not low <= ignore_index <= high:
+            return Targets(targets, classes, None, (low, high))
+    ignored = classes == ignore_index
+    left_out = ignored if left_out is None else left_out | ignored
+    if not can_read(left_out):
+        return Targets(targets, classes, left_out)
+    classes = classes.masked_fill(left_out, 0)  # any class will do
+    return Targets(targets, classes, left_out if left_out.any() else None, span(classes))
+
+
+def span(classes: Tensor) -> tuple[int, int]:
+    """Return the lowest and the highest class index."""
+    low, high = classes.aminmax()
+    return int(low.item()), int(high.item())
 
 
 @_breaks_graph_to_draw
@@ -159,26 +265,26 @@ def mixed_loss(
     `mixtures` is None the examples are not mixed.
     """
     if mixtures is not None:
-        mixtures.check(len(values))
-    terms.check()
-    shape = values.shape
-    classes, left_out = _left_out(targets, shape[:-1], mask, terms.ignore_index)
+        mixtures.check(values.shape[0])
+    terms.check(values.shape[-1] if head is None else None)
+    shape, read = values.shape, read_targets(targets, values.shape[:-1], mask, terms.ignore_index)
     values = values.unsqueeze(1) if len(shape) == 2 else values
     if mixtures is not None and head is None and terms.reduction != "none":
-        _check_targets(targets, classes, shape, terms)
+        read.check(shape, terms.ignore_index)
         known = return_mixing_weights or mixtures.mixing_weights is not None
         rows = _draw(mixtures, values) if known else None
-        loss = _fused_loss(values, targets, classes, attention, left_out, mixtures, rows, terms)
+        loss = _fused_loss(values, read, attention, mixtures, rows, terms)
         return (loss, rows) if rows is not None and return_mixing_weights else loss
     rows = _draw(mixtures, values)
-    folded = _fold(attention, left_out, values)
-    logits, valid = finite_logits(values, left_out), folded > 0
+    folded = _fold(attention, read.left_out, values)
+    logits, valid = finite_logits(values, read.left_out), folded > 0
     if mixtures is not None:
         logits, valid = _mix_positions(rows, folded, logits)
     if head is not None:
         logits = finite_logits(head(logits.to(values.dtype)))
-    _check_targets(targets, classes, (*shape[:-1], logits.shape[-1]), terms)
-    soft, counts = _soft_targets(targets, classes, left_out, logits, terms)
+        terms.check(logits.shape[-1])
+    read.check((*shape[:-1], logits.shape[-1]), terms.ignore_index)
+    soft, counts = read.soft(logits, terms)
     soft = (soft if counts is None else soft * counts.unsqueeze(2)).expand(*folded.shape, -1)
     if mixtures is not None:
         soft, _ = _mix_positions(rows, folded, soft)
@@ -188,10 +294,8 @@ def mixed_loss(
 
 def _fused_loss(
     logits: Tensor,
-    targets: Tensor,
-    classes: Tensor | None,
+    targets: Targets,
     attention: Tensor | None,
-    left_out: Tensor | None,
     mixtures: Mixtures,
     rows: Tensor | None,
     terms: Terms,
@@ -199,16 +303,16 @@ def _fused_loss(
     """Sum loss and gradients over chunks of mixtures: by compiled code for class indices in float32 on the CPU, else
     by torch's operations.
     """
-    dtype, mean = accumulation_dtype(logits.dtype), terms.reduction == "mean"
+    dtype, mean, left_out = accumulation_dtype(logits.dtype), terms.reduction == "mean", targets.left_out
     rows, blocks = (None, mixtures.blocks(logits)) if rows is None else (rows.to(dtype), None)
     kernels = _backend.cpu_kernels() if logits.device.type == "cpu" and dtype == torch.float32 else None
-    with torch.autocast(logits.device.type, enabled=False):
-        if kernels is not None and classes is not None and not any(needs_grad(attention, rows, terms.weight)):
-            folded = _fold(attention, left_out, logits)
-            own, smoothing = terms.coefficients(folded, logits.shape[2])
-            constants = (classes, folded * own[classes], smoothing, folded, rows, blocks, left_out, mean)
+    with _without_autocast(logits.device.type):
+        if kernels is not None and targets.classes is not None and not any(needs_grad(attention, rows, terms.weight)):
+            folded = None if attention is None and left_out is None else _fold(attention, left_out, logits)
+            counts, smoothing = terms.label_counts(targets.classes, folded, logits.shape[2], dtype)
+            constants = (targets.classes, counts, smoothing, folded, rows, blocks, left_out, mean)
             return LabelLossCpu.apply(logits, *constants, needs_grad(logits)[0], kernels)[0]
-        soft, counts = _soft_targets(targets, classes, left_out, logits, terms)
+        soft, counts = targets.soft(logits, terms)
         attended = attention is not None or any(needs_grad(rows))
         if attended:
             folded = _fold(attention, left_out, logits)
@@ -217,6 +321,12 @@ def _fused_loss(
             folded = _fold(None, left_out, logits) if counts is None and rows is not None else counts
         inputs = (logits, soft, folded, rows)
         return SoftTargetLoss.apply(*inputs, blocks, left_out, attended, mean, needs_grad(*inputs))[0]
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    """Switch autocast off where it is on; to enter `torch.autocast` takes longer than to ask."""
+    on = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 def _draw(mixtures: Mixtures | None, logits: Tensor) -> Tensor:
@@ -230,79 +340,6 @@ def _draw(mixtures: Mixtures | None, logits: Tensor) -> Tensor:
 def is_integer(targets: Tensor) -> bool:
     """Tell whether targets have an integer dtype; bool is none."""
     return not targets.is_floating_point() and targets.dtype != torch.bool
-
-
-def _left_out(
-    targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Find the class indices, if the targets hold any, and which examples take no part at which position.
-
-    Args:
-        shape: (m,), or (m, r) where targets may be per position.
-
-    Returns:
-        Class indices (m, r), and True for what is left out, (m, r), None if that is known to be nothing.
-    """
-    check_tensor("targets", targets)
-    left_out = None
-    if mask is not None:
-        check_tensor("mask", mask, tuple(shape), "boolean")
-        left_out = ~mask
-    if not is_integer(targets) or targets.shape not in (shape[:1], shape):
-        return None, left_out
-    classes = targets.long().view(len(targets), -1).expand(*shape[:1], *(shape[1:] or (1,)))
-    ignored = classes == ignore_index
-    left_out = ignored if left_out is None else left_out | ignored
-    if can_read(left_out):
-        if not left_out.any():
-            return classes, None
-        classes = classes.masked_fill(left_out, 0)  # any class will do
-    return classes, left_out
-
-
-def _check_targets(targets: Tensor, classes: Tensor | None, shape: tuple[int, ...], terms: Terms) -> None:
-    """Refuse targets that do not fit logits of a shape, and on the CPU class indices out of range."""
-    (m, *positions, c), got = shape, tuple(targets.shape)
-    terms.check(c)
-    if c < 2:
-        raise ValueError(f"logits must have at least 2 classes, got {tuple(shape)}; MultiMixBCELoss is for yes or no")
-    if classes is None and got not in ((m, c), tuple(shape)):
-        per_position = f", {(m, *positions)} integers or {tuple(shape)}" if positions else ""
-        raise ValueError(
-            f"targets must have shape {(m,)} integers or {(m, c)}{per_position}, got {got} {targets.dtype}"
-        )
-    if classes is not None and targets.ndim == 2 and positions == [c]:
-        raise ValueError(
-            f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
-            f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
-        )
-    if classes is not None and can_read(classes):
-        low, high = (end.item() for end in classes.aminmax())
-        if not 0 <= low <= high < c:
-            wanted = f"classes 0 to {c - 1} or ignore_index ({terms.ignore_index})"
-            raise ValueError(f"targets must be {wanted}, got {low if low < 0 else high}")
-
-
-def _soft_targets(
-    targets: Tensor, classes: Tensor | None, left_out: Tensor | None, logits: Tensor, terms: Terms
-) -> tuple[Tensor, Tensor | None]:
-    """Distributions with class weights and smoothing, (m, 1 or r, c), and what each counts, (m, 1 or r).
-
-    That is 1, or 0 for what is left out, or infinity, which makes NaN of a loss, for a class index out of range; None
-    if all of them count 1.
-    """
-    dtype, c = accumulation_dtype(logits.dtype), logits.shape[-1]
-    if classes is None:
-        soft = (targets.unsqueeze(1) if targets.ndim == 2 else targets).to(dtype)
-        counts = None if left_out is None else (~left_out).to(dtype)
-    else:
-        soft, counts = classes.unsqueeze(2) == torch.arange(c, device=logits.device), None
-        if left_out is not None:  # else, as on the CPU, classes have been checked
-            counts = soft.sum(dim=2).reciprocal().masked_fill_(left_out, 0).to(dtype)
-    if terms.weight is not None or terms.label_smoothing:
-        own, smoothing = terms.coefficients(soft.new_empty((), dtype=dtype), c)
-        soft = soft * own + smoothing
-    return soft.to(dtype), counts
 
 
 def _fold(attention: Tensor | None, left_out: Tensor | None, values: Tensor) -> Tensor:

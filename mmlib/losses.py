@@ -117,7 +117,7 @@ class MultiMixLoss(_MixtureLoss):
             return_mixing_weights: also return Λ; in evaluation mode it is the identity.
         """
         check_logits(logits)
-        mixtures = self._mixtures(len(logits), mixing_weights)
+        mixtures = self._mixtures(logits.shape[0], mixing_weights)
         return mixed_loss(logits, targets, None, None, mixtures, self._terms(), return_mixing_weights)
 
 
@@ -163,7 +163,7 @@ class MultiMixBCELoss(_MixtureLoss):
         """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
         check_logits(logits)
         return binary_loss(
-            logits, targets, self._mixtures(len(logits), mixing_weights), self._terms(), return_mixing_weights
+            logits, targets, self._mixtures(logits.shape[0], mixing_weights), self._terms(), return_mixing_weights
         )
 
 

@@ -324,12 +324,15 @@ def pretend() -> Iterator[Card]:
     ...     x.device, x.sum().item(), dict(card.launches), card.waits.total()
     (device(type='cuda', index=0), 3.0, {'ones': 1, 'sum': 1}, 1)
     """
-    card, enter_autocast = Card(), torch.autocast.__init__
+    card, enter_autocast, autocast_is_on = Card(), torch.autocast.__init__, torch.is_autocast_enabled
 
     def autocast(self, device_type: str, dtype: torch.dtype | None = None, *args, **kwargs) -> None:
         if device_type == "cuda":
             device_type, dtype = "cpu", dtype or torch.float16
         enter_autocast(self, device_type, dtype, *args, **kwargs)
+
+    def is_autocast_enabled(device_type: str = "cuda") -> bool:
+        return autocast_is_on("cpu" if device_type == "cuda" else device_type)
 
     def location(storage: torch.UntypedStorage) -> str | None:
         return "cuda:0" if hasattr(storage, "release") else None
@@ -346,6 +349,7 @@ def pretend() -> Iterator[Card]:
         stack.enter_context(mock.patch.multiple(torch.cuda, **card.names()))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(torch.autocast, "__init__", autocast))
+        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", is_autocast_enabled))
         stack.enter_context(mock.patch.object(torch.accelerator, "is_available", return_value=True))
         stack.enter_context(mock.patch.object(torch.serialization, "_package_registry", files))
         stack.enter_context(no_graphs)
