@@ -24,13 +24,8 @@ def finite_logits(logits: Tensor, left_out: Tensor | None = None) -> Tensor:
     What is left out, (m, r), is 0.
     """
     logits = logits.to(accumulation_dtype(logits.dtype))
-    logits = logits.clamp(min=lowest_logit(logits.dtype))
+    logits = logits.clamp(min=-torch.finfo(logits.dtype).max / 4)
     return logits if left_out is None else logits.masked_fill(left_out.unsqueeze(2), 0)
-
-
-def lowest_logit(dtype: torch.dtype) -> float:
-    """Return the number that takes the place of a logit of -inf."""
-    return -torch.finfo(dtype).max / 4
 
 
 def needs_grad(*values: Tensor | None) -> list[bool]:
@@ -245,20 +240,16 @@ class LabelLossCpu(PrecomputedGradient):
         logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, left_out, mean, needs, kernels
     ):
         (m, r, c), kernel_block = logits.shape, kernels.MIXTURES_PER_BLOCK
-        dtype = accumulation_dtype(logits.dtype)
-        values = logits.new_empty(c, r, m, dtype=dtype)
-        torch.clamp(logits.permute(2, 1, 0).to(dtype), min=lowest_logit(dtype), out=values)
-        if left_out is not None:
-            values.masked_fill_(left_out.T, 0)
+        values = finite_logits(logits, left_out)
         if attention is not None:
-            values.mul_(attention.T)
-        scaled = values.view(-1, m)
+            values.mul_(attention.unsqueeze(2))
+        scaled = values.permute(2, 1, 0).reshape(-1, m)  # without a copy where there is one position
         masses = scaled.new_ones(m, r) if attention is None else attention
         size = -(-CPU_CHUNK_ELEMENTS // (c * r) // kernel_block) * kernel_block
         # In one layout: for another, numba would compile everything anew.
         counts = masses if label_weights is None else label_weights
         arrays = [x.contiguous().numpy() for x in (classes, counts, smoothing)]
-        loss, count, gradient = 0.0, 0, None
+        loss, count, gradient = 0.0, 0, torch.zeros_like(scaled)
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
                 columns = rows.T
@@ -270,11 +261,11 @@ class LabelLossCpu(PrecomputedGradient):
                 )
                 loss, count = loss + value, count + counted
                 if needs:
-                    gradient = mixed @ rows if gradient is None else gradient.addmm_(mixed, rows)
+                    gradient.addmm_(mixed, rows)
         divisor = max(count, 1) if mean else 1
         loss = math.inf if loss >= impossible(scaled.dtype) else loss / divisor
         loss = scaled.new_full((), loss)
-        if gradient is None:
+        if not needs:
             return loss, None
         by_logits = gradient.div_(divisor).view(c, r, m)
         if attention is not None:
