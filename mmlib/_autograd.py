@@ -121,7 +121,7 @@ class SoftTargetLoss(PrecomputedGradient):
     A GPU waits here for the host, which starts its operations one by one. So they are few, and what prepares the
     logits is done inside, where autograd keeps no record of it.
 
-    Args of `forward`: logits (m, r, c), targets (m, r, c), a (m, r), Λ or else blocks of its rows; the examples left
+    Args of `forward`: logits (m, r, c), targets (m, r, c), one-hot ones also as booleans, a (m, r), Λ or else blocks of its rows; the examples left
     out, (m, r), or None for none; whether the targets are already multiplied by a, which then is attention, or a
     is 1 for examples that take part and 0 for the others, (m, 1), or None for ones; whether to average over the
     mixtures that have a position; which of the first four need gradients, a and Λ only with attention.
@@ -132,7 +132,7 @@ class SoftTargetLoss(PrecomputedGradient):
     def forward(logits, targets, attention, mixing_weights, blocks, left_out, attended, mean, needs):
         values = finite_logits(logits, left_out)
         scaled = (attention.unsqueeze(2) * values if attended else values).flatten(1)
-        flat_targets, shape = targets.flatten(1), logits.shape[1:]
+        flat_targets, shape = targets.flatten(1).to(values.dtype), logits.shape[1:]
         elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         results, sums, by_weights = [], [], []
         for block in [mixing_weights] if blocks is None else blocks:
@@ -182,10 +182,15 @@ def _chunk(rows: Tensor, values: Tensor, targets: Tensor, counts: Tensor | None,
     y, log_p = rows @ targets, (rows @ values).log_softmax(dim=1)
     derivatives = []
     if any(needs):
-        derivatives.append(torch.addcmul(y, log_p.exp(), y.sum(dim=1, keepdim=True), value=-1))
+        derivatives.append(_by_mixed_logits(y, log_p))
     if needs[1]:
         derivatives.append(log_p)
     return _Chunk(torch.dot(y.view(-1), log_p.view(-1)), count, derivatives, rows)
+
+
+def _by_mixed_logits(y: Tensor, log_p: Tensor) -> Tensor:
+    """Return ỹ - p̃ Σỹ, the derivative of -H, in the one operation in which autograd computes it."""
+    return torch._log_softmax_backward_data(y, log_p, -1, y.dtype)
 
 
 def _chunk_with_attention(
@@ -200,7 +205,7 @@ def _chunk_with_attention(
     log_p = x.log_softmax(dim=2)
     derivatives = []
     if any(needs):
-        by_logits = torch.addcmul(y, log_p.exp(), y.sum(dim=2, keepdim=True), value=-1).mul_(inverse)
+        by_logits = _by_mixed_logits(y, log_p).mul_(inverse)
         derivatives.append(by_logits.flatten(1))
         if any(needs[1:]):
             by_sums = -(x * by_logits + y * log_p * inverse).sum(dim=2)

@@ -170,7 +170,7 @@ class Targets(NamedTuple):
             raise ValueError(f"targets must be {wanted}, got {low if low < 0 else high}")
 
     def soft(self, logits: Tensor, terms: Terms) -> tuple[Tensor, Tensor | None]:
-        """Distributions with class weights and smoothing, (m, 1 or r, c), and what each counts, (m, 1 or r).
+        """Distributions with class weights and smoothing, or one-hot booleans, and what each counts, (m, 1 or r).
 
         That is 1, or 0 for what is left out, or infinity, which makes NaN of a loss, for a class index out of range;
         None if all of them count 1.
@@ -186,7 +186,7 @@ class Targets(NamedTuple):
         if terms.weight is not None or terms.label_smoothing:
             own, smoothing = terms.coefficients(soft.new_empty((), dtype=dtype), c)
             soft = soft * own + smoothing
-        return soft.to(dtype), counts
+        return soft, counts
 
 
 def read_targets(targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int) -> Targets:

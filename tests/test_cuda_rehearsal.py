@@ -114,7 +114,7 @@ def test_the_teacher_moves_by_a_handful_of_operations(card, dataset):
         assert not card.waits
 
 
-@pytest.mark.parametrize(("criterion", "most"), [(MultiMixLoss, 34), (DenseMultiMixLoss, 60)])
+@pytest.mark.parametrize(("criterion", "most"), [(MultiMixLoss, 32), (DenseMultiMixLoss, 57)])
 def test_a_loss_starts_few_operations(card, criterion, most):
     """Weights, forward and backward pass; dense with the attention's and the head's."""
     generator = torch.Generator("cuda").manual_seed(0)
