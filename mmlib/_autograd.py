@@ -21,7 +21,7 @@ CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 3 * 2**16, 2**24
 def finite_logits(logits: Tensor, left_out: Tensor | None = None) -> Tensor:
     """Logits (m, r, c) in single precision at least, -inf as a number so low that no class can be less likely.
 
-    What is left out, (m, r), is 0.
+    What is left out, (m, r), is 0. The result is a new tensor, which the caller may overwrite.
     """
     logits = logits.to(accumulation_dtype(logits.dtype))
     logits = logits.clamp(min=-torch.finfo(logits.dtype).max / 4)
@@ -84,7 +84,7 @@ class PrecomputedGradient(torch.autograd.Function):
         if scale is None:
             return (None,) * ctx.num_inputs
         gradients, inputs = ctx.saved_tensors[: ctx.num_gradients], ctx.saved_tensors[ctx.num_gradients :]
-        if torch.is_grad_enabled():  # somebody may differentiate once more
+        if torch.is_grad_enabled():  # by create_graph=True or torch.func: a second derivative is refused
             scaled = [None if x is None else ScaledGradient.apply(x, scale, *inputs) for x in gradients]
         else:
             scaled = [None if x is None else scale * x for x in gradients]
@@ -121,10 +121,10 @@ class SoftTargetLoss(PrecomputedGradient):
     A GPU waits here for the host, which starts its operations one by one. So they are few, and what prepares the
     logits is done inside, where autograd keeps no record of it.
 
-    Args of `forward`: logits (m, r, c), targets (m, r, c), one-hot ones also as booleans, a (m, r), Λ or else blocks of its rows; the examples left
-    out, (m, r), or None for none; whether the targets are already multiplied by a, which then is attention, or a
-    is 1 for examples that take part and 0 for the others, (m, 1), or None for ones; whether to average over the
-    mixtures that have a position; which of the first four need gradients, a and Λ only with attention.
+    Args of `forward`: logits (m, r, c), targets (m, r, c), one-hot ones also as booleans, a (m, r), Λ or else blocks of
+    its rows; the examples left out, (m, r), or None for none; whether the targets are already multiplied by a, which
+    then is attention, or a is 1 for examples that take part and 0 for the others, (m, 1), or None for ones; whether to
+    average over the mixtures that have a position; which of the first four need gradients, a and Λ only with attention.
     """
 
     @staticmethod
@@ -189,7 +189,10 @@ def _chunk(rows: Tensor, values: Tensor, targets: Tensor, counts: Tensor | None,
 
 
 def _by_mixed_logits(y: Tensor, log_p: Tensor) -> Tensor:
-    """Return ỹ - p̃ Σỹ, the derivative of -H, in the one operation in which autograd computes it."""
+    """Return ỹ - p̃ Σỹ, the derivative of -H by the mixed logits; sums are over the last axis.
+
+    This is what autograd itself computes behind a log-softmax, in one operation. Torch has no public name for it.
+    """
     return torch._log_softmax_backward_data(y, log_p, -1, y.dtype)
 
 
@@ -234,45 +237,45 @@ class LabelLossCpu(PrecomputedGradient):
     product, and the kernel's reductions over classes run along contiguous rows.
 
     Args of `forward`: logits (m, r, c), the classes (m, r), what a label counts (m, r), or None for as much as its
-    example; what label smoothing adds to every class (c,), a (m, r), or None for ones, Λ or else blocks of its rows,
-    the examples left out as in `SoftTargetLoss`, whether to average over the mixtures that have a position, whether
-    the logits need a gradient, and the kernels.
+    example; what label smoothing adds to every class (c,), what an example counts (m, r), or None for 1; Λ or else
+    blocks of its rows, the examples left out as in `SoftTargetLoss`, whether to average over the mixtures that have a
+    position, whether the logits need a gradient, and the kernels.
     """
 
     @staticmethod
     @_unbound
     def forward(
-        logits, classes, label_weights, smoothing, attention, mixing_weights, blocks, left_out, mean, needs, kernels
+        logits, classes, label_masses, smoothing, masses, mixing_weights, blocks, left_out, mean, needs, kernels
     ):
         (m, r, c), kernel_block = logits.shape, kernels.MIXTURES_PER_BLOCK
         values = finite_logits(logits, left_out)
-        if attention is not None:
-            values.mul_(attention.unsqueeze(2))
-        scaled = values.permute(2, 1, 0).reshape(-1, m)  # without a copy where there is one position
-        masses = scaled.new_ones(m, r) if attention is None else attention
-        size = -(-CPU_CHUNK_ELEMENTS // (c * r) // kernel_block) * kernel_block
+        if masses is not None:
+            values.mul_(masses.unsqueeze(2))
+        # A view where the layout allows it, as with one position; the gradient takes the same layout.
+        scaled = values.permute(2, 1, 0).reshape(-1, m)
+        gradient, of_examples = torch.zeros_like(scaled), scaled.new_ones(m, r) if masses is None else masses
+        of_labels = of_examples if label_masses is None else label_masses
         # In one layout: for another, numba would compile everything anew.
-        counts = masses if label_weights is None else label_weights
-        arrays = [x.contiguous().numpy() for x in (classes, counts, smoothing)]
-        loss, count, gradient = 0.0, 0, torch.zeros_like(scaled)
+        arrays = [x.contiguous().numpy() for x in (classes, of_labels, smoothing)]
+        size = -(-CPU_CHUNK_ELEMENTS // (c * r) // kernel_block) * kernel_block
+        loss, count = 0.0, 0
         for block in [mixing_weights] if blocks is None else blocks:
             for rows in block.split(size):
                 columns = rows.T
-                mixed, totals = scaled @ columns, masses.T @ columns
-                label_totals = totals if label_weights is None else label_weights.T @ columns
-                positions_first, weights = mixed.view(c, r, -1).numpy(), rows.contiguous().detach().numpy()
+                mixed, totals = scaled @ columns, of_examples.T @ columns
+                label_totals = totals if label_masses is None else label_masses.T @ columns
+                mixed_logits, weights = mixed.view(c, r, -1).numpy(), rows.contiguous().detach().numpy()
                 value, counted = kernels.cross_entropy_with_grad(
-                    positions_first, weights, *arrays, totals.numpy(), label_totals.numpy()
+                    mixed_logits, weights, *arrays, totals.numpy(), label_totals.numpy()
                 )
                 loss, count = loss + value, count + counted
                 if needs:
                     gradient.addmm_(mixed, rows)
         divisor = max(count, 1) if mean else 1
-        loss = math.inf if loss >= impossible(scaled.dtype) else loss / divisor
-        loss = scaled.new_full((), loss)
+        loss = scaled.new_full((), math.inf if loss >= impossible(scaled.dtype) else loss / divisor)
         if not needs:
             return loss, None
         by_logits = gradient.div_(divisor).view(c, r, m)
-        if attention is not None:
-            by_logits.mul_(attention.T)
+        if masses is not None:
+            by_logits.mul_(masses.T)
         return loss, by_logits.permute(2, 1, 0).contiguous()

@@ -19,7 +19,7 @@ from numba import njit
 
 NORMAL_PAIRS_PER_BATCH = 80  # Box-Muller pairs: 160 proposals usually suffice for a row of 128 weights
 MIXTURES_PER_BLOCK = 128  # mixtures processed together: c times as many logits stay in cache
-ROWS_TRANSPOSED_TOGETHER = 16  # a line of the cache of what is written
+ROWS_TRANSPOSED_TOGETHER = 16  # as many numbers as a line of the cache holds
 BOOST_BELOW = 0.5  # below this concentration α gamma draws are made in logarithms, from those of α + 1
 MAX_SHAPE = 1e30  # at larger ones all weights are equal (or all but one zero); float32 ends not far above
 
@@ -159,7 +159,7 @@ def draw_dirichlet(out, seed, first, low, high):
     m = out.shape[1]
     words, proposals = np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.uint64), np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.float32)
     accepted = np.empty(2 * NORMAL_PAIRS_PER_BATCH, np.bool_)
-    draws = np.empty(m + 2 * NORMAL_PAIRS_PER_BATCH, np.float32)  # more than m, so that no draw asks whether it is one
+    draws = np.empty(m + 2 * NORMAL_PAIRS_PER_BATCH, np.float32)  # room for a whole batch beyond the last one needed
     row = draws[:m]
     for k in range(len(out)):
         counter = np.uint64(seed) + (np.uint64(first + k) << U32)

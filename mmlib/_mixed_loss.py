@@ -115,46 +115,46 @@ class Terms(NamedTuple):
         weight = like.new_ones(c) if self.weight is None else self.weight.to(like.dtype)
         return (1 - smoothing) * weight, smoothing / c * weight
 
-    def label_counts(
-        self, classes: Tensor, attention: Tensor | None, c: int, dtype: torch.dtype
+    def label_masses(
+        self, classes: Tensor, masses: Tensor | None, c: int, dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor]:
         """What each label counts in its class, (m, r), and what smoothing adds to every class, (c,).
 
         Args:
             classes: of the labels, (m, r).
-            attention: what each example counts, (m, r), or None for 1.
+            masses: what each example counts, (m, r), or None for 1.
 
         Returns:
             None in place of the first where a label counts what its example does.
         """
-        nothing = torch.zeros(c, dtype=dtype, device=classes.device)
         if self.weight is None and not self.label_smoothing:
-            return None, nothing
-        own, smoothing = self.coefficients(nothing, c)
-        return own[classes] if attention is None else attention * own[classes], smoothing
+            return None, torch.zeros(c, dtype=dtype, device=classes.device)
+        own, smoothing = self.coefficients(torch.empty((), dtype=dtype, device=classes.device), c)
+        return own[classes] if masses is None else masses * own[classes], smoothing
 
 
-class Targets(NamedTuple):
-    """The targets of a loss.
+class LossTargets(NamedTuple):
+    """The targets of a loss, read once.
 
     Args:
         given: class indices or distributions, per example or per position.
         classes: class indices (m, r) if that is what is given; where left out, 0 on the CPU.
         left_out: True for what takes no part, (m, r), None if that is known to be nothing.
-        span: the lowest and the highest class that is not left out, if they can be read.
+        class_range: the lowest and the highest of `classes`, if they can be read.
     """
 
     given: Tensor
     classes: Tensor | None
     left_out: Tensor | None
-    span: tuple[int, int] | None = None
+    class_range: tuple[int, int] | None = None
 
     def check(self, shape: tuple[int, ...], ignore_index: int) -> None:
         """Refuse targets that do not fit logits of a shape, and on the CPU class indices out of range."""
         (m, *positions, c), got = shape, tuple(self.given.shape)
         if c < 2:
-            yes_or_no = "MultiMixBCELoss is for yes or no"
-            raise ValueError(f"logits must have at least 2 classes, got {tuple(shape)}; {yes_or_no}")
+            raise ValueError(
+                f"logits must have at least 2 classes, got {tuple(shape)}; MultiMixBCELoss is for yes or no"
+            )
         if self.classes is None and got not in ((m, c), tuple(shape)):
             per_position = f", {(m, *positions)} integers or {tuple(shape)}" if positions else ""
             wanted = f"{(m,)} integers or {(m, c)}{per_position}"
@@ -164,8 +164,8 @@ class Targets(NamedTuple):
                 f"integer targets of shape {got} must not be both class indices per position and one-hot rows: "
                 f"give one-hot rows as booleans, or class indices per position as one-hot {tuple(shape)}"
             )
-        if self.span is not None and not 0 <= self.span[0] <= self.span[1] < c:
-            low, high = self.span
+        if self.class_range is not None and not 0 <= self.class_range[0] <= self.class_range[1] < c:
+            low, high = self.class_range
             wanted = f"classes 0 to {c - 1} or ignore_index ({ignore_index})"
             raise ValueError(f"targets must be {wanted}, got {low if low < 0 else high}")
 
@@ -189,7 +189,7 @@ class Targets(NamedTuple):
         return soft, counts
 
 
-def read_targets(targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int) -> Targets:
+def read_targets(targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore_index: int) -> LossTargets:
     """Find the class indices, and which examples take no part at which position.
 
     Args:
@@ -201,21 +201,22 @@ def read_targets(targets: Tensor, shape: torch.Size, mask: Tensor | None, ignore
         check_tensor("mask", mask, tuple(shape), "boolean")
         left_out = ~mask
     if not is_integer(targets) or targets.shape not in (shape[:1], shape):
-        return Targets(targets, None, left_out)
-    classes = targets.long().view(shape[0], -1).expand(*shape[:1], *(shape[1:] or (1,)))
-    if mask is None and can_read(targets):
-        low, high = span(targets)
+        return LossTargets(targets, None, left_out)
+    labels = targets.long()
+    classes = labels.view(shape[0], -1).expand(*shape[:1], *(shape[1:] or (1,)))
+    if mask is None and can_read(labels):
+        low, high = class_range(labels)
         if not low <= ignore_index <= high:
-            return Targets(targets, classes, None, (low, high))
+            return LossTargets(targets, classes, None, (low, high))
     ignored = classes == ignore_index
     left_out = ignored if left_out is None else left_out | ignored
     if not can_read(left_out):
-        return Targets(targets, classes, left_out)
+        return LossTargets(targets, classes, left_out)
     classes = classes.masked_fill(left_out, 0)  # any class will do
-    return Targets(targets, classes, left_out if left_out.any() else None, span(classes))
+    return LossTargets(targets, classes, left_out if left_out.any() else None, class_range(classes))
 
 
-def span(classes: Tensor) -> tuple[int, int]:
+def class_range(classes: Tensor) -> tuple[int, int]:
     """Return the lowest and the highest class index."""
     low, high = classes.aminmax()
     return int(low.item()), int(high.item())
@@ -267,34 +268,35 @@ def mixed_loss(
     if mixtures is not None:
         mixtures.check(values.shape[0])
     terms.check(values.shape[-1] if head is None else None)
-    shape, read = values.shape, read_targets(targets, values.shape[:-1], mask, terms.ignore_index)
+    shape = values.shape
+    labels = read_targets(targets, shape[:-1], mask, terms.ignore_index)
     values = values.unsqueeze(1) if len(shape) == 2 else values
     if mixtures is not None and head is None and terms.reduction != "none":
-        read.check(shape, terms.ignore_index)
+        labels.check(shape, terms.ignore_index)
         known = return_mixing_weights or mixtures.mixing_weights is not None
         rows = _draw(mixtures, values) if known else None
-        loss = _fused_loss(values, read, attention, mixtures, rows, terms)
+        loss = _fused_loss(values, labels, attention, mixtures, rows, terms)
         return (loss, rows) if rows is not None and return_mixing_weights else loss
     rows = _draw(mixtures, values)
-    folded = _fold(attention, read.left_out, values)
-    logits, valid = finite_logits(values, read.left_out), folded > 0
+    masses = _masses(attention, labels.left_out, values)
+    logits, valid = finite_logits(values, labels.left_out), masses > 0
     if mixtures is not None:
-        logits, valid = _mix_positions(rows, folded, logits)
+        logits, valid = _mix_positions(rows, masses, logits)
     if head is not None:
         logits = finite_logits(head(logits.to(values.dtype)))
         terms.check(logits.shape[-1])
-    read.check((*shape[:-1], logits.shape[-1]), terms.ignore_index)
-    soft, counts = read.soft(logits, terms)
-    soft = (soft if counts is None else soft * counts.unsqueeze(2)).expand(*folded.shape, -1)
+    labels.check((*shape[:-1], logits.shape[-1]), terms.ignore_index)
+    soft, counts = labels.soft(logits, terms)
+    soft = (soft if counts is None else soft * counts.unsqueeze(2)).expand(*masses.shape, -1)
     if mixtures is not None:
-        soft, _ = _mix_positions(rows, folded, soft)
+        soft, _ = _mix_positions(rows, masses, soft)
     loss = _reduce(logits, soft, valid, terms.reduction)
     return (loss, rows) if return_mixing_weights else loss
 
 
 def _fused_loss(
     logits: Tensor,
-    targets: Targets,
+    targets: LossTargets,
     attention: Tensor | None,
     mixtures: Mixtures,
     rows: Tensor | None,
@@ -308,18 +310,18 @@ def _fused_loss(
     kernels = _backend.cpu_kernels() if logits.device.type == "cpu" and dtype == torch.float32 else None
     with _without_autocast(logits.device.type):
         if kernels is not None and targets.classes is not None and not any(needs_grad(attention, rows, terms.weight)):
-            folded = None if attention is None and left_out is None else _fold(attention, left_out, logits)
-            counts, smoothing = terms.label_counts(targets.classes, folded, logits.shape[2], dtype)
-            constants = (targets.classes, counts, smoothing, folded, rows, blocks, left_out, mean)
+            masses = None if attention is None and left_out is None else _masses(attention, left_out, logits)
+            label_masses, smoothing = terms.label_masses(targets.classes, masses, logits.shape[2], dtype)
+            constants = (targets.classes, label_masses, smoothing, masses, rows, blocks, left_out, mean)
             return LabelLossCpu.apply(logits, *constants, needs_grad(logits)[0], kernels)[0]
         soft, counts = targets.soft(logits, terms)
         attended = attention is not None or any(needs_grad(rows))
         if attended:
-            folded = _fold(attention, left_out, logits)
-            soft = soft * (folded if counts is None else folded * counts).unsqueeze(2)
+            masses = _masses(attention, left_out, logits)
+            soft = soft * (masses if counts is None else masses * counts).unsqueeze(2)
         else:  # rows that are given are divided by their sums
-            folded = _fold(None, left_out, logits) if counts is None and rows is not None else counts
-        inputs = (logits, soft, folded, rows)
+            masses = _masses(None, left_out, logits) if counts is None and rows is not None else counts
+        inputs = (logits, soft, masses, rows)
         return SoftTargetLoss.apply(*inputs, blocks, left_out, attended, mean, needs_grad(*inputs))[0]
 
 
@@ -342,14 +344,14 @@ def is_integer(targets: Tensor) -> bool:
     return not targets.is_floating_point() and targets.dtype != torch.bool
 
 
-def _fold(attention: Tensor | None, left_out: Tensor | None, values: Tensor) -> Tensor:
+def _masses(attention: Tensor | None, left_out: Tensor | None, values: Tensor) -> Tensor:
     """What each position of each example counts, (m, r): its attention, or 1, and 0 where it is left out."""
     dtype = accumulation_dtype(values.dtype)
     if attention is None:
-        folded = values.new_ones(values.shape[:2], dtype=dtype)
+        masses = values.new_ones(values.shape[:2], dtype=dtype)
     else:
-        folded = clamp_attention(attention).to(dtype)
-    return folded if left_out is None else folded.masked_fill(left_out, 0)
+        masses = clamp_attention(attention).to(dtype)
+    return masses if left_out is None else masses.masked_fill(left_out, 0)
 
 
 def _mix_positions(mixing_weights: Tensor, attention: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -222,31 +222,39 @@ def test_all_ignored_is_zero_with_a_gradient(path, reduction):
         assert bool((logits.grad == 0).all())
 
 
+@pytest.mark.parametrize("everything", [True, False], ids=["all", "some"])
+def test_no_argument_is_overwritten(path, everything):
+    dtype, _ = path
+    labels, options = LABELS.clamp(min=0), {"mixing_weights": make_weights().to(dtype), "weight": WEIGHT.to(dtype)}
+    attention, mask = torch.rand(M, R, dtype=dtype, generator=generator(2)), None
+    if not everything:
+        labels, mask = LABELS.clone(), MASK.clone()
+    for logits in (randn(M, C), randn(C, M).T, randn(M, R, C), randn(M, C, R).mT):
+        logits = logits.to(dtype).requires_grad_()
+        given = [x for x in (logits, labels, attention, mask, *options.values()) if x is not None]
+        before = copy.deepcopy([x.detach() for x in given])
+        if logits.ndim == 2:
+            mixed_cross_entropy(logits, labels, **options).backward()
+        else:
+            dense_mixed_cross_entropy(logits, labels, attention, mask=mask, **options).backward()
+        assert all(map(torch.equal, given, before))
+
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+
+
 def test_label_kinds_are_alike(path):
     dtype, close = path
     logits, labels, weights = randn(M, C).to(dtype), LABELS.abs() % C, make_weights().to(dtype)
     expected = mixed_cross_entropy(logits, labels, mixing_weights=weights)
     one_hot = F.one_hot(labels, C)
-    for given in (
-        labels.int(),
-        labels.to(torch.uint8),
-        labels.to(torch.int8),
-        one_hot,
-        one_hot.bool(),
-        one_hot.to(dtype),
-    ):
+    for given in (*map(labels.to, INTEGERS), one_hot, one_hot.bool(), one_hot.to(dtype)):
         torch.testing.assert_close(mixed_cross_entropy(logits, given, mixing_weights=weights), expected, **close)
     attention = torch.ones(M, R, dtype=dtype)
     dense = logits[:, None].expand(M, R, C)
     per_position = labels[:, None].expand(M, R)
-    for given in (
-        labels.int(),
-        one_hot,
-        one_hot.bool(),
-        per_position,
-        per_position.int(),
-        one_hot[:, None].expand(M, R, C),
-    ):
+    of_integers = (*map(labels.to, INTEGERS), *map(per_position.to, INTEGERS))
+    for given in (*of_integers, one_hot, one_hot.bool(), one_hot[:, None].expand(M, R, C)):
         value = dense_mixed_cross_entropy(dense, given, attention, mixing_weights=weights)
         torch.testing.assert_close(value, expected, **close)
     background = labels.to(torch.uint8).masked_fill(labels == 1, 255)
