@@ -322,7 +322,8 @@ def _histogram(axis: Axes, series: Mapping[str, Tensor | np.ndarray], bins: int,
     for style, (name, values) in zip(
         cycle(({"color": SERIES[-1], "alpha": 0.6}, {"ec": SERIES[0], "fill": False})), series.items()
     ):
-        axis.hist(np.asarray(values), bins, (0, upto), density=True, histtype="stepfilled", label=name, lw=1.3, **style)
+        shape = {"density": True, "histtype": "stepfilled", "lw": 1.3}
+        axis.hist(np.asarray(values), bins, range=(0, upto), label=name, **shape, **style)
     axis.set(yticks=[], **labels)
     axis.spines["left"].set_visible(False)
     axis.label_outer()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmlib.experiments.runs import RunRecord
-from tools import digests, gpus, links
+from tools import digests, gpus, links, preflight
 from tools.digests import source_digest
 from tools.results import results_table
 
@@ -193,3 +193,9 @@ def test_gpus_are_occupied_all_or_none(tmp_path, monkeypatch):
     assert gpus.occupy(["0", "1", "2"], 2) == ["0", "1"]
     assert gpus.occupy(["0", "1", "2"], 2) == []
     assert gpus.occupy(["0", "1", "2"], 1) == ["2"]
+
+
+def test_a_python_too_old_is_named_before_anything_is_installed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    assert preflight.main() == 1
+    assert capsys.readouterr().err.startswith("make: Python 3.11 or later is needed, and this is 3.9; `make PYTHON=")
