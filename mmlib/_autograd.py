@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -237,9 +238,9 @@ class LabelLossCpu(PrecomputedGradient):
     product, and the kernel's reductions over classes run along contiguous rows.
 
     Args of `forward`: logits (m, r, c), the classes (m, r), what a label counts (m, r), or None for as much as its
-    example; what label smoothing adds to every class (c,), what an example counts (m, r), or None for 1; Λ or else
-    blocks of its rows, the examples left out as in `SoftTargetLoss`, whether to average over the mixtures that have a
-    position, whether the logits need a gradient, and the kernels.
+    example; what label smoothing adds to every class (c,), or None; what an example counts (m, r), or None for 1; Λ or
+    else blocks of its rows, the examples left out as in `SoftTargetLoss`, whether to average over the mixtures that
+    have a position, whether the logits need a gradient, and the kernels.
     """
 
     @staticmethod
@@ -256,11 +257,12 @@ class LabelLossCpu(PrecomputedGradient):
         gradient, of_examples = torch.zeros_like(scaled), scaled.new_ones(m, r) if masses is None else masses
         of_labels = of_examples if label_masses is None else label_masses
         # In one layout: for another, numba would compile everything anew.
-        arrays = [x.contiguous().numpy() for x in (classes, of_labels, smoothing)]
+        arrays = [x.contiguous().numpy() for x in (classes, of_labels)]
+        arrays.append(np.zeros(c, np.float32) if smoothing is None else smoothing.contiguous().numpy())
         size = -(-CPU_CHUNK_ELEMENTS // (c * r) // kernel_block) * kernel_block
         loss, count = 0.0, 0
         for block in [mixing_weights] if blocks is None else blocks:
-            for rows in block.split(size):
+            for rows in block.split(size) if len(block) > size else (block,):
                 columns = rows.T
                 mixed, totals = scaled @ columns, of_examples.T @ columns
                 label_totals = totals if label_masses is None else label_masses.T @ columns

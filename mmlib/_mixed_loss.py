@@ -117,7 +117,7 @@ class Terms(NamedTuple):
 
     def label_masses(
         self, classes: Tensor, masses: Tensor | None, c: int, dtype: torch.dtype
-    ) -> tuple[Tensor | None, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """What each label counts in its class, (m, r), and what smoothing adds to every class, (c,).
 
         Args:
@@ -125,10 +125,10 @@ class Terms(NamedTuple):
             masses: what each example counts, (m, r), or None for 1.
 
         Returns:
-            None in place of the first where a label counts what its example does.
+            None for both where a label counts what its example does and nothing is added.
         """
         if self.weight is None and not self.label_smoothing:
-            return None, torch.zeros(c, dtype=dtype, device=classes.device)
+            return None, None
         own, smoothing = self.coefficients(torch.empty((), dtype=dtype, device=classes.device), c)
         return own[classes] if masses is None else masses * own[classes], smoothing
 
