@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -199,3 +200,12 @@ def test_a_python_too_old_is_named_before_anything_is_installed(monkeypatch, cap
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     assert preflight.main() == 1
     assert capsys.readouterr().err.startswith("make: Python 3.11 or later is needed, and this is 3.9; `make PYTHON=")
+
+
+@pytest.mark.slow
+def test_mutants_of_a_module_that_is_tested_wholly_are_killed():
+    command = [sys.executable, "-m", "tools.mutate", "mixing", "--minutes", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = r"^mixing: (\d+) of (\d+) killed, of 31; 0 equivalent, 100\.0 % of the others$"
+    killed, tried = map(int, re.search(said, done.stdout, re.MULTILINE).groups())
+    assert 0 < killed == tried
