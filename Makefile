@@ -6,7 +6,7 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-faults coverage mutate test-browser test-cluster lint bench bench-peers grid record enter status \
+.PHONY: help book serve test test-faults coverage mutate audit test-browser test-cluster lint bench bench-peers grid record enter status \
 	detection notebooks results links lock environment
 
 help:                        ## list the targets
@@ -82,6 +82,9 @@ bench: environment           ## measure losses, training step and checkpoints on
 
 bench-peers: environment     ## ours beside timm's, torchvision's and released code, as ratios; RELEASES="puzzlemix=FOLDER ..."
 	python benchmarks/peers.py --out $(or $(OUT),build/bench) $(addprefix --release ,$(RELEASES))
+
+audit: environment           ## compare requirements.lock with known vulnerabilities: DATABASE=a clone of pypa/advisory-database
+	python -m tools.audit $(DATABASE)
 
 links: environment           ## write badges, launch buttons and Colab cells from project.urls in pyproject.toml
 	python -m tools.links

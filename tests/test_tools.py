@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mmlib.experiments.runs import RunRecord
-from tools import digests, gpus, links, preflight
+from tools import audit, digests, gpus, links, mutate, preflight
 from tools.digests import source_digest
 from tools.results import results_table
 
@@ -209,3 +210,46 @@ def test_mutants_of_a_module_that_is_tested_wholly_are_killed():
     said = r"^mixing: (\d+) of (\d+) killed, of 31; 0 equivalent, 100\.0 % of the others$"
     killed, tried = map(int, re.search(said, done.stdout, re.MULTILINE).groups())
     assert 0 < killed == tried
+
+
+def test_equivalent_mutants_are_mutants_of_the_code_as_it_is():
+    for module, reasons in yaml.safe_load(mutate.EQUIVALENT.read_text(encoding="utf-8")).items():
+        names = {name for name, _ in mutate.mutants(mutate.source_of(module).read_text(encoding="utf-8"))}
+        assert reasons.keys() <= names, f"{module}: {sorted(reasons.keys() - names)}"
+
+
+ADVISORY = """id: PYSEC-2022-1
+aliases: [CVE-2022-2]
+published: 2022-11-26T02:15:00Z
+affected:
+- package: {name: typing-extensions, ecosystem: PyPI}
+  ranges:
+  - {type: GIT, events: [{introduced: "0"}]}
+  - {type: ECOSYSTEM, events: [{introduced: "4.2"}, {fixed: "4.10"}, {introduced: "5"}, {last_affected: "5.1"}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "vulnerable"),
+    [("4.1", False), ("4.2", True), ("4.9", True), ("4.10", False), ("5.0.1", True), ("5.1", True), ("5.1.1", False)],
+)
+def test_audit_names_pins_that_an_advisory_concerns(tmp_path, capsys, monkeypatch, version, vulnerable):
+    folder, lock = tmp_path / "vulns" / "typing-extensions", tmp_path / "requirements.lock"
+    folder.mkdir(parents=True)
+    folder.joinpath("PYSEC-2022-1.yaml").write_text(ADVISORY)
+    folder.joinpath("PYSEC-2022-3.yaml").write_text(ADVISORY + "withdrawn: 2023-01-01T00:00:00Z\n")
+    lock.write_text(f"numpy==1.0\nTyping_Extensions=={version}\n")
+    monkeypatch.setattr(sys, "argv", ["audit", str(tmp_path), "--lock", str(lock)])
+    with pytest.raises(SystemExit) as ended:
+        audit.main()
+    out, err = capsys.readouterr()
+    assert out == (f"Typing_Extensions {version}: PYSEC-2022-1 CVE-2022-2\n" if vulnerable else "")
+    assert err == f"2 pins, 1 of them with advisories until 2022-11-26, {int(vulnerable)} vulnerable\n"
+    assert ended.value.code == int(vulnerable)
+
+
+def test_audit_refuses_a_folder_that_is_no_database(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["audit", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        audit.main()
+    assert f"database must be a folder with vulns/ in it, got {tmp_path}" in capsys.readouterr().err

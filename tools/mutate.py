@@ -181,13 +181,18 @@ def survives(folder: Path, tests: list[str]) -> bool:
     return False
 
 
+def source_of(module: str) -> Path:
+    """Return the file of a module of `mmlib`."""
+    return ROOT.joinpath("mmlib", *module.split(".")).with_suffix(".py")
+
+
 def run(module: str, minutes: float, folder: Path) -> tuple[int, int, list[str]]:
     """Test the mutants of a module; return how many there are and were tried, and the names of the survivors.
 
     Raises:
         RuntimeError: the tests fail without a mutant.
     """
-    path = Path("mmlib", *module.split(".")).with_suffix(".py")
+    path = source_of(module).relative_to(ROOT)
     names = METHODS if "methods." in module else TESTS.get(module, [f"test_{path.stem}"])
     tests = [f"tests/{name}.py" for name in names]
     source, end = (ROOT / path).read_text(encoding="utf-8"), time.monotonic() + 60 * minutes
