@@ -6,6 +6,7 @@ what torch's own operations compute here.
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,7 +115,16 @@ def test_the_teacher_moves_by_a_handful_of_operations(card, dataset):
         assert not card.waits
 
 
-@pytest.mark.parametrize(("criterion", "most"), [(MultiMixLoss, 32), (DenseMultiMixLoss, 57)])
+MOST_LAUNCHES = {MultiMixLoss: 32, DenseMultiMixLoss: 57}
+
+
+def test_the_chapter_on_cost_tells_how_many_operations_a_loss_starts():
+    chapter = Path(__file__).parents[1].joinpath("notebooks", "13-cost.ipynb").read_text(encoding="utf-8")
+    plain, dense = MOST_LAUNCHES.values()
+    assert f"at most {plain} for MultiMix's loss, forward and backward, and {dense} for" in chapter
+
+
+@pytest.mark.parametrize(("criterion", "most"), MOST_LAUNCHES.items())
 def test_a_loss_starts_few_operations(card, criterion, most):
     """Weights, forward and backward pass; dense with the attention's and the head's."""
     generator = torch.Generator("cuda").manual_seed(0)
