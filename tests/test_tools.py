@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mmlib.experiments.runs import RunRecord
-from tools import audit, digests, gpus, links, mutate, preflight
+from tools import audit, digests, gpus, licences, links, mutate, preflight
 from tools.digests import source_digest
 from tools.results import results_table
 
@@ -222,7 +222,10 @@ ADVISORY = """id: PYSEC-2022-1
 aliases: [CVE-2022-2]
 published: 2022-11-26T02:15:00Z
 affected:
-- package: {name: typing-extensions, ecosystem: PyPI}
+- package: {name: other, ecosystem: PyPI}
+  versions: ["4.1", "4.10"]
+- package: {name: Typing.Extensions, ecosystem: PyPI}
+  versions: ["4.0.0", 1.0-beta-of-sorts]
   ranges:
   - {type: GIT, events: [{introduced: "0"}]}
   - {type: ECOSYSTEM, events: [{introduced: "4.2"}, {fixed: "4.10"}, {introduced: "5"}, {last_affected: "5.1"}]}
@@ -231,10 +234,20 @@ affected:
 
 @pytest.mark.parametrize(
     ("version", "vulnerable"),
-    [("4.1", False), ("4.2", True), ("4.9", True), ("4.10", False), ("5.0.1", True), ("5.1", True), ("5.1.1", False)],
+    [
+        ("4.0", True),
+        ("4.1", False),
+        ("4.2", True),
+        ("4.9", True),
+        ("4.10", False),
+        ("5.0.1", True),
+        ("5.1", True),
+        ("5.1+cpu", True),
+        ("5.1.1", False),
+    ],
 )
 def test_audit_names_pins_that_an_advisory_concerns(tmp_path, capsys, monkeypatch, version, vulnerable):
-    folder, lock = tmp_path / "vulns" / "typing-extensions", tmp_path / "requirements.lock"
+    folder, lock = tmp_path / "vulns" / "typing.extensions", tmp_path / "requirements.lock"
     folder.mkdir(parents=True)
     folder.joinpath("PYSEC-2022-1.yaml").write_text(ADVISORY)
     folder.joinpath("PYSEC-2022-3.yaml").write_text(ADVISORY + "withdrawn: 2023-01-01T00:00:00Z\n")
@@ -252,4 +265,15 @@ def test_audit_refuses_a_folder_that_is_no_database(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(sys, "argv", ["audit", str(tmp_path)])
     with pytest.raises(SystemExit):
         audit.main()
-    assert f"database must be a folder with vulns/ in it, got {tmp_path}" in capsys.readouterr().err
+    assert f"database must be a folder with vulns/*/*.yaml in it, got {tmp_path}" in capsys.readouterr().err
+
+
+def test_audit_leaves_a_range_that_it_cannot_compare_to_a_person():
+    events = [{"introduced": "0"}, {"fixed": "0.2.0-n653"}]
+    affected = {"package": {"name": "binderhub"}, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
+    assert audit.concerns({"affected": [affected]}, "binderhub", "1.0")
+
+
+def test_a_line_that_is_no_pin_is_named():
+    with pytest.raises(ValueError, match=r"^a lock's lines must be like .*, got 'numpy>=2'$"):
+        licences.pins("torch==2.1\nnumpy>=2\n")

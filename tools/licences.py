@@ -38,7 +38,12 @@ def pins(lock: str) -> list[dict[str, str | None]]:
     >>> pins("numpy==2.4.6 ; python_full_version < '3.12'")
     [{'name': 'numpy', 'version': '2.4.6', 'where': "python_full_version < '3.12'"}]
     """
-    return [PIN.fullmatch(line).groupdict() for line in lock.splitlines()]
+    found = []
+    for line in lock.splitlines():
+        if not (pin := PIN.fullmatch(line)):
+            raise ValueError(f"a lock's lines must be like numpy==2.4.6 ; python_version < '3.12', got {line!r}")
+        found.append(pin.groupdict())
+    return found
 
 
 def licence(name: str, version: str) -> str | None:

@@ -39,7 +39,14 @@ IMPORTED = (
     "beartype",
     "pytest",
 )
-METHODS = ["test_methods", "test_compared_methods", "test_method_inputs", "test_puzzles"]
+METHODS = [
+    "test_methods",
+    "test_compared_methods",
+    "test_method_inputs",
+    "test_puzzles",
+    "test_ablations",
+    "test_signal",
+]
 LOSSES = ["test_cross_entropy", "test_losses", "test_loss_options", "test_cuda_rehearsal"]
 # The tests of other modules have their names.
 TESTS = {
