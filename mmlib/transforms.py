@@ -235,7 +235,7 @@ class Mixup(_BatchTransform):
         generator: Generator | None = None,
     ) -> None:
         super().__init__(num_classes, labels_getter, generator)
-        check_alpha(alpha)
+        check_alpha(alpha, pair=False)
         self.alpha = alpha
 
     def mix_batch(self, images: Tensor, targets: Float[Tensor, "m c"]) -> tuple[Tensor, Float[Tensor, "m c"]]:

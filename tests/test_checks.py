@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from mmlib._checks import as_number, check_choice, check_int, check_logits, check_range, check_tensor, check_type
+from mmlib._checks import (
+    as_number,
+    check_choice,
+    check_int,
+    check_logits,
+    check_range,
+    check_tensor,
+    check_type,
+    check_values,
+)
 
 INTEGERS = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)]
 FLOATS = [0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)]
@@ -165,3 +174,18 @@ def test_logits_are_named_and_maps_get_a_hint():
         check_logits(torch.zeros(2))
     with pytest.raises(TypeError, match=r"^logits must be a floating-point tensor, got torch\.int64"):
         check_logits(torch.zeros(2, 3).long())
+
+
+def test_any_real_tensor_will_do_where_no_kind_is_named():
+    with pytest.raises(TypeError, match=r"^z must be a real tensor, got torch\.complex64$"):
+        check_tensor("z", torch.zeros(2, dtype=torch.complex64))
+
+
+def test_values_are_read_on_the_cpu_only_and_there_may_be_none():
+    check_values("targets", torch.empty(0, 3), high=1)
+    check_values("targets", torch.full((2,), -1.0, device="meta"))
+    check_values("targets", torch.tensor([0.0, 1.0]), high=1)
+    with pytest.raises(ValueError, match=r"^targets must be a number from 0 to 1, got 1\.5$"):
+        check_values("targets", torch.tensor([0.0, 1.5]), high=1)
+    with pytest.raises(ValueError, match=r"^targets must be a finite number >= 0, got nan$"):
+        check_values("targets", torch.tensor([0.0, math.nan]))

@@ -1,6 +1,9 @@
 """Every method against literal formulas in the embedding space, its draws replayed from its own generators."""
 
 import copy
+import inspect
+import math
+import re
 
 import pytest
 import torch
@@ -166,6 +169,62 @@ def test_option_names():
 def test_impossible_options_are_named(classifier, name, options, message):
     with pytest.raises(ValueError, match=message):
         METHODS[name](classifier, **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("value", ["x", -7, math.nan, object()], ids=["text", "negative", "nan", "object"])
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in METHODS for option in option_names(METHODS[name])]
+)
+def test_every_option_is_checked_and_named(classifier, name, option, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{option} must be "):
+        METHODS[name](classifier, **{option: value})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_are_the_published_recipe_where_a_docstring_gives_one(name):
+    given = {key: of.default for key, of in inspect.signature(METHODS[name].__init__).parameters.items()}
+    described = re.findall(
+        r"^ +(\w+): (?:(?!^ +\w+: ).)*?\(published\s+recipe:\s([\d.]+)", METHODS[name].__doc__, re.M | re.S
+    )
+    for option, value in described:
+        assert given[option] == float(value), option
+
+
+DIRICHLET = [(name, "alpha") for name in METHODS if "multimix" in name]
+BETA = [
+    (name, option) for name in METHODS for option in ("alpha", "mixup_alpha") if option in option_names(METHODS[name])
+]
+BETA = [case for case in BETA if case not in DIRICHLET]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "option"), BETA)
+@pytest.mark.parametrize("value", [(0.5, 2.0), [1, 2], "1", True, 0, -1.0, math.inf], ids=repr)
+def test_alpha_of_a_beta_distribution_is_one_positive_number(classifier, name, option, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{option} must be a positive number, got "):
+        METHODS[name](classifier, **{option: value})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "option"), DIRICHLET)
+def test_alpha_of_a_dirichlet_distribution_may_be_an_interval(classifier, name, option):
+    assert METHODS[name](classifier, alpha=[1, 2]).alpha == (1.0, 2.0)
+    with pytest.raises(ValueError, match=r"^alpha must be a positive number or a pair \(low, high\)"):
+        METHODS[name](classifier, **{option: (2, 1)})
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_weights_have_the_precision_of_logits_single_at_least(classifier, dtype, expected):
+    weights = METHODS["multimix"](classifier).weights(M, torch.zeros(M, C, dtype=dtype))
+    assert weights.dtype == expected
+    assert weights.shape == (1000, M)
+
+
+def test_defaults_of_multimix(classifier):
+    method = METHODS["multimix"](classifier)
+    assert (method.num_mixtures, method.alpha, method.probability) == (1000, (0.5, 2.0), 0.5)
+    assert (method.mixup_alpha, method.alpha_is_total) == (1.0, False)
 
 
 def test_methods_that_do_not_exist_are_named():

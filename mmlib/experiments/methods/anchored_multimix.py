@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmlib._checks import as_number, check_range
+from mmlib._checks import check_range
 from mmlib._typing import Alpha, Float
 from mmlib.experiments.methods.multimix import ExplicitWeightsMultiMix
 from mmlib.experiments.models.classifier import ImageClassifier
@@ -42,14 +42,14 @@ class AnchoredMultiMix(ExplicitWeightsMultiMix):
             alpha_is_total=alpha_is_total,
             seed=seed,
         )
-        low, high = (anchor_weight, anchor_weight) if as_number(anchor_weight) is not None else anchor_weight
-        check_range(high=1, anchor_weight=low)
-        check_range(high=1, anchor_weight=high)
-        if low > high:
+        ends = anchor_weight if isinstance(anchor_weight, tuple | list) else (anchor_weight, anchor_weight)
+        for end in ends:
+            check_range(high=1, anchor_weight=end)
+        if len(ends) != 2 or ends[0] > ends[1]:
             raise ValueError(
                 f"anchor_weight must be a number or a pair (low, high) with low <= high, got {anchor_weight!r}"
             )
-        self.anchor_weight = (low, high)
+        self.anchor_weight = tuple(ends)
 
     def weights(self, m: int, like: Tensor) -> Float[Tensor, "n m"]:
         """Λ: row k has w of its weight on example k % m, and the rest drawn over all m."""

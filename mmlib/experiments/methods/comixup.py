@@ -75,7 +75,7 @@ class CoMixup(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        check_alpha(alpha)
+        check_alpha(alpha, pair=False)
         check_range(high=1, omega=omega)
         check_range(beta=beta, gamma=gamma, eta=eta, tau=tau, clean=clean)
         self.alpha, self.beta, self.gamma, self.eta = alpha, beta, gamma, eta

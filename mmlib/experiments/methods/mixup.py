@@ -20,7 +20,7 @@ class Mixup(Method):
 
     def __init__(self, classifier: ImageClassifier, *, alpha: float = 1.0, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)
-        check_alpha(alpha)
+        check_alpha(alpha, pair=False)
         self.alpha = alpha
 
     def mix_batch(self, images: Images, labels: Labels) -> tuple[Images, Targets]:

@@ -46,7 +46,7 @@ class MultiMix(Method):
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_int(1, num_mixtures=num_mixtures)
-        check_alpha(mixup_alpha)
+        check_alpha(mixup_alpha, "mixup_alpha", pair=False)
         check_range(high=1, probability=probability)
         check_type("alpha_is_total", alpha_is_total, bool)
         self.num_mixtures, self.alpha, self.alpha_is_total = num_mixtures, check_alpha(alpha), alpha_is_total
