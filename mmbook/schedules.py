@@ -51,7 +51,7 @@ def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple
 
     Returns:
         One row a run with its metrics, and the columns `variant` (without the length), `epochs`, `steps`, `images`,
-        `lr`, `weight_decay` and `loss`; and the cells without a record.
+        `lr`, `momentum`, `weight_decay` and `loss`; and the cells without a record.
 
     Raises:
         ValueError: no grid has schedules of that data set.
@@ -64,8 +64,10 @@ def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple
     for run, row in zip(records, table(records)):
         config = run.config
         length = {"epochs": config["epochs"], "steps": training_steps(run), "images": training_images(run)}
-        decay = {"lr": config["lr"], "weight_decay": config["weight_decay"], "loss": run.history[-1]["loss"]}
-        rows.append(row | length | decay | {"variant": run.variant.partition("-epochs")[0]})
+        decay = {"lr": config["lr"], "momentum": config["momentum"], "weight_decay": config["weight_decay"]}
+        rows.append(
+            row | length | decay | {"loss": run.history[-1]["loss"], "variant": run.variant.partition("-epochs")[0]}
+        )
     return pd.DataFrame(rows).sort_values(["steps", "seed"], kind="stable"), missing
 
 
@@ -85,8 +87,9 @@ def lengths(runs: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFrame:
     rows = pd.DataFrame(counts).fillna(0).astype(int).rename_axis("epochs").sort_index().reset_index()
     one = runs.iloc[0]
     rows["steps"], rows["images"] = (rows["epochs"] * one[of] // one["epochs"] for of in ("steps", "images"))
-    # With a cosine to zero the learning rate is half its maximum on average.
-    rows["leaves"] = np.exp(-rows["steps"] * one["lr"] / 2 * one["weight_decay"])
+    # With a cosine to zero the learning rate is half its maximum on average, and momentum adds up all past decay.
+    rate = one["lr"] / 2 / (1 - one["momentum"])
+    rows["leaves"] = np.exp(-rows["steps"] * rate * one["weight_decay"])
     return rows.set_index("steps")[["epochs", "images", "leaves", "recorded", "missing"]]
 
 

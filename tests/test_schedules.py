@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mmbook import grids
 from mmbook.schedules import (
@@ -107,8 +108,18 @@ def test_schedules_of_cifar100_have_their_epochs_steps_and_images():
     assert found.index[-1] == 200 * (50_000 // 128)
     assert (found["recorded"] + found["missing"]).eq(4 * 3).all()  # variants, seeds
     assert found["recorded"].sum() == len(table)
-    shrinks = np.prod(1 - 0.1 * 1e-4 * (1 + np.cos(np.pi * (np.arange(23400) + 0.5) / 23400)) / 2)
-    assert found.loc[23400, "leaves"] == pytest.approx(shrinks, rel=1e-4)
+
+
+def test_weights_shrink_as_those_of_sgd_without_a_gradient():
+    found = lengths(scheduled_runs(dataset="digits")[0])
+    weight = torch.ones((), dtype=torch.double, requires_grad=True)
+    sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=1e-4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 4000)
+    weight.grad = torch.zeros_like(weight)
+    for _ in range(4000):
+        sgd.step()
+        cosine.step()
+    assert found.loc[4000, "leaves"] == pytest.approx(weight.item(), rel=1e-3)
 
 
 def test_a_data_set_without_schedules_or_records_is_named(tmp_path):
