@@ -33,13 +33,13 @@ def training_steps(run: RunRecord) -> int:
 
 
 def describe(runs: list[RunRecord]) -> str:
-    """Count the methods, seeds, steps and training images of runs in one line."""
+    """Count the variants, seeds, steps and training images of runs in one line."""
     seeds = pd.Series([run.variant for run in runs]).value_counts()
     steps = {training_steps(run) for run in runs}
     images = {training_images(run) // run.config["epochs"] for run in runs}
     return (
-        f"{_plural(len(runs), 'finished run')} of {_plural(len(seeds), 'method')}: "
-        f"{_span(set(seeds), 'seed')} a method, {_span(steps, 'step')}, {_span(images, 'labelled image')}"
+        f"{_plural(len(runs), 'finished run')} of {_plural(len(seeds), 'variant')}: "
+        f"{_span(set(seeds), 'seed')} each, {_span(steps, 'step')}, {_span(images, 'image')} an epoch"
     )
 
 

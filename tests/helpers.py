@@ -1,11 +1,13 @@
-"""Helpers of the methods' tests: draws replayed from a method's generators, losses compared with their gradients."""
+"""Helpers of the tests: draws replayed from a method's generators, losses compared with their gradients."""
 
 import torch
 
-from mmlib import sample_mixing_weights
+from mmlib import DenseMultiMixLoss, MultiMixLoss, sample_mixing_weights
 from tests.reference import mixtures
 
 M, C, N = 6, 3, 5  # examples, classes and mixtures
+# Operations that a loss starts on a GPU, forward and backward, the dense one with its attention and head.
+MOST_LAUNCHES = {MultiMixLoss: 32, DenseMultiMixLoss: 57}
 
 
 def clone(generator):

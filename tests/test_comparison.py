@@ -243,11 +243,11 @@ def record(variant: str, epochs: int, batch_size: int | None) -> RunRecord:
     return RunRecord("digits", "preactresnet-small", variant, 0, config, {}, [], environment, Path(), Path())
 
 
-def test_description_counts_methods_seeds_steps_and_images():
+def test_description_counts_variants_seeds_steps_and_images():
     runs = [record("erm", 2000, None), record("erm", 2000, None), record("mixup", 1000, 50)]
-    counts = "1 to 2 seeds a method, 2,000 to 4,000 steps, 100 labelled images"
-    assert describe(runs) == f"3 finished runs of 2 methods: {counts}"
-    assert describe(runs[:1]) == "1 finished run of 1 method: 1 seed a method, 4,000 steps, 100 labelled images"
+    counts = "1 to 2 seeds each, 2,000 to 4,000 steps, 100 images an epoch"
+    assert describe(runs) == f"3 finished runs of 2 variants: {counts}"
+    assert describe(runs[:1]) == "1 finished run of 1 variant: 1 seed each, 4,000 steps, 100 images an epoch"
 
 
 @pytest.mark.parametrize("word", ["open", "holds"])

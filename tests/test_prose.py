@@ -16,6 +16,8 @@ import pytest
 
 from mmbook import ledger
 from mmbook.verdicts import LEVEL, MIN_SEEDS, POWER, SATURATED
+from mmlib import DenseMultiMixLoss, MultiMixLoss
+from tests.helpers import MOST_LAUNCHES
 from tools.results import MARKS, results_table
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +157,12 @@ def test_a_short_run_is_spoken_of_beside_longer_ones(page):
         longer = max(steps, default=0) >= LONG or "07-how-long" in paragraph
         found += [] if longer or not steps else [paragraph]
     assert not found, "\n\n".join(found)
+
+
+def test_the_chapter_on_cost_tells_how_many_operations_a_loss_starts():
+    plain, dense = MOST_LAUNCHES[MultiMixLoss], MOST_LAUNCHES[DenseMultiMixLoss]
+    said = f"at most {plain} for MultiMix's loss, forward and backward, and {dense} for"
+    assert any(said in section for section in sections_of("13-cost"))
 
 
 def test_readme_has_the_table_of_the_records():
