@@ -21,7 +21,7 @@ serve: environment           ## show the built site on 127.0.0.1; PORT=8000
 
 test: lint                   ## style, types, unit tests, docstrings' examples, and every notebook against its stored outputs
 	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py tools/stage.py
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
 
 test-faults: environment     ## damaged files, full disks and 20 kills of a run, which take some minutes
@@ -29,7 +29,7 @@ test-faults: environment     ## damaged files, full disks and 20 kills of a run,
 
 coverage: environment        ## branches that unit tests and examples take, in per cent; build/coverage shows the lines of the others
 	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile --cov --cov-report=
-	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools/jobs.py tools/preflight.py tools/stage.py \
+	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools \
 		--cov --cov-append --cov-report html
 	coverage report --include "mmlib/*" --omit "mmlib/experiments/*,mmlib/_cpu_kernels.py" --fail-under 98
 	coverage report --omit "mmlib/*.py" --fail-under 95
