@@ -68,7 +68,7 @@ def check_options(name: str, options: dict) -> None:
 
     >>> check_options("mixup", {"alpha": -1.0})
     Traceback (most recent call last):
-    ValueError: alpha must be a positive number or a pair (low, high) with 0 < low <= high, got -1.0
+    ValueError: alpha must be a positive number, got -1.0
     """
     check_choice("method", name, METHODS)
     names = option_names(METHODS[name])
