@@ -134,3 +134,13 @@ def test_attention_has_no_scale(scale):
     features = torch.rand(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     query = features.mean(dim=2)
     torch.testing.assert_close(attention_map(scale * features, query), attention_map(features, query))
+
+
+def test_no_example_is_named():
+    with pytest.raises(ValueError, match=r"^features must have at least one example, got shape \(0, 3, 4\)$"):
+        attention_map(torch.zeros(0, 3, 4), torch.ones(3))
+
+
+def test_padding_does_not_hide_that_real_positions_resemble_nothing():
+    features, mask = torch.tensor([[[-1.0, -2.0, 5.0]]]), torch.tensor([[True, True, False]])
+    assert attention_map(features, torch.ones(1), mask).tolist() == [[0.5, 0.5, 0.0]]
