@@ -1,5 +1,7 @@
 """Attention maps against loops; padding; half precision."""
 
+import re
+
 import pytest
 import torch
 
@@ -136,9 +138,30 @@ def test_attention_has_no_scale(scale):
     torch.testing.assert_close(attention_map(scale * features, query), attention_map(features, query))
 
 
-def test_no_example_is_named():
-    with pytest.raises(ValueError, match=r"^features must have at least one example, got shape \(0, 3, 4\)$"):
-        attention_map(torch.zeros(0, 3, 4), torch.ones(3))
+@pytest.mark.parametrize("attend", MAPS)
+@pytest.mark.parametrize(
+    ("features", "error", "words"),
+    [
+        ([[[1.0]]], TypeError, "features must be a tensor, got list"),
+        (torch.zeros(4, 3), ValueError, "features must have shape (m, d, r), got (4, 3)"),
+        (torch.zeros(0, 3, 4), ValueError, "features must have at least one example, got shape (0, 3, 4)"),
+        (torch.zeros(2, 0, 4), ValueError, "features must have shape (m, d, r), got (2, 0, 4)"),
+        (torch.zeros(2, 3, 0), ValueError, "features must have shape (m, d, r), got (2, 3, 0)"),
+    ],
+    ids=str,
+)
+def test_features_that_do_not_fit_are_named(attend, features, error, words, unchecked):
+    with pytest.raises(error, match=f"^{re.escape(words)}$"):
+        attend(features, torch.ones(3))
+
+
+@pytest.mark.parametrize("attend", MAPS)
+def test_a_query_that_is_no_tensor_or_does_not_fit_is_named_beside_the_features(attend, unchecked):
+    with pytest.raises(TypeError, match=r"^query must be a tensor, got list$"):
+        attend(torch.ones(4, 3, 2), [1.0, 1.0, 1.0])
+    words = "query must have shape (3,), got (2,); features have shape (4, 3, 2)"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        attend(torch.ones(4, 3, 2), torch.ones(2))
 
 
 def test_padding_does_not_hide_that_real_positions_resemble_nothing():
