@@ -181,14 +181,17 @@ def test_every_option_is_checked_and_named(classifier, name, option, value):
         METHODS[name](classifier, **{option: value})
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_defaults_are_the_published_recipe_where_a_docstring_gives_one(name):
-    given = {key: of.default for key, of in inspect.signature(METHODS[name].__init__).parameters.items()}
-    described = re.findall(
-        r"^ +(\w+): (?:(?!^ +\w+: ).)*?\(published\s+recipe:\s([\d.]+)", METHODS[name].__doc__, re.M | re.S
-    )
-    for option, value in described:
-        assert given[option] == float(value), option
+def test_defaults_are_the_published_recipe_where_a_docstring_gives_one():
+    described = [
+        (name, option, float(value))
+        for name, method in METHODS.items()
+        for option, value in re.findall(
+            r"^ +(\w+): (?:(?!^ +\w+: ).)*?\(published\s+recipe:\s([\d.]+)", method.__doc__, re.M | re.S
+        )
+    ]
+    assert len(described) >= 8
+    for name, option, value in described:
+        assert inspect.signature(METHODS[name].__init__).parameters[option].default == value, (name, option)
 
 
 DIRICHLET = [(name, "alpha") for name in METHODS if "multimix" in name]

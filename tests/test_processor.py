@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from mmlib.experiments.processor import COMMON_INSTRUCTIONS, instructions, use_common_instructions
+from mmlib.experiments.processor import COMMON_INSTRUCTIONS, instructions, is_x86_64, use_common_instructions
 
 TRAIN = """
 import hashlib, sys, torch
@@ -39,7 +39,7 @@ print(torch.__version__.split("+")[0], loss.item(), *bits)
 """
 # Of the code at 79f75da, which most records were made with.
 GOLDEN = ["5.37247371673584", "34dd6fe1a4d856b1", "ac3b35960739ebdf", "a60a136ac073b6a1", "45f2e7cd27ebfbfa"]
-x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="only x86-64 has AVX2")
+x86 = pytest.mark.skipif(not is_x86_64(), reason="only x86-64 has AVX2")
 
 
 def run(code: str, *arguments: str, **variables: str) -> str:

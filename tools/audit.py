@@ -72,12 +72,6 @@ def _within(events: list[dict[str, str]], version: Version) -> bool:
     return inside
 
 
-def newest(database: Path) -> str:
-    """Return the day of the newest entry of a database, 2024-10-10."""
-    texts = (path.read_text(encoding="utf-8") for path in database.glob("vulns/*/*.yaml"))
-    return max(day for text in texts for day in PUBLISHED.findall(text))
-
-
 def main() -> None:
     """Print what the database knows of the pins; exit with 1 if that is anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,7 +89,7 @@ def main() -> None:
                 found.append(" ".join([f"{name} {version}:", advisory["id"], *advisory.get("aliases", ())]))
     print(*found, sep="\n", end="\n" if found else "")
     known_pins = sum(canonicalize_name(pin["name"]) in known for pin in pinned)
-    day = newest(arguments.database)
+    day = max(day for texts in known.values() for text in texts for day in PUBLISHED.findall(text))
     print(
         f"{len(pinned)} pins, {known_pins} of them with advisories until {day}, {len(found)} vulnerable",
         file=sys.stderr,

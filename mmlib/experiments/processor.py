@@ -11,6 +11,11 @@ import platform
 COMMON_INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
+def is_x86_64() -> bool:
+    """Tell whether this processor is of the kind that the common instructions are of."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
 def use_common_instructions() -> None:
     """Have PyTorch compute with `COMMON_INSTRUCTIONS` from its first operation on.
 
@@ -19,7 +24,7 @@ def use_common_instructions() -> None:
 
     >>> use_common_instructions()
     """
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if is_x86_64():
         for name, value in COMMON_INSTRUCTIONS.items():
             os.environ.setdefault(name, value)
 
