@@ -224,6 +224,11 @@ def test_weights_have_the_precision_of_logits_single_at_least(classifier, dtype,
     assert weights.shape == (1000, M)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_seed_is_0_by_default(name):
+    assert inspect.signature(METHODS[name].__init__).parameters["seed"].default == 0
+
+
 def test_defaults_of_multimix(classifier):
     method = METHODS["multimix"](classifier)
     assert (method.num_mixtures, method.alpha, method.probability) == (1000, (0.5, 2.0), 0.5)
