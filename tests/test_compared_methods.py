@@ -173,6 +173,13 @@ def test_zeta_mixups_targets_sum_to_one_in_mixed_precision(classifier, batch):
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(M))
 
 
+def test_zeta_mixup_mixes_images_of_double_precision_in_it(classifier):
+    images = torch.full((M, 1, 8, 8), 1 / 3, dtype=torch.double)
+    mixed, targets = METHODS["zeta_mixup"](classifier, gamma=1.0).mix_batch(images, torch.arange(M) % C)
+    torch.testing.assert_close(mixed, images, rtol=1e-14, atol=0)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(M).double(), rtol=1e-14, atol=0)
+
+
 def test_zeta_mixup_of_one_example_each_is_erm(classifier, batch):
     assert_same(METHODS["zeta_mixup"](classifier, gamma=100)(*batch), METHODS["erm"](classifier)(*batch), classifier)
 

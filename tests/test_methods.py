@@ -224,15 +224,45 @@ def test_weights_have_the_precision_of_logits_single_at_least(classifier, dtype,
     assert weights.shape == (1000, M)
 
 
+MULTIMIX = {
+    "num_mixtures": 1000,
+    "alpha": (0.5, 2.0),
+    "probability": 0.5,
+    "mixup_alpha": 1.0,
+    "alpha_is_total": False,
+    "seed": 0,
+}
+DEFAULTS = {
+    "erm": {"seed": 0},
+    "mixup": {"alpha": 1.0, "seed": 0},
+    "cutmix": {"alpha": 1.0, "probability": 0.5, "seed": 0},
+    "manifold_mixup": {"alpha": 2.0, "stages": 2, "seed": 0},
+    "puzzlemix": {"alpha": 1.0, "beta": 1.2, "gamma": 0.5, "eta": 0.2, "xi": 0.8, "seed": 0},
+    "comixup": {
+        "alpha": 2.0, "beta": 0.32, "gamma": 1.0, "eta": 0.05, "tau": 0.83, "omega": 0.001, "clean": 1.0, "seed": 0,
+    },
+    "alignmixup": {"alpha": 2.0, "probability": 0.5, "seed": 0},
+    "zeta_mixup": {"gamma": 2.8, "seed": 0},
+    "multimix": MULTIMIX,
+    "dense_multimix": MULTIMIX,
+    "multimix_distill": MULTIMIX | {"gamma": 0.5, "decay": 0.999},
+    "dense_multimix_distill": MULTIMIX | {"gamma": 0.5, "decay": 0.999},
+    "multimix_tuples": MULTIMIX | {"examples_per_mixture": 2},
+    "multimix_one_alpha": MULTIMIX,
+    "multimix_hidden": MULTIMIX | {"stage": 1},
+    "dense_multimix_attention": MULTIMIX | {"query": "cam", "nonlinearity": "relu", "train_attention": False},
+    "multimix_distill_at_mixture": MULTIMIX | {"gamma": 0.5, "decay": 0.999},
+    "multimix_amplified": MULTIMIX,
+    "multimix_annealed": MULTIMIX | {"factor": 0.01, "steps": 1000},
+    "multimix_around": MULTIMIX | {"anchor_weight": 0.5},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_the_seed_is_0_by_default(name):
-    assert inspect.signature(METHODS[name].__init__).parameters["seed"].default == 0
-
-
-def test_defaults_of_multimix(classifier):
-    method = METHODS["multimix"](classifier)
-    assert (method.num_mixtures, method.alpha, method.probability) == (1000, (0.5, 2.0), 0.5)
-    assert (method.mixup_alpha, method.alpha_is_total) == (1.0, False)
+def test_defaults_are_those_that_the_records_were_made_with(name):
+    parameters = inspect.signature(METHODS[name].__init__).parameters
+    options = option_names(METHODS[name]) | {"seed"}
+    assert {option: parameters[option].default for option in options} == DEFAULTS[name]
 
 
 def test_methods_that_do_not_exist_are_named():
