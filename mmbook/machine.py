@@ -59,6 +59,14 @@ def measure_band(ledger: Path, twins: Path) -> tuple[dict[str, float], int]:
     return {name: half_width(values, level) for name, values in differences.items()}, len(pairs)
 
 
+def has_band(record: RunRecord, twins: Path) -> bool:
+    """Tell whether the band was measured on such runs: of the same data set, network and number of epochs."""
+    settings = ("dataset", "model", "epochs")
+    return any(
+        all(twin.config[name] == record.config[name] for name in settings) for twin in load_valid(twins, load_record)[0]
+    )
+
+
 def outcome(recorded: Mapping, here: Mapping, band: Mapping[str, float]) -> str:
     """Say whether the metrics of a run are the recorded ones, lie within the band around them, or outside.
 

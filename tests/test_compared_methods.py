@@ -28,7 +28,7 @@ def expected_loss(logits, labels, partners, lam):
     return sum(losses) / M
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_cutmix(classifier, batch, seed):
     images, labels = batch
     method = METHODS["cutmix"](classifier, alpha=0.7, probability=1, seed=seed)

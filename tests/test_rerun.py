@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mmlib.experiments.__main__
-from mmbook import ledger
+from mmbook import ledger, machine
 from mmlib.experiments import runs
 from mmlib.experiments.__main__ import parse
 from mmlib.experiments.arguments import to_arguments
@@ -70,13 +70,12 @@ def test_the_rerun_uses_what_the_record_says_of_its_run(record, monkeypatch):
     assert (options.root, options.attacked_per_class, options.out_sets) == ("elsewhere", 1, ["gaussian"])
 
 
-def test_another_kind_of_device_is_refused(record, monkeypatch):
+def test_a_device_that_is_not_here_is_refused_unless_another_is_given(record, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     of_gpu = dataclasses.replace(record, environment=record.environment | {"device_type": "cuda"})
     with pytest.raises(ValueError, match="device must be 'cpu' where torch finds no GPU, got 'cuda'"):
         rerun.command_arguments(of_gpu, "digits", "data", None, 1)
-    with pytest.raises(ValueError, match="--device must be 'cuda', as recorded, got 'cpu'"):
-        rerun.command_arguments(of_gpu, "digits", "data", "cpu", 1)
+    assert parse(rerun.command_arguments(of_gpu, "digits", "data", "cpu", 1))[1].device == "cpu"
 
 
 def test_a_record_that_does_not_say_its_kind_of_device_needs_it_said(record):
@@ -94,6 +93,38 @@ def test_several_processes_are_started_by_torchrun(monkeypatch):
     ((*_, flag, count, dash_m, module, option, folder),) = commands
     assert (flag, count, dash_m, module) == ("--nproc-per-node", "4", "-m", "mmlib.experiments")
     assert (option, folder) == ("--folder", "x")
+
+
+def of_digits(variant="erm"):
+    return ledger.load_record(rerun.RESULTS / "digits" / "digits" / "preactresnet-small" / variant / "seed0.json")
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [(0, "identical"), (0.9, "within the band"), (-0.9, "within the band"), (1.1, "outside the band")],
+)
+def test_a_rerun_says_whether_it_lies_within_the_measured_band(widths, said):
+    record = of_digits()
+    band, pairs = machine.measure_band(rerun.RESULTS / "digits", rerun.RESULTS / "other-instructions")
+    metrics = record.metrics | {"accuracy": record.metrics["accuracy"] + widths * band["accuracy"]}
+    first, *others = rerun.conclude(record, dataclasses.replace(record, metrics=metrics))
+    assert first.startswith(f"{said}: ")
+    assert (f"accuracy ± {band['accuracy']:.2f}" in first) == (widths != 0)
+    assert others == (["differ in some digit: accuracy"] if widths else [])
+    assert pairs >= 8
+
+
+def test_a_rerun_of_another_length_has_no_band_and_what_differs_is_named():
+    record = of_digits()
+    config = record.config | {"epochs": 2001}
+    metrics = record.metrics | {"accuracy": record.metrics["accuracy"] + 0.1}
+    environment = record.environment | {"commit": "0" * 40, "instructions": {"MKL_CBWR": "AVX2"}}
+    longer = dataclasses.replace(record, config=config)
+    again = dataclasses.replace(longer, metrics=metrics, environment=environment)
+    first, _, commit, instructions = rerun.conclude(longer, again)
+    assert first == "no band is measured for runs of this data set, network and length"
+    assert commit == f"commit: recorded with {record.environment['commit']}, here {'0' * 40}"
+    assert instructions.startswith("instructions: recorded with {'ATEN_CPU_CAPABILITY': 'avx2', ")
 
 
 SIZES = [2, 9, 5]  # test images of each class

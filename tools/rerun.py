@@ -3,8 +3,9 @@
 python -m tools.rerun book/results/<grid>/<dataset>/<model>/<variant>/seed<k>.json
 
 The run goes into `runs/rerun/`; the same command resumes it. It uses the kind of device, the number of processes,
-threads and workers, and the compiler as the record says. On the machine and with the versions of the record the
-numbers are the same; elsewhere they differ as those of two seeds do, whose spread is shown where the ledger has other
+threads and workers, and the compiler as the record says. With the code, versions and instructions of the record the
+numbers are the same. Otherwise sums are rounded in another order, and the last lines say whether the run lies within
+the band that was measured for such twins (`mmbook.machine`). The spread over seeds is shown where the ledger has other
 seeds of the variant.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from statistics import stdev
 
 import mmlib.experiments.__main__
-from mmbook import ledger
+from mmbook import ledger, machine
 from mmlib.experiments import runs
 from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.data import Split
@@ -24,6 +25,20 @@ from mmlib.experiments.training.config import Config, load_data
 from mmlib.experiments.training.devices import check_device
 
 RUNS = Path("runs/rerun")
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+NOTED = (
+    "commit",
+    "device",
+    "instruction_set",
+    "instructions",
+    "threads",
+    "processes",
+    "torch",
+    "numpy",
+    "numba",
+    "cuda",
+    "cudnn",
+)
 
 
 def recorded_config(record: RunRecord) -> dict:
@@ -52,23 +67,21 @@ def command_arguments(record: RunRecord, dataset: str, root: str, device: str | 
     Args:
         dataset: the path of a data set that has none of the known names; else its name.
         root: the folder of data sets, which a record does not know.
-        device: its kind, for a record that does not say it.
+        device: its kind, if it is not to be the record's, or the record does not say it.
         attacked: images of each class that are attacked.
 
     Raises:
-        ValueError: the record does not say its kind of device, or says another, or that kind is not here.
+        ValueError: nothing says the kind of device, or that kind is not here.
     """
-    recorded = record.environment.get("device_type")
-    if recorded is None and device is None:
+    device = device or record.environment.get("device_type")
+    if device is None:
         raise ValueError("--device must be given, for the record does not say its kind of device")
-    if None not in (recorded, device) and recorded != device:
-        raise ValueError(f"--device must be {recorded!r}, as recorded, got {device!r}")
-    check_device(recorded or device)
+    check_device(device)
     options = {
         "dataset": dataset,
         "folder": str(RUNS / record.path),
         "root": root,
-        "device": recorded or device,
+        "device": device,
         "threads": record.environment["threads"],
         "workers": record.environment.get("workers", 0),
         "compile": record.environment.get("compile", False),
@@ -104,6 +117,32 @@ def compare(record: RunRecord, again: RunRecord, others: list[RunRecord]) -> lis
     return lines
 
 
+def conclude(record: RunRecord, again: RunRecord, results: Path = RESULTS) -> list[str]:
+    """Return whether the run is identical to its record or within the band, and what it was made with otherwise.
+
+    Args:
+        results: the folder with the ledger's grids, whose twins measure the band.
+    """
+    shared = record.metrics.keys() & again.metrics.keys()  # a later version may have more
+    differing = sorted(name for name in shared if record.metrics[name] != again.metrics[name])
+    twins = results / "other-instructions"
+    if not differing:
+        lines = [f"{machine.IDENTICAL}: all metrics are the same to the last digit"]
+    elif machine.has_band(record, twins):
+        band, pairs = machine.measure_band(results / "digits", twins)
+        widths = ", ".join(f"{name} ± {band[name]:.{digits}f}" for name, digits in machine.METRICS.items())
+        lines = [f"{machine.outcome(record.metrics, again.metrics, band)}: {widths}, from {pairs} pairs"]
+    else:
+        lines = ["no band is measured for runs of this data set, network and length"]
+    if differing:
+        lines.append(f"differ in some digit: {', '.join(differing)}")
+    for name in NOTED:
+        stored, found = record.environment.get(name), again.environment.get(name)
+        if stored != found:
+            lines.append(f"{name}: recorded with {'nothing noted' if stored is None else stored}, here {found}")
+    return lines
+
+
 def _column(value: float | None) -> str:
     return f"{'-':>12}" if value is None else f"{value:12.4f}"
 
@@ -114,7 +153,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--root", default="data", help="the folder of data sets (default: data)")
     parser.add_argument("--dataset", help="the path of a data set of your own, which a record knows by its name alone")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="for a record that does not say its kind of device")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="its kind, if not as recorded")
     given = parser.parse_args(arguments)
     record = ledger.load_record(given.record)
     dataset = given.dataset or record.config["dataset"]
@@ -128,15 +167,7 @@ def main(arguments: list[str]) -> None:
     print(f"{'':<24}{'recorded':>12}{'again':>12}{'difference':>12}{'over seeds':>12}")
     others = [ledger.load_record(file) for file in sorted(given.record.parent.glob("seed*.json"))]
     print("\n".join(compare(record, again, others)))
-    shared = record.metrics.keys() & again.metrics.keys()  # a later version may have more
-    differing = sorted(name for name in shared if record.metrics[name] != again.metrics[name])
-    print(
-        f"differ in some digit: {', '.join(differing)}" if differing else "all metrics are the same to the last digit"
-    )
-    for name in ("device", "instruction_set", "threads", "processes", "torch", "numpy", "numba", "cuda", "cudnn"):
-        stored, found = record.environment.get(name), again.environment.get(name)
-        if stored != found:
-            print(f"{name}: recorded with {'nothing noted' if stored is None else stored}, here {found}")
+    print("\n".join(conclude(record, again)))
 
 
 if __name__ == "__main__":
