@@ -15,6 +15,7 @@ from mmbook.names import in_order, printed_name, style_of
 from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, Comparison, compare, verdicts
 from mmlib.experiments.runs import RunRecord
 
+LINEAR = 2.0  # points up to which differences are drawn on a linear axis
 # The grids that together hold a data set's runs of every length.
 GRIDS = {"digits": ("digits", "schedules", "schedules-long"), "cifar100": ("cifar100-schedules",)}
 
@@ -229,6 +230,22 @@ def own_label_weight(low: float, high: float, examples: int, mixed: int | None =
     return (examples * second_moment - 1) / (examples - 1)
 
 
+def own_label_weights(examples: int) -> dict[str, float]:
+    """The mean own-label weight of a step of ERM, of mixup and of MultiMix with either reading of its α.
+
+    Half of MultiMix's mini-batches get input mixup, as its default has it.
+
+    Args:
+        examples: m, of the mini-batch.
+
+    >>> {variant: round(weight, 2) for variant, weight in own_label_weights(50).items()}
+    {'erm': 1.0, 'mixup': 0.66, 'multimix': 0.34, 'multimix-total': 0.56}
+    """
+    pair = own_label_weight(1.0, 1.0, examples, mixed=2)
+    each, total = (own_label_weight(0.5 / share, 2.0 / share, examples) for share in (1, examples))
+    return {"erm": 1.0, "mixup": pair, "multimix": (pair + each) / 2, "multimix-total": (pair + total) / 2}
+
+
 def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "mixup") -> pd.DataFrame:
     """Predict the difference of a method that has a fraction of the baseline's own-label gradient, and no other merit.
 
@@ -247,11 +264,48 @@ def predicted_differences(runs: pd.DataFrame, fraction: float, baseline: str = "
     return pd.DataFrame({"steps": means.index.to_numpy(float), "difference": means.to_numpy()})
 
 
-def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:
-    """Draw each variant's difference against the steps, on a logarithmic axis, with bars for its intervals.
+def crossing(table: pd.DataFrame) -> str:
+    """Say between which lengths a variant passes the baseline for the first time.
 
-    Marks of one length stand side by side, so that none hides another. Fewer than `MIN_SEEDS` seeds have no bar: of two
-    it is as wide as chance has it.
+    Args:
+        table: `steps` and `difference` of one variant.
+
+    >>> crossing(pd.DataFrame({"steps": [400, 1000, 2000], "difference": [-1.2, -0.3, 0.1]}))
+    'between 1,000 and 2,000 steps'
+    """
+    rows = table.sort_values("steps")
+    steps = [int(length) for length in rows["steps"]]
+    ahead = [bool(difference > 0) for difference in rows["difference"]]
+    if True not in ahead:
+        return f"at none of {steps[0]:,} to {steps[-1]:,} steps"
+    first = ahead.index(True)
+    return f"between {steps[first - 1]:,} and {steps[first]:,} steps" if first else f"already at {steps[0]:,} steps"
+
+
+def lengthened(runs: pd.DataFrame, short: int, long: int) -> pd.DataFrame:
+    """Compare every variant's accuracy after a long schedule with its own after a short one, seed by seed.
+
+    Returns:
+        One row for each variant that has both, with the mean `difference`, the ends of its interval, the `seeds`, and
+        on how many of them the longer schedule is `ahead`.
+    """
+    rows = {}
+    for variant, of in runs.groupby("variant"):
+        wide = of.pivot(index="seed", columns="steps", values="accuracy").reindex(columns=[short, long])
+        compared = Comparison((wide[long] - wide[short]).dropna().to_numpy())
+        if compared.seeds:
+            low, high = compared.t_interval()
+            row = {"difference": compared.mean, "low": low, "high": high, "seeds": compared.seeds}
+            rows[variant] = row | {"ahead": compared.ahead}
+    return pd.DataFrame.from_dict(rows, orient="index").loc[in_order(rows)]
+
+
+def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:
+    """Draw each variant's difference against the steps, with bars for its intervals.
+
+    Steps are on a logarithmic axis, and differences beyond `LINEAR` points too: a method may be fifty points behind on
+    one schedule and one ahead on another. Marks of one length stand side by side, so that none hides another. Fewer
+    than `MIN_SEEDS` seeds have no bar: of two it is as wide as chance has it.
 
     Args:
         variants: to be drawn; None draws all, in the order of `names.in_order`.
@@ -264,9 +318,54 @@ def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | 
         axis.plot(steps, rows["difference"], marker=marker, ms=6, lw=1, color=colour, label=name, mec="white", mew=0.4)
         known = (rows["seeds"] >= MIN_SEEDS).to_numpy()
         axis.vlines(steps[known], rows["low"][known], rows["high"][known], color=colour, alpha=0.5, lw=1.2)
-    lengths = sorted(table["steps"].unique())
-    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axis.minorticks_off()
+    axis.set_yscale("symlog", linthresh=LINEAR, linscale=2)
+    low, high = axis.get_ylim()
+    ticks = [sign * points for points in (0, 1, 2, 5, 10, 20, 50) for sign in (-1, 1)]
+    axis.set_yticks([points for points in sorted({*ticks}) if low <= points <= high])
+    axis.yaxis.set_major_formatter(lambda points, _: f"{points:+.0f}" if points else "0")
     axis.axhline(0, color=plots.INK, lw=0.8)
-    axis.set(xlabel="steps", **labels)
+    axis.set(**labels)
+    label_steps(axis, table["steps"])
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def label_steps(axis: Axes, steps: Iterable[int]) -> None:
+    """Make the horizontal axis logarithmic, with a mark at every length."""
+    lengths = sorted({*steps})
+    axis.set_xscale("log")
+    axis.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=30)
+    axis.minorticks_off()
+    axis.set_xlabel("steps")
+
+
+def draw_theory(axes: Iterable[Axes], runs: pd.DataFrame, examples: int, decay: pd.Series) -> None:
+    """Draw what theory has to explain and what it explains it by, one above another on one axis of steps.
+
+    The panels are: accuracy less mixup's, measured (marks) and predicted (dashed); the training loss; what all steps
+    together carry of each example's own label, in steps of ERM; and the share of a weight that weight decay leaves.
+
+    Args:
+        axes: four.
+        runs: of `scheduled_runs`.
+        examples: m, of the mini-batch.
+        decay: what weight decay `leaves` after so many steps, of `lengths`.
+    """
+    axes, weights, steps = list(axes), own_label_weights(examples), sorted(runs["steps"].unique())
+    draw_differences(axes[0], differences(runs), [variant for variant in weights if variant != "mixup"])
+    for variant, weight in weights.items():
+        name, colour, marker = style_of(variant)
+        look = {"color": colour, "marker": marker, "ms": 5, "lw": 1, "label": name}
+        if variant != "mixup":
+            predicted = predicted_differences(runs, weight / weights["mixup"])
+            axes[0].plot("steps", "difference", "--", data=predicted, color=colour, lw=1.5)
+        axes[1].plot(runs[runs["variant"] == variant].groupby("steps")["loss"].mean(), **look)
+        axes[2].plot(steps, [weight * length for length in steps], **look)
+    axes[2].set_yscale("log")
+    axes[3].plot(decay, color=plots.INK, marker="o", ms=4, lw=1)
+    axes[3].set_ylim(0, 1)
+    axes[0].get_legend().remove()
+    for axis in axes:
+        label_steps(axis, decay.index)
+    for axis in axes[:-1]:
+        axis.tick_params(labelbottom=False)
+        axis.set_xlabel("")

@@ -7,14 +7,19 @@ import pytest
 import torch
 
 from mmbook import grids
+from mmbook.names import printed_name, style_of
 from mmbook.schedules import (
     GRIDS,
     accuracies,
+    crossing,
     differences,
     draw_differences,
+    draw_theory,
     lead,
+    lengthened,
     lengths,
     own_label_weight,
+    own_label_weights,
     predicted_differences,
     scheduled_records,
     scheduled_runs,
@@ -82,6 +87,39 @@ def test_prediction_is_the_baselines_curve_shifted():
     assert with_it.to_dict() == pytest.approx(table.to_dict())
     # Twice the gradient: the baseline was not run for twice its longest schedule.
     assert predicted_differences(runs(), 2.0)["steps"].max() < 10000
+
+
+@pytest.mark.parametrize("m", [50, 128])
+def test_own_label_weights_of_steps(m):
+    weights = own_label_weights(m)
+    assert weights["erm"] == 1
+    # Of a pair: m E[λ² + (1-λ)²] / 2 ... above what a random label weighs; λ is uniform.
+    assert weights["mixup"] == pytest.approx((m * 2 / 3 - 1) / (m - 1))
+    alpha = np.linspace(0.5, 2.0, 200_001)
+    assert weights["multimix"] == pytest.approx((weights["mixup"] + (1 / (1 + m * alpha)).mean()) / 2, rel=1e-4)
+    assert weights["multimix-total"] == pytest.approx((weights["mixup"] + (1 / (1 + alpha)).mean()) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("points", "says"),
+    [
+        ([-1.0, 2.0, 3.0], "between 10 and 100 steps"),
+        ([-1.0, 0.0, 3.0], "between 100 and 1,000 steps"),
+        ([-1.0, -2.0, -3.0], "at none of 10 to 1,000 steps"),
+        ([1.0, -2.0, 3.0], "already at 10 steps"),
+    ],
+)
+def test_crossing_is_the_first(points, says):
+    rows = pd.DataFrame({"steps": [10, 100, 1000], "difference": points})
+    assert crossing(rows.iloc[::-1]) == says
+
+
+def test_a_longer_schedule_is_compared_with_the_shorter_one_seed_by_seed():
+    late = pd.DataFrame([("mixup", 2, 10000, 70.0)], columns=["variant", "seed", "steps", "accuracy"])
+    table = lengthened(pd.concat([runs(), late]), 1000, 10000)
+    assert table.index.tolist() == ["mixup"]
+    assert table.loc["mixup", ["difference", "seeds", "ahead"]].tolist() == [10.0, 2, 2]
+    assert lengthened(runs(), 1000, 100).loc["ours", ["difference", "ahead"]].tolist() == [-41.0, 0]
 
 
 @pytest.mark.parametrize("dataset", GRIDS)
@@ -179,3 +217,22 @@ def test_bars_are_drawn_for_three_seeds_and_none_for_two():
     assert bar[:, 1].tolist() == [0.5, 1.5]
     assert axis.lines[0].get_ydata().tolist() == [1.0, 2.0]
     plt.close()
+
+
+def test_theory_is_drawn_beside_what_was_measured():
+    mine = pd.concat([runs(), runs().query("variant == 'ours'").assign(variant="multimix")]).assign(loss=1.0)
+    figure, axes = plt.subplots(4, 1)
+    steps = [100, 1000, 10000]
+    draw_theory(axes, mine, 50, pd.Series([1.0, 0.9, 0.4], index=steps))
+    lines = {line.get_color(): line for line in axes[0].lines if line.get_linestyle() == "--"}
+    weights = own_label_weights(50)
+    predicted = predicted_differences(mine, weights["multimix"] / weights["mixup"])
+    assert lines[style_of("multimix").colour].get_ydata() == pytest.approx(predicted["difference"].to_numpy())
+    measured = next(line for line in axes[0].lines if line.get_label() == printed_name("multimix"))
+    assert measured.get_ydata().tolist() == [-10.5, 0.5]
+    assert axes[0].get_yscale() == "symlog"
+    carried = {line.get_label(): line.get_ydata() for line in axes[2].lines}
+    assert carried[printed_name("erm")].tolist() == steps
+    assert carried[printed_name("multimix")] == pytest.approx([weights["multimix"] * length for length in steps])
+    assert axes[3].lines[0].get_ydata().tolist() == [1.0, 0.9, 0.4]
+    plt.close(figure)
