@@ -43,6 +43,11 @@ def describe(runs: list[RunRecord]) -> str:
     )
 
 
+def trained_for(runs: list[RunRecord]) -> str:
+    """Say for how many steps runs were trained, in a sentence."""
+    return f"The networks were trained for {_span({training_steps(run) for run in runs}, 'step')}."
+
+
 def _span(counts: set[int], noun: str) -> str:
     low, high = min(counts), max(counts)
     return _plural(high, noun) if low == high else f"{low:,} to {_plural(high, noun)}"
@@ -251,7 +256,7 @@ def sentence(claim: str, verdicts: pd.Series) -> str:
     return f"{claim}: {'; '.join(parts)}."
 
 
-def answer(sentences: list[str], best: str | None, verdicts: list[pd.Series], results: str) -> str:
+def answer(sentences: list[str], best: str | None, verdicts: list[pd.Series], results: str, trained: str = "") -> str:
     """Write the answer that opens a chapter, in Markdown: a paragraph for each sentence, then what to know about them.
 
     Args:
@@ -259,6 +264,7 @@ def answer(sentences: list[str], best: str | None, verdicts: list[pd.Series], re
         best: the other method that was chosen by validation accuracy, None where none was.
         verdicts: what the sentences say, a word for each variant.
         results: where the runs were read.
+        trained: what `trained_for` says of them.
 
     >>> print(answer(["Tighter: open for ERM."], "mixup", [pd.Series({"erm": "open"})], "book/results/digits"))
     **Answer.** Tighter: open for ERM.
@@ -266,7 +272,8 @@ def answer(sentences: list[str], best: str | None, verdicts: list[pd.Series], re
     Of the other methods mixup has the highest mean validation accuracy. Open means that the recorded seeds do not tell.
     """
     sentences = sentences or [f"None: {results} has no form of MultiMix beside another method."]
-    notes = [f"Of the other methods {printed_name(best)} has the highest mean validation accuracy."] if best else []
+    notes = [trained] if trained else []
+    notes += [f"Of the other methods {printed_name(best)} has the highest mean validation accuracy."] if best else []
     if any(OPEN in set(of_variants) for of_variants in verdicts):
         notes.append("Open means that the recorded seeds do not tell.")
     return "**Answer.** " + "\n\n".join([*sentences, " ".join(notes)])

@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
-from mmbook.comparison import joined, training_images, training_steps
+from mmbook.comparison import forms_and_others, joined, training_images, training_steps
+from mmbook.comparison import sentence as sentence_on
 from mmbook.grids import Cell
 from mmbook.ledger import table
 from mmbook.names import in_order, printed_name, style_of
-from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, Comparison, compare, verdicts
+from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, Comparison, compare, judge, verdicts
 from mmlib.experiments.runs import RunRecord
 
 LINEAR = 2.0  # points up to which differences are drawn on a linear axis
@@ -145,6 +146,34 @@ after 100 steps.'
     says = f"{name} is shown to be more accurate than {other} {better}" if better else ""
     says = says or f"At no recorded length is {name} shown to be more accurate than {other}"
     return f"{says}; it is shown to be less accurate {worse}." if worse else f"{says}."
+
+
+def at_other_lengths(
+    runs: pd.DataFrame,
+    claims: Mapping[str, tuple[str, int]],
+    lengths: Iterable[int] = (100, 400, 40_000),
+    baseline: str = "mixup",
+) -> str:
+    """Give the verdicts on claims against the baseline after other numbers of steps, in Markdown.
+
+    Holm's correction is for all claims of one length together. A length without runs is left out.
+
+    Args:
+        runs: of `scheduled_runs`.
+        claims: the metric and its sign, by the claim's title.
+    """
+    lines = []
+    for steps in lengths:
+        here = runs[runs["steps"] == steps]
+        forms, _ = forms_and_others(here)
+        if not forms or baseline not in set(here["variant"]):
+            continue
+        family = judge(here, forms, baseline, claims)
+        told = [sentence_on(title, family.loc[title, "verdict"]) for title in claims]
+        seeds = family["seeds"]
+        known = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        lines.append(f"After {steps:,} steps ({known} seeds). {' '.join(told)}")
+    return "\n\n".join(lines)
 
 
 def sentence(table: pd.DataFrame, variant: str, baseline: str = "mixup") -> str:

@@ -11,6 +11,7 @@ from mmbook.names import printed_name, style_of
 from mmbook.schedules import (
     GRIDS,
     accuracies,
+    at_other_lengths,
     crossing,
     differences,
     draw_differences,
@@ -236,3 +237,19 @@ def test_theory_is_drawn_beside_what_was_measured():
     assert carried[printed_name("multimix")] == pytest.approx([weights["multimix"] * length for length in steps])
     assert axes[3].lines[0].get_ydata().tolist() == [1.0, 0.9, 0.4]
     plt.close(figure)
+
+
+def test_verdicts_at_other_lengths_are_given_with_their_seeds():
+    rows = [
+        (variant, steps, seed, accuracy + noise)
+        for steps, ours in ((400, 80.0), (40000, 95.0))
+        for variant, accuracy in (("mixup", 90.0), ("multimix", ours))
+        for seed, noise in enumerate((0.0, 0.1, 0.3) if variant == "mixup" else (0.1, 0.0, 0.3))
+    ]
+    mine = pd.DataFrame(rows, columns=["variant", "steps", "seed", "accuracy"])
+    said = at_other_lengths(mine, {"More accurate": ("accuracy", 1)}, (400, 2000, 40000)).split("\n\n")
+    assert said == [
+        "After 400 steps (3 seeds). More accurate: does not hold for MultiMix.",
+        "After 40,000 steps (3 seeds). More accurate: holds for MultiMix.",
+    ]
+    assert at_other_lengths(mine[mine["variant"] == "mixup"], {"More accurate": ("accuracy", 1)}) == ""
