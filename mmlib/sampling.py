@@ -1,8 +1,8 @@
 """Dirichlet sampling of mixing weights Λ: points of the simplex, one for every mixture."""
 
 import math
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from types import ModuleType
 
 import torch
@@ -59,8 +59,16 @@ def sample_mixing_weights(
     >>> weights.shape
     torch.Size([1000, 128])
     """
-    blocks = [*iter_mixing_weights(num_mixtures, num_examples, alpha, generator=generator, device=device, dtype=dtype)]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+    blocks = iter_mixing_weights(num_mixtures, num_examples, alpha, generator=generator, device=device, dtype=dtype)
+    first = next(blocks)
+    if len(first) == num_mixtures:
+        return first
+    weights = first.new_empty(int(num_mixtures), int(num_examples))  # too many fail here, before they are drawn
+    filled = 0
+    for block in chain([first], blocks):
+        weights[filled : filled + len(block)] = block
+        filled += len(block)
+    return weights
 
 
 def iter_mixing_weights(
@@ -91,7 +99,7 @@ def iter_mixing_weights(
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point type, got {dtype}")
     rows = max(1, (CPU_BLOCK_ELEMENTS if source.type == "cpu" else GPU_BLOCK_ELEMENTS) // num_examples)
-    sizes = [min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows)]
+    sizes = (min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows))
     kernels = _backend.cpu_kernels() if source.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else None
     if kernels is not None:
         blocks = _iter_numba(kernels, sizes, num_examples, low, high, generator)
@@ -142,18 +150,20 @@ def resolve_devices(generator: Generator | None, device: Device | None) -> tuple
 
 
 def _iter_numba(
-    kernels: ModuleType, sizes: list[int], num_examples: int, low: float, high: float, generator: Generator | None
+    kernels: ModuleType, sizes: Iterable[int], num_examples: int, low: float, high: float, generator: Generator | None
 ) -> Iterator[Tensor]:
     """Yield float32 blocks of the given numbers of rows, all drawn by numba from one seed."""
     seed = torch.empty((), dtype=torch.long, device="cpu").random_(-(2**63), None, generator=generator).item()
-    for first, size in zip(accumulate(sizes, initial=0), sizes):
+    first = 0
+    for size in sizes:
         block = torch.empty(size, num_examples, dtype=torch.float32, device="cpu")
         kernels.draw_dirichlet(block.numpy(), seed, first, low, high)
+        first += size
         yield block
 
 
 def _iter_torch(
-    sizes: list[int],
+    sizes: Iterable[int],
     num_examples: int,
     low: float,
     high: float,

@@ -1,6 +1,7 @@
 """Mixing weights on the simplex against the Dirichlet's own formulas, drawn by numba and by torch."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -331,3 +332,10 @@ def test_one_concentration_where_a_pair_will_not_do(unchecked):
 def test_impossible_counts_are_refused(counts, error, message, unchecked):
     with pytest.raises(error, match=re.escape(message)):
         (sample_sparse_weights if len(counts) == 3 else sample_mixing_weights)(*counts)
+
+
+def test_more_weights_than_memory_holds_fail_before_they_are_drawn():
+    start = time.perf_counter()
+    with pytest.raises(RuntimeError, match="allocate"):
+        sample_mixing_weights(10**12, 10**6)
+    assert time.perf_counter() - start < 10
