@@ -123,6 +123,13 @@ def test_a_longer_schedule_is_compared_with_the_shorter_one_seed_by_seed():
     assert lengthened(runs(), 1000, 100).loc["ours", ["difference", "ahead"]].tolist() == [-41.0, 0]
 
 
+def test_every_method_that_was_trained_ten_times_as_long_lost_accuracy_on_digits():
+    """README and the landing page say so."""
+    table = lengthened(scheduled_runs()[0], 4000, 40_000)
+    assert {"mixup", "multimix", "multimix-total", "dense_multimix"} <= {*table.index}
+    assert (table["difference"] < 0).all()
+
+
 @pytest.mark.parametrize("dataset", GRIDS)
 def test_every_run_and_every_missing_cell_of_a_data_set_is_counted_once(dataset):
     """Cells that a grid takes from another one are in both."""

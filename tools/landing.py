@@ -9,13 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import interactive, ledger, schedules
-from mmbook.comparison import all_forms, forms_and_others, in_words
+from mmbook.comparison import all_forms, best_other, forms_and_others, in_words
+from mmbook.names import printed_name
 from mmbook.verdicts import FAILS, HOLDS, OPEN, judge
 from tools.results import results_table
 
 # Claims that are corrected together, as in the chapter that each sentence links to.
 OF_ACCURACY, OF_EMBEDDINGS = {"accuracy": ("accuracy", 1)}, {m: (m, -1) for m in ("alignment", "uniformity")}
-BASELINE, METHOD = "mixup", "multimix"
+BASELINE, METHOD, TOTAL = "mixup", "multimix", "multimix-total"
+CHART_FROM = 400  # steps: differences of twenty points would hide those of one
 
 
 def write_parts(folder: Path, results: Path) -> None:
@@ -29,7 +31,7 @@ def write_parts(folder: Path, results: Path) -> None:
     runs, _ = schedules.scheduled_runs(str(root), "digits")
     photographs, _ = schedules.scheduled_runs(str(root), "cifar100")
     lengths = runs.groupby("variant")["steps"].transform("nunique")
-    several = runs[lengths >= interactive.LINE]
+    several = runs[(lengths >= interactive.LINE) & (runs["steps"] >= CHART_FROM)]
     chart = interactive.schedule_chart(
         schedules.differences(several, BASELINE), schedules.accuracies(several), baseline=BASELINE, height=190
     )
@@ -54,10 +56,7 @@ def findings(runs: pd.DataFrame, photographs: pd.DataFrame, cost: dict) -> str:
         cost: what `make bench` recorded of training steps.
     """
     judged = _most_recorded(runs)
-    forms, _ = forms_and_others(judged)
-    accuracy, embeddings = (judge(judged, forms, BASELINE, claims) for claims in (OF_ACCURACY, OF_EMBEDDINGS))
-    sentences = [_on_accuracy(runs, judged, accuracy, photographs), _on_embeddings(judged, embeddings)]
-    return "\n\n".join([*sentences, _on_cost(cost)]) + "\n"
+    return "\n\n".join([_on_accuracy(runs, judged, photographs), _on_embeddings(judged), _on_cost(cost)]) + "\n"
 
 
 def _most_recorded(runs: pd.DataFrame) -> pd.DataFrame:
@@ -67,15 +66,52 @@ def _most_recorded(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["steps"] == shared[shared == shared.max()].index.max()]
 
 
-def _on_accuracy(runs: pd.DataFrame, judged: pd.DataFrame, family: pd.DataFrame, photographs: pd.DataFrame) -> str:
-    of_digits = schedules.standing(_differences(runs).query("steps <= @judged.steps.iloc[0]"), BASELINE)
-    of_photographs = schedules.standing(_differences(photographs), BASELINE)
-    verdict = _says(family.loc[("accuracy", METHOD), "verdict"])
-    return (
-        f"**Accuracy.** On digits with 100 labels MultiMix is {of_digits}. *More accurate* {verdict} "
-        "([how long must one train?](../notebooks/07-how-long)). On [CIFAR-100](../notebooks/12-cifar100) with 100 "
-        f"labels a class it is {of_photographs}."
+def _on_accuracy(runs: pd.DataFrame, judged: pd.DataFrame, photographs: pd.DataFrame) -> str:
+    ours = _differences(runs)
+    of_digits = schedules.standing(ours[ours["steps"] <= judged["steps"].iloc[0]], BASELINE)
+    return " ".join(
+        [
+            f"**Accuracy.** On digits with 100 labels MultiMix is {of_digits}; *more accurate than "
+            f"{printed_name(BASELINE)}* {_says(_verdict_on_accuracy(judged, BASELINE)['verdict'])} "
+            "([how long must one train?](../notebooks/07-how-long)).",
+            *_against_best_other(judged),
+            _on_photographs(photographs),
+        ]
     )
+
+
+def _verdict_on_accuracy(judged: pd.DataFrame, other: str) -> pd.Series:
+    return judge(judged, forms_and_others(judged)[0], other, OF_ACCURACY).loc[("accuracy", METHOD)]
+
+
+def _against_best_other(judged: pd.DataFrame) -> list[str]:
+    best = best_other(judged)
+    if best is None or best == BASELINE:
+        return []
+    found = _verdict_on_accuracy(judged, best)
+    low, high = (f"{found[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    return [
+        f"It is then {_gap(found['difference'], best)} ({low} to {high}), the best other method by validation: "
+        f"*more accurate* {_says(found['verdict'])} ([comparing methods](../notebooks/06-compare-methods))."
+    ]
+
+
+def _on_photographs(photographs: pd.DataFrame) -> str:
+    """Where both readings of α stand after the longest schedule."""
+    found = schedules.differences(photographs, BASELINE).set_index("variant")
+    found = found[found["steps"] == found.loc[[METHOD], "steps"].max()]
+    gaps = [f"it is {_gap(found.loc[METHOD, 'difference'], BASELINE)}"]
+    if TOTAL in found.index:
+        gaps.append(f"with *total α* {_gap(found.loc[TOTAL, 'difference'], BASELINE)}")
+    steps, seeds = found.loc[METHOD, ["steps", "seeds"]]
+    return (
+        f"On [CIFAR-100](../notebooks/12-cifar100) with 100 labels a class, after {steps:,} steps and by "
+        f"{in_words(seeds)} seed{'' if seeds == 1 else 's'}, {' and '.join(gaps)}."
+    )
+
+
+def _gap(difference: float, other: str) -> str:
+    return f"{abs(difference):.1f} points {'ahead of' if difference > 0 else 'behind'} {printed_name(other)}"
 
 
 def _differences(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,19 +119,24 @@ def _differences(runs: pd.DataFrame) -> pd.DataFrame:
     return schedules.differences(runs, BASELINE).query("variant == @METHOD")
 
 
-def _on_embeddings(judged: pd.DataFrame, family: pd.DataFrame) -> str:
-    means = judged.groupby("variant")[["alignment", "uniformity"]].mean()
+def _on_embeddings(judged: pd.DataFrame) -> str:
+    family = judge(judged, forms_and_others(judged)[0], BASELINE, OF_EMBEDDINGS)
+    steps, seeds = judged["steps"].iloc[0], family.loc[("alignment", METHOD), "seeds"]
 
     def measured(metric: str, better: str, worse: str) -> tuple[str, str]:
-        ours, theirs = (f"{means.loc[variant, metric]:.2f}".replace("-", "−") for variant in (METHOD, BASELINE))
-        ahead = family.loc[(metric, METHOD), "difference"] > 0
-        return better if ahead else worse, f"({metric} {ours} against {theirs})"
+        row = family.loc[(metric, METHOD)]
+        ahead, ends = row["difference"] > 0, sorted(abs(row[end]) for end in ("low", "high"))
+        crosses = row["low"] < 0 < row["high"]
+        interval = "" if crosses else f", 95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
+        way = "lower" if ahead else "higher"
+        return better if ahead else worse, f"({metric} {way} by {abs(row['difference']):.3f}{interval})"
 
     classes, alignment = measured("alignment", "tighter", "looser")
     spread, uniformity = measured("uniformity", "more evenly spread", "less evenly spread")
     return (
-        f"**Embeddings.** MultiMix's classes are {classes} than mixup's {alignment} and its embeddings {spread} "
-        f"{uniformity}. *Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
+        f"**Embeddings.** After {steps:,} steps on digits ({seeds} seeds) MultiMix's classes are {classes} than "
+        f"mixup's {alignment} and its embeddings {spread} {uniformity}. "
+        f"*Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
         f"{_of_forms(family.loc['uniformity', 'verdict'])} ([the embedding space](../notebooks/08-embedding-space))."
     )
 
@@ -121,8 +162,8 @@ def _on_cost(cost: dict) -> str:
     steps = cost["preactresnet18"]
     multimix, dense = (steps[name]["ratio"] for name in ("multimix", "dense_multimix"))
     return (
-        f"**Cost.** On a processor a training step of PreActResNet-18 takes {multimix:.2f} times as long with MultiMix "
-        f"as without, and {dense:.2f} times with Dense MultiMix ([cost](../notebooks/13-cost))."
+        f"**Cost.** On two cores of a processor a training step of PreActResNet-18 takes {multimix:.2f} times as long "
+        f"with MultiMix as without, and {dense:.2f} times with Dense MultiMix ([cost](../notebooks/13-cost))."
     )
 
 
