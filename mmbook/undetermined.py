@@ -1,17 +1,20 @@
 """What the papers' text that we hold leaves open: settings, where they stand in the code, and how much they matter."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from matplotlib.axes import Axes
 
-from mmbook import grids
-from mmbook.names import printed_name
+from mmbook import grids, plots
+from mmbook.names import FORMS, known_method, printed_name
 from mmbook.notebook import project_root
-from mmbook.verdicts import Comparison
+from mmbook.schedules import LINEAR
+from mmbook.verdicts import MIN_SEEDS, Comparison
 from mmlib.experiments.runs import RunRecord
 
-GRIDS = ("ablations", "signal", "schedules", "tuning", "compared")
+GRIDS = ("digits", "ablations", "schedules", "tuning", "compared")
 
 
 class Setting(NamedTuple):
@@ -75,12 +78,12 @@ SETTINGS = (
     ),
     Setting(
         "R",
-        "α read as each example's (mα near 64), not as the whole mixture's",
+        "α read as each example's, not as the whole mixture's",
         "losses.py",
         "alpha_is_total",
-        "signal",
-        "total-64",
-        "total-0.1 total-1 total-10",
+        "digits",
+        "multimix",
+        "multimix-total",
     ),
     Setting(
         "R",
@@ -363,21 +366,46 @@ def differences(setting: Setting, found: dict[str, list[RunRecord]], least_seeds
 
 
 def sensitivity(setting: Setting, found: dict[str, list[RunRecord]], least_seeds: int = 2) -> dict[str, str]:
-    """Write the `differences` of a setting: mean ± standard deviation over seeds."""
-    return {
-        other: f"{compared.mean:+.1f} ± {pd.Series(compared.differences).std():.1f}"
-        for other, compared in differences(setting, found, least_seeds).items()
-    }
+    """Write the `differences` of a setting: mean, Student's 95 % interval from `MIN_SEEDS` seeds on, and the seeds."""
+    return {other: _written(compared) for other, compared in differences(setting, found, least_seeds).items()}
 
 
-def largest(found: dict[str, list[RunRecord]], count: int, least_seeds: int = 2) -> dict[str, Comparison]:
-    """Find the `differences` of all settings whose means are farthest from zero, by printed name."""
+def _written(compared: Comparison) -> str:
+    low, high = compared.t_interval()
+    interval = f" [{low:+.1f}, {high:+.1f}]" if compared.seeds >= MIN_SEEDS and not math.isnan(low) else ""
+    return f"{compared.mean:+.1f}{interval} ({compared.seeds})"
+
+
+def own_differences(found: dict[str, list[RunRecord]], least_seeds: int = MIN_SEEDS) -> dict[str, Comparison]:
+    """The `differences` of MultiMix's own settings, by printed name, the largest first; lengths of training are none.
+
+    Args:
+        found: records by grid.
+        least_seeds: with fewer seeds a value is left out.
+    """
     every = {
         printed_name(other): compared
         for setting in SETTINGS
+        if known_method(setting.ours) in FORMS and setting.grid != "schedules"
         for other, compared in differences(setting, found, least_seeds).items()
     }
-    return dict(sorted(every.items(), key=lambda named: -abs(named[1].mean))[:count])
+    return dict(sorted(every.items(), key=lambda named: -abs(named[1].mean)))
+
+
+def draw_differences(axis: Axes, compared: dict[str, Comparison]) -> None:
+    """Draw a row for each value: its mean difference with its 95 % interval, beyond `LINEAR` points logarithmically."""
+    for row, of in enumerate(compared.values()):
+        axis.plot(of.t_interval(), [row, row], color=plots.INK, lw=1.5)
+        axis.plot(of.mean, row, "o", color=plots.INK, ms=5)
+    axis.axvline(0, color=plots.INK, lw=0.8, zorder=0)
+    axis.set_xscale("symlog", linthresh=LINEAR, linscale=2)
+    axis.set_xticks(
+        [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5], ["−50", "−20", "−10", "−5", "−2", "−1", "0", "+1", "+2", "+5"]
+    )
+    axis.minorticks_off()
+    axis.set_yticks(range(len(compared)), list(compared))
+    axis.set(ylim=(len(compared) - 0.5, -0.7), xlabel="test accuracy less ours (points)")
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def sensitivities(found: dict[str, list[RunRecord]], least_seeds: int = 2) -> pd.DataFrame:
