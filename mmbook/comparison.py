@@ -202,12 +202,17 @@ def beside_baseline(numbers: pd.DataFrame, titles: dict[str, str], baseline: str
 
 
 def in_points(compared: Comparison) -> str:
-    """Write a mean difference in points, and on how many seeds it is above zero.
+    """Write a mean difference in points, its 95 % interval from `MIN_SEEDS` seeds on, and on how many it is above zero.
 
     >>> in_points(Comparison(pd.Series([2.0, -0.5]).to_numpy()))
     '+0.8 points, ahead on 1 of 2 seeds'
+    >>> in_points(Comparison(pd.Series([2.0, -0.5, 1.5]).to_numpy()))
+    '+1.0 points [-2.3, +4.3], ahead on 2 of 3 seeds'
     """
-    return f"{compared.mean:+.1f} points, ahead on {compared.ahead} of {compared.seeds} seeds"
+    low, high = compared.t_interval()
+    known = compared.seeds >= MIN_SEEDS and low < high
+    interval = f" [{low:+.1f}, {high:+.1f}]" if known else ""
+    return f"{compared.mean:+.1f} points{interval}, ahead on {compared.ahead} of {compared.seeds} seeds"
 
 
 def by_interval(comparisons: dict[str, Comparison], above: str, below: str, between: str) -> pd.Series:
