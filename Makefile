@@ -24,8 +24,8 @@ test: lint                   ## style, types, unit tests, docstrings' examples, 
 	OMP_NUM_THREADS=1 pytest --doctest-modules mmlib mmbook tools
 	OMP_NUM_THREADS=1 pytest --nbval notebooks --numprocesses logical --dist loadfile
 
-test-faults: environment     ## damaged files, full disks and 20 kills of a run, which take some minutes
-	KILLS=20 OMP_NUM_THREADS=1 pytest -m faults --numprocesses logical --dist loadfile
+test-faults: environment     ## damaged files, full disks, 20 kills of a run and 200 cells in one process: some minutes
+	KILLS=20 CELLS=200 OMP_NUM_THREADS=1 pytest -m faults --numprocesses logical --dist loadfile
 
 coverage: environment        ## branches that unit tests and examples take, in per cent; build/coverage shows the lines of the others
 	OMP_NUM_THREADS=1 pytest -m "not browser and not cluster" --numprocesses logical --dist loadfile --cov --cov-report=
