@@ -18,4 +18,4 @@ def test_memory_does_not_grow_with_the_number_of_cells(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, str(cells), tmp_path], check=True, capture_output=True, text=True)
     before, after = map(float, done.stdout.split()[-2:])
     assert before > 100  # torch alone takes more
-    assert after - before < 0.05 * (cells - 16) + 1  # MiB; one embedding of digits' test set has 0.4
+    assert after - before < 0.02 * (cells - 16) + 5  # MiB; the embeddings of one test set alone have 0.4
