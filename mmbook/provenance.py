@@ -41,12 +41,30 @@ def fold(namespace: dict, files: Iterable[Path] = ()) -> str:
     Raises:
         ValueError: a file is not a record, or was edited by hand.
     """
-    parts = [_paragraph(this_page()), _parameter_table(parameters(namespace))]
+    page = _paragraph(this_page()) + _parameter_table(parameters(namespace))
+    return _details("What was run", page + describe_records(files))
+
+
+def fold_of_records(files: Iterable[Path]) -> str:
+    """Name the records behind a page that no notebook makes, folded, and how one of them is run again.
+
+    Args:
+        files: of the ledger.
+
+    Raises:
+        ValueError: a file is not a record, or was edited by hand.
+    """
+    return _details("The records behind this", describe_records(files))
+
+
+def describe_records(files: Iterable[Path]) -> str:
+    """Group records in a table, say how one of them is run again, and list all; empty for none."""
     described = pd.DataFrame([describe_record(file) for file in files])
-    if len(described):
-        parts += [_paragraph(_records_line(described)), _table(group_records(described)), _rerun(described)]
-        parts.append(_details(f"All {len(described)} files", _table(described[["file", "checksum", "commit"]])))
-    return _details("What was run", "".join(parts))
+    if described.empty:
+        return ""
+    parts = [_paragraph(_records_line(described)), _table(group_records(described)), _rerun(described)]
+    parts.append(_details(f"All {len(described)} files", _table(described[["file", "checksum", "commit"]])))
+    return "".join(parts)
 
 
 def this_page() -> str:

@@ -8,9 +8,10 @@ import types
 import pandas as pd
 import pytest
 
-from mmbook import ledger, notebook
+from mmbook import ledger, notebook, provenance, schedules
 from mmbook.provenance import describe_record, fold, group_records, record_files
 from mmlib.experiments.runs import checksum, write_json
+from tools import landing
 
 ROOT = notebook.project_root()
 RECORD = ROOT / "book/results/digits/digits/preactresnet-small/multimix/seed0.json"
@@ -87,3 +88,14 @@ def test_edited_record_is_refused(tmp_path):
     file.write_text(file.read_text().replace('"lr":', '"lR":', 1))
     with pytest.raises(ValueError, match="does not match its checksum"):
         describe_record(file)
+
+
+def test_the_landing_page_leads_to_every_record_that_its_findings_are_of(tmp_path):
+    landing.write_parts(tmp_path, ROOT / "book" / "results" / "digits")
+    text = (tmp_path / "records.html").read_text(encoding="utf-8")
+    runs = [run for of in schedules.GRIDS for run in schedules.scheduled_records(dataset=of)[0]]
+    files = [file.relative_to(ROOT).as_posix() for file in provenance.record_files(runs)]
+    assert len(files) > 400
+    assert all(f"<td>{file}</td>" in text for file in files)
+    assert f"<pre>python -m tools.rerun {files[0]}</pre>" in text
+    assert text.startswith("<details")

@@ -11,6 +11,7 @@ import pandas as pd
 from mmbook import interactive, ledger, schedules
 from mmbook.comparison import all_forms, best_other, forms_and_others, in_words
 from mmbook.names import printed_name
+from mmbook.provenance import fold_of_records, record_files
 from mmbook.verdicts import FAILS, HOLDS, OPEN, judge
 from tools.results import results_table
 
@@ -30,6 +31,7 @@ def write_parts(folder: Path, results: Path) -> None:
     root = results.resolve().parent
     runs, _ = schedules.scheduled_runs(str(root), "digits")
     photographs, _ = schedules.scheduled_runs(str(root), "cifar100")
+    scheduled = [run for of in schedules.GRIDS for run in schedules.scheduled_records(str(root), of)[0]]
     lengths = runs.groupby("variant")["steps"].transform("nunique")
     several = runs[(lengths >= interactive.LINE) & (runs["steps"] >= CHART_FROM)]
     chart = interactive.schedule_chart(
@@ -41,6 +43,7 @@ def write_parts(folder: Path, results: Path) -> None:
         "findings.md": findings(runs, photographs, cost),
         "simplex.html": interactive.simplex(),
         "schedule.html": chart,
+        "records.html": fold_of_records(record_files(scheduled)),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in parts.items():
