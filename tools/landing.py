@@ -18,6 +18,7 @@ from tools.results import results_table
 # Claims that are corrected together, as in the chapter that each sentence links to.
 OF_ACCURACY, OF_EMBEDDINGS = {"accuracy": ("accuracy", 1)}, {m: (m, -1) for m in ("alignment", "uniformity")}
 BASELINE, METHOD, TOTAL = "mixup", "multimix", "multimix-total"
+SHOWN = (BASELINE, METHOD, TOTAL, "dense_multimix", "dense_multimix-total")  # at first; ERM would set the scale
 CHART_FROM = 400  # steps: differences of twenty points would hide those of one
 
 
@@ -35,7 +36,11 @@ def write_parts(folder: Path, results: Path) -> None:
     lengths = runs.groupby("variant")["steps"].transform("nunique")
     several = runs[(lengths >= interactive.LINE) & (runs["steps"] >= CHART_FROM)]
     chart = interactive.schedule_chart(
-        schedules.differences(several, BASELINE), schedules.accuracies(several), baseline=BASELINE, height=190
+        schedules.differences(several, BASELINE),
+        schedules.accuracies(several),
+        baseline=BASELINE,
+        shown=[variant for variant in SHOWN if variant in set(several["variant"])],
+        height=190,
     )
     cost = json.loads((root / "cost" / "training-cpu-float32-2.json").read_text(encoding="utf-8"))
     parts = {
