@@ -32,6 +32,12 @@ def training_steps(run: RunRecord) -> int:
     return training_images(run) // (run.config["batch_size"] or DEFAULT_BATCH_SIZES.get(run.dataset, 128))
 
 
+def mean_auroc(run: RunRecord) -> float:
+    """Return the mean AUROC (%) over the sets of other images, by the maximum softmax; NaN where a run saw none."""
+    scores = [found["maximum_softmax"]["auroc"] for found in run.metrics["ood"].values()]
+    return float(pd.Series(scores, dtype=float).mean())
+
+
 def describe(runs: list[RunRecord]) -> str:
     """Count the variants, seeds, steps and training images of runs in one line."""
     seeds = pd.Series([run.variant for run in runs]).value_counts()

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
-from mmbook.comparison import forms_and_others, joined, training_images, training_steps
+from mmbook.comparison import forms_and_others, joined, mean_auroc, training_images, training_steps
 from mmbook.comparison import sentence as sentence_on
 from mmbook.grids import Cell
 from mmbook.ledger import table
@@ -53,7 +53,7 @@ def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple
 
     Returns:
         One row a run with its metrics, and the columns `variant` (without the length), `epochs`, `steps`, `images`,
-        `lr`, `momentum`, `weight_decay` and `loss`; and the cells without a record.
+        `lr`, `momentum`, `weight_decay`, `loss` and `ood_auroc`; and the cells without a record.
 
     Raises:
         ValueError: no grid has schedules of that data set.
@@ -66,10 +66,9 @@ def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple
     for run, row in zip(records, table(records)):
         config = run.config
         length = {"epochs": config["epochs"], "steps": training_steps(run), "images": training_images(run)}
+        measured = {"loss": run.history[-1]["loss"], "ood_auroc": mean_auroc(run)}
         decay = {"lr": config["lr"], "momentum": config["momentum"], "weight_decay": config["weight_decay"]}
-        rows.append(
-            row | length | decay | {"loss": run.history[-1]["loss"], "variant": run.variant.partition("-epochs")[0]}
-        )
+        rows.append(row | length | decay | measured | {"variant": run.variant.partition("-epochs")[0]})
     return pd.DataFrame(rows).sort_values(["steps", "seed"], kind="stable"), missing
 
 

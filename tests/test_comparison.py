@@ -1,5 +1,6 @@
 """Names and comparisons of the chapters: distinct styles, a fair choice of the best other method, signs, sentences."""
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ from mmbook.comparison import (
     describe,
     draw_comparisons,
     forms_and_others,
+    mean_auroc,
     seed_by_seed,
     sentence,
     verdict_table,
@@ -289,3 +291,11 @@ def test_other_methods_are_named_also_beside_forms():
     assert sentence("Tighter", pd.Series("open", index=["erm", "mixup"])) == "Tighter: open for ERM and mixup."
     mixed = pd.Series("open", index=["erm", "multimix", "dense_multimix"])
     assert sentence("Tighter", mixed) == "Tighter: open for ERM, MultiMix and Dense MultiMix."
+
+
+def test_mean_auroc_is_over_the_sets_of_other_images():
+    run = grids.grid_records("digits").records[0]
+    by_set = [found["maximum_softmax"]["auroc"] for found in run.metrics["ood"].values()]
+    assert len(by_set) > 1
+    assert mean_auroc(run) == pytest.approx(sum(by_set) / len(by_set))
+    assert np.isnan(mean_auroc(dataclasses.replace(run, metrics=run.metrics | {"ood": {}})))
