@@ -62,7 +62,8 @@ def check_range(low: float = 0, high: float = math.inf, **values: object) -> Non
     for name, value in values.items():
         number = as_number(value)
         if number is None or not low <= number <= high or math.isinf(number):
-            wanted = f"a finite number >= {low}" if high == math.inf else f"a number from {low} to {high}"
+            at_least = "a finite number" if low == -math.inf else f"a finite number >= {low}"
+            wanted = at_least if high == math.inf else f"a number from {low} to {high}"
             error = TypeError if number is None else ValueError
             raise error(f"{name} must be {wanted}, got {value!r}")
 
@@ -144,7 +145,27 @@ def check_tensor(
     matches = (size == wanted or (isinstance(wanted, str) and size > 0) for size, wanted in zip(got, shape))
     if len(got) != len(shape) or not all(matches):
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{name} must have shape ({wanted}), got {got}{hint}")
+        at_least = ", each at least 1" if len(got) == len(shape) and 0 in got else ""
+        raise ValueError(f"{name} must have shape ({wanted}){at_least}, got {got}{hint}")
+
+
+def check_indices(name: str, value: object, length: int) -> None:
+    """Check that a value is a tensor of integers, (length,).
+
+    Raises:
+        TypeError: the value is not a tensor, or not one of integers.
+        ValueError: the tensor has another shape.
+
+    >>> check_indices("labels", torch.ones(3), 3)
+    Traceback (most recent call last):
+    TypeError: labels must be integers, got torch.float32
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {value.dtype}")
+    if value.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {tuple(value.shape)}")
 
 
 def can_read(tensor: Tensor) -> bool:
@@ -157,6 +178,26 @@ def check_values(name: str, value: Tensor, low: float = 0, high: float = math.in
     if can_read(value) and value.numel():
         for end in value.detach().aminmax():
             check_range(low, high, **{name: end.item()})
+
+
+def check_index_range(name: str, value: Tensor, count: int, of: str) -> None:
+    """Refuse indices that are not among `count`, `of` naming what there are so many of.
+
+    The values are read: where a GPU must not be waited for, `can_read` is to be asked first.
+
+    >>> check_index_range("labels", torch.tensor([0, 3]), 3, "classes")
+    Traceback (most recent call last):
+    ValueError: labels must be from 0 to 2 for 3 classes, got 3
+    """
+    low, high = (end.item() for end in value.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(f"{name} must be from 0 to {count - 1} for {count} {of}, got {low if low < 0 else high}")
+
+
+def check_no_nan(name: str, value: Tensor) -> None:
+    """Refuse NaN. The values are read, as by `check_index_range`."""
+    if value.detach().amax().isnan():
+        raise ValueError(f"{name} must have no NaN, got some")
 
 
 def check_logits(logits: Tensor) -> None:

@@ -2,14 +2,26 @@
 
 Each returns tensors on the device of its input, computed in float32 or wider whatever the input's type is, also under
 autocast. Labels are class indices of any integer type, shape (n,), on any device; those beside logits (n, c) must be
-below c. A metric of no examples is refused: it has no value.
+below c. A metric of no examples is refused, for it has no value, and so are, on the CPU, logits that are NaN and
+embeddings that are not finite.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._checks import check_int, check_range, check_tensor
+from mmlib._checks import (
+    can_read,
+    check_index_range,
+    check_indices,
+    check_int,
+    check_no_nan,
+    check_range,
+    check_tensor,
+    check_values,
+)
 from mmlib._typing import Float, Int, Integer
 from mmlib.mixing import accumulation_dtype
 
@@ -17,6 +29,8 @@ from mmlib.mixing import accumulation_dtype
 BLOCK_ROWS, BLOCK_COLUMNS = 1024, 8192
 # Embeddings whose largest entry is between them have a norm that float32 holds and that is not taken for zero.
 SMALLEST_ENTRY, LARGEST_ENTRY = 1e-12, 1e15
+# Every class up to the highest label has a mean: a larger label is no class index, and would take all memory.
+MOST_CLASSES = 2**20
 
 
 def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -37,7 +51,7 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])).item()
     2.0
     """
-    check_tensor("embeddings", embeddings, ("n", "d"))
+    _check_embeddings("embeddings", embeddings)
     labels = _class_indices(labels, embeddings)
     u = _normalise(_double(embeddings))
     means, sizes = class_means(u, labels)
@@ -65,7 +79,7 @@ def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> Float[Tensor
     -4.0
     """
     check_range(t=t)
-    check_tensor("embeddings", embeddings, ("n", "d"))
+    _check_embeddings("embeddings", embeddings)
     u = _normalise(embeddings)
     squares = u.square().sum(dim=1)  # 1, or 0 for an embedding that is zero
     total = _double(u.new_zeros(()))
@@ -151,7 +165,7 @@ def confusion_matrix(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"]
 
 
 def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """Compute the mean of every class 0..c-1, where c - 1 is the highest label.
+    """Compute the mean of every class 0..c-1, where c - 1 is the highest label, below 2^20.
 
     Returns:
         The means, shape (c, d), zero for a class without embeddings, and the classes' sizes, shape (c,).
@@ -160,10 +174,12 @@ def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"])
     (tensor([[0.0000, 0.0000],
             [0.5000, 0.5000]]), tensor([0., 2.]))
     """
-    check_tensor("embeddings", embeddings, ("n", "d"))
+    _check_embeddings("embeddings", embeddings)
     labels = _class_indices(labels, embeddings)
-    if len(labels) and (lowest := labels.min().item()) < 0:
-        raise ValueError(f"labels must be class indices >= 0, got {lowest}")
+    low, high = (end.item() for end in labels.aminmax())
+    if low < 0 or high >= MOST_CLASSES:
+        got = low if low < 0 else high
+        raise ValueError(f"labels must be class indices from 0 to {MOST_CLASSES - 1}, got {got}")
     embeddings = embeddings.to(accumulation_dtype(embeddings.dtype))
     sizes = torch.bincount(labels).to(embeddings.dtype)
     sums = embeddings.new_zeros(len(sizes), embeddings.shape[1]).index_add_(0, labels, embeddings)
@@ -182,7 +198,7 @@ def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " 
     >>> [x.item() for x in class_variances(embeddings, torch.tensor([0, 0, 1, 1]))]
     [0.0, 0.5]
     """
-    check_tensor("embeddings", embeddings, ("n", "d"))
+    _check_embeddings("embeddings", embeddings)
     labels = _class_indices(labels, embeddings)
     u = _normalise(_double(embeddings))
     means, _ = class_means(u, labels)
@@ -220,8 +236,8 @@ def knn_accuracy(
     50.0
     """
     check_int(1, k=k)
-    check_tensor("train_embeddings", train_embeddings, ("k", "d"))
-    check_tensor("embeddings", embeddings, ("n", train_embeddings.shape[1]))
+    _check_embeddings("train_embeddings", train_embeddings, ("k", "d"))
+    _check_embeddings("embeddings", embeddings, ("n", train_embeddings.shape[1]))
     train_labels = _class_indices(train_labels, train_embeddings, "train_labels")
     labels = _class_indices(labels, embeddings)
     neighbours = _nearest_labels(train_embeddings, train_labels, embeddings, k)
@@ -265,7 +281,7 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, 
     >>> round(class_mean_cosine(torch.eye(5), torch.arange(5)).item(), 4)
     -0.25
     """
-    check_tensor("embeddings", embeddings, ("n", "d"))
+    _check_embeddings("embeddings", embeddings)
     labels = _class_indices(labels, embeddings)
     embeddings = _double(embeddings)
     means, sizes = class_means(embeddings, labels)
@@ -276,21 +292,22 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, 
 def _classes(labels: Tensor, logits: Tensor) -> Tensor:
     """Return the labels of logits, (n, c), as int64 on their device; each must be a class that they have."""
     check_tensor("logits", logits, ("n", "c"))
-    labels, c = _class_indices(labels, logits), logits.shape[1]
-    low, high = (end.item() for end in labels.aminmax())
-    if low < 0 or high >= c:
-        raise ValueError(f"labels must be from 0 to {c - 1} for {c} classes, got {low if low < 0 else high}")
+    if can_read(logits):
+        check_no_nan("logits", logits)
+    labels = _class_indices(labels, logits)
+    check_index_range("labels", labels, logits.shape[1], "classes")
     return labels
+
+
+def _check_embeddings(name: str, embeddings: Tensor, shape: tuple[int | str, ...] = ("n", "d")) -> None:
+    """Refuse what are no embeddings and, where they can be read, those that are not finite."""
+    check_tensor(name, embeddings, shape)
+    check_values(name, embeddings, -math.inf)
 
 
 def _class_indices(labels: Tensor, values: Tensor, name: str = "labels") -> Tensor:
     """Return the labels as int64 on the device of `values`, one for each of its rows."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(labels).__name__}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {labels.dtype}")
-    if labels.shape != values.shape[:1]:
-        raise ValueError(f"{name} must have shape {tuple(values.shape[:1])}, got {tuple(labels.shape)}")
+    check_indices(name, labels, len(values))
     return labels.to(values.device, torch.long)
 
 

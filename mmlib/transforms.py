@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mmlib._checks import check_int, check_range, check_tensor
+from mmlib._checks import can_read, check_index_range, check_indices, check_int, check_range, check_tensor, check_values
 from mmlib._typing import Device, Float, Int
 from mmlib.mixing import accumulation_dtype, mix
 from mmlib.sampling import check_alpha, sample_mixing_weights
@@ -37,6 +37,8 @@ def draw_pairs(
     >>> sorted(partners.tolist()), 0 <= lam <= 1
     ([0, 1, 2, 3], True)
     """
+    check_int(1, num_examples=num_examples)
+    check_alpha(alpha, pair=False)
     # Beta(α, α) is the Dirichlet distribution of two examples.
     lam = sample_mixing_weights(1, 2, alpha, generator=generator, device="cpu", dtype=torch.float64)[0, 0].item()
     partners = torch.randperm(num_examples, generator=generator, device="cpu")
@@ -61,11 +63,27 @@ def mix_pairs(
     >>> mix_pairs(torch.tensor([0.0, 4.0]), torch.tensor([1, 0]), 0.75)
     tensor([1., 3.])
     """
+    check_tensor("values", values, kind="floating-point")
+    check_indices("partners", partners, len(values))
+    if can_read(partners):
+        check_index_range("partners", partners, len(values), "examples")
+    _check_lam(lam, len(values))
     dtype = accumulation_dtype(values.dtype)
     # As a number λ would be part of the graph under `torch.compile`, which would compile every step anew.
     lam = (lam * torch.ones((), dtype=dtype, device=values.device)).to(dtype)
     lam = lam.reshape(-1, *[1] * (values.ndim - 1)) if lam.ndim else lam
     return torch.lerp(values[partners].to(dtype), values.to(dtype), lam).to(values.dtype)
+
+
+def _check_lam(lam: float | Tensor, num_pairs: int) -> None:
+    """Refuse a λ that is no weight, or not one for each pair."""
+    if not isinstance(lam, Tensor):
+        if not torch.compiler.is_compiling():  # which would compile anew for every number that is compared
+            check_range(0, 1, lam=lam)
+        return
+    if lam.ndim and lam.shape != (num_pairs,):
+        raise ValueError(f"lam must be a number or have shape ({num_pairs},), got {tuple(lam.shape)}")
+    check_values("lam", lam, high=1)
 
 
 def cutmix_box(size: tuple[int, int], lam: float, centre: tuple[int, int]) -> tuple[slice, slice]:
@@ -88,6 +106,8 @@ def cutmix_box(size: tuple[int, int], lam: float, centre: tuple[int, int]) -> tu
     >>> cutmix_box((32, 32), 0.75, (20, 2))
     (slice(12, 28, None), slice(0, 10, None))
     """
+
+    check_range(0, 1, lam=lam)
 
     def interval(side: int, middle: int) -> slice:
         half = int(0.5 * math.sqrt(1 - lam) * side)
@@ -122,6 +142,8 @@ def zeta_weights(
     >>> zeta_weights(3, 2.0, generator=torch.Generator().manual_seed(0)).diagonal()
     tensor([0.7347, 0.7347, 0.7347])
     """
+    check_int(1, num_examples=num_examples)
+    check_range(gamma=gamma)
     device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
     keys = torch.rand(num_examples, num_examples, generator=generator, device=device).fill_diagonal_(-1)
     ranks = torch.arange(1, num_examples + 1, device=device, dtype=dtype or torch.get_default_dtype())
@@ -164,6 +186,8 @@ class _BatchTransform(nn.Module):
         if labels.ndim == 1 and not labels.is_floating_point():
             if self.num_classes is None:
                 raise ValueError("num_classes must be given where labels are class indices, got None")
+            if len(labels) and can_read(labels):
+                check_index_range("labels", labels, self.num_classes, "classes")
             return F.one_hot(labels.long(), self.num_classes).to(torch.get_default_dtype())
         if labels.ndim != 2 or self.num_classes not in (None, labels.shape[1]):
             takes = f"(m,) integers or (m, {self.num_classes or 'c'})"

@@ -145,8 +145,8 @@ def test_attention_has_no_scale(scale):
         ([[[1.0]]], TypeError, "features must be a tensor, got list"),
         (torch.zeros(4, 3), ValueError, "features must have shape (m, d, r), got (4, 3)"),
         (torch.zeros(0, 3, 4), ValueError, "features must have at least one example, got shape (0, 3, 4)"),
-        (torch.zeros(2, 0, 4), ValueError, "features must have shape (m, d, r), got (2, 0, 4)"),
-        (torch.zeros(2, 3, 0), ValueError, "features must have shape (m, d, r), got (2, 3, 0)"),
+        (torch.zeros(2, 0, 4), ValueError, "features must have shape (m, d, r), each at least 1, got (2, 0, 4)"),
+        (torch.zeros(2, 3, 0), ValueError, "features must have shape (m, d, r), each at least 1, got (2, 3, 0)"),
     ],
     ids=str,
 )

@@ -153,8 +153,8 @@ def test_tensors_that_fit_pass(value, shape, kind):
         (torch.zeros(2, 3), (2, 4), "", ValueError, "x must have shape (2, 4), got (2, 3)?"),
         (torch.zeros(2, 3), (2,), "", ValueError, "x must have shape (2,), got (2, 3)?"),
         (torch.zeros(2), (2, 3), "", ValueError, "x must have shape (2, 3), got (2,)?"),
-        (torch.zeros(2, 0), ("n", "c"), "", ValueError, "x must have shape (n, c), got (2, 0)?"),
-        (torch.zeros(0, 3), ("n", 3), "", ValueError, "x must have shape (n, 3), got (0, 3)?"),
+        (torch.zeros(2, 0), ("n", "c"), "", ValueError, "x must have shape (n, c), each at least 1, got (2, 0)?"),
+        (torch.zeros(0, 3), ("n", 3), "", ValueError, "x must have shape (n, 3), each at least 1, got (0, 3)?"),
         (torch.zeros(0, 3), ("m", 3), "", ValueError, "x must have at least one example, got shape (0, 3)"),
     ],
 )

@@ -666,7 +666,7 @@ def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchec
         ({"targets": randn(M, R + 1, C)}, r"or \(6, 3\), \(6, 4\) integers or \(6, 4, 3\), got \(6, 5, 3\)"),
         ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index"),
         ({"mask": torch.ones(M, C).bool()}, r"mask must have shape \(6, 4\), got \(6, 3\)"),
-        ({"logits": randn(M, 0, C)}, r"logits must have shape \(m, r, c\), got \(6, 0, 3\)"),
+        ({"logits": randn(M, 0, C)}, r"logits must have shape \(m, r, c\), each at least 1, got \(6, 0, 3\)"),
         ({"logits": randn(0, R, C)}, r"logits must have at least one example, got shape \(0, 4, 3\)"),
         ({"logits": randn(M, C, 2, 2)}, r"\(6, 3, 2, 2\); for a map \(m, c, h, w\) give logits.flatten\(2\).mT"),
     ],

@@ -353,9 +353,49 @@ def test_classes_that_the_logits_do_not_have_are_refused(metric, label, got):
 
 
 @pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
+@pytest.mark.parametrize("dtype", [torch.float64, *HALVES])
+def test_logits_that_are_nan_are_refused(metric, dtype):
+    logits = torch.eye(4, dtype=dtype)
+    logits[2, 0] = -torch.inf  # a class that cannot be is no error
+    metric(logits, torch.arange(4))
+    logits[2, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"^logits must have no NaN, got some$"):
+        metric(logits, torch.arange(4))
+
+
+OF_EMBEDDINGS = {
+    "alignment": alignment,
+    "uniformity": lambda u, y: uniformity(u),
+    "class_means": class_means,
+    "class_variances": class_variances,
+    "class_mean_cosine": class_mean_cosine,
+    "knn_accuracy": lambda u, y: knn_accuracy(torch.eye(4), y, u, y),
+    "train_knn_accuracy": lambda u, y: knn_accuracy(u, y, torch.eye(4), y),
+}
+
+
+@pytest.mark.parametrize("name", OF_EMBEDDINGS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_embeddings_that_are_not_finite_are_refused(name, value):
+    embeddings = torch.eye(4).index_fill(0, torch.tensor([2]), value)
+    argument = "train_embeddings" if name.startswith("train") else "embeddings"
+    with pytest.raises(ValueError, match=f"^{argument} must be a finite number, got {value}$"):
+        OF_EMBEDDINGS[name](embeddings, torch.tensor([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("metric", [alignment, class_means, class_variances, class_mean_cosine])
+@pytest.mark.parametrize("label", [-1, 2**20, 10**9, 2**62])
+def test_numbers_that_are_no_class_indices_are_refused(metric, label):
+    """Rather than a mean for each of a thousand million classes."""
+    with pytest.raises(ValueError, match=f"^labels must be class indices from 0 to 1048575, got {label}$"):
+        metric(torch.eye(3), torch.tensor([0, label, 1]))
+
+
+@pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
 @pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 3, 2)])
 def test_logits_of_another_shape_and_none_are_refused(metric, shape, unchecked):
-    with pytest.raises(ValueError, match=r"logits must have shape \(n, c\), got \("):
+    at_least = ", each at least 1" if 0 in shape else ""
+    with pytest.raises(ValueError, match=rf"^logits must have shape \(n, c\){at_least}, got \("):
         metric(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
 
 
@@ -364,7 +404,8 @@ def test_logits_of_another_shape_and_none_are_refused(metric, shape, unchecked):
 )
 @pytest.mark.parametrize("shape", [(0, 3), (4,), (4, 3, 2)])
 def test_embeddings_of_another_shape_and_none_are_refused(metric, shape, unchecked):
-    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, d\), got \("):
+    at_least = ", each at least 1" if 0 in shape else ""
+    with pytest.raises(ValueError, match=rf"^embeddings must have shape \(n, d\){at_least}, got \("):
         metric(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
 
 
@@ -393,9 +434,9 @@ def test_what_is_no_tensor_is_named(unchecked):
 
 def test_neighbours_of_none_and_among_none_are_refused(unchecked):
     some, labels = torch.eye(3), torch.arange(3)
-    with pytest.raises(ValueError, match=r"train_embeddings must have shape \(k, d\), got \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"train_embeddings must have shape \(k, d\), each at least 1, got \(0, 3\)"):
         knn_accuracy(some[:0], labels[:0], some, labels)
-    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), got \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), each at least 1, got \(0, 3\)"):
         knn_accuracy(some, labels, some[:0], labels[:0])
     with pytest.raises(ValueError, match=r"^embeddings must have shape \(n, 3\), got \(3, 2\)"):
         knn_accuracy(some, labels, some[:, :2], labels)
@@ -483,5 +524,5 @@ def test_embeddings_and_labels_that_do_not_fit_are_named(unchecked):
         for metric in (lambda u: alignment(u, labels), uniformity):
             with pytest.raises(ValueError, match=r"embeddings must have shape \(n, d\), got \(4,"):
                 metric(embeddings)
-    with pytest.raises(ValueError, match="labels must be class indices >= 0, got -1"):
+    with pytest.raises(ValueError, match="labels must be class indices from 0 to 1048575, got -1"):
         alignment(torch.ones(4, 2), labels - 1)

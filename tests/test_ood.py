@@ -39,6 +39,21 @@ def test_scores_of_certain_predictions_still_differ(dtype):
     assert energy_score(logits).dtype == torch.float64
 
 
+@pytest.mark.parametrize("score", [max_softmax_probability, energy_score])
+@pytest.mark.parametrize(
+    ("logits", "error", "got"),
+    [
+        (torch.zeros(3), ValueError, r"have shape \(n, c\), got \(3,\)$"),
+        (torch.zeros(0, 3), ValueError, r"have shape \(n, c\), each at least 1, got \(0, 3\)$"),
+        (torch.zeros(2, 3, 1), ValueError, r"have shape \(n, c\), got \(2, 3, 1\)$"),
+        ([[0.0]], TypeError, "be a tensor, got list$"),
+    ],
+)
+def test_scores_of_no_logits_are_refused(score, logits, error, got, unchecked):
+    with pytest.raises(error, match=f"^logits must {got}"):
+        score(logits)
+
+
 CASES = [(60, 60, None), (40, 300, None), (300, 40, 1), (100, 100, 2), (20, 50, 1), (1, 3, 1), (5, 1, None)]
 
 
@@ -88,11 +103,13 @@ def test_equal_scores_are_chance_and_reversed_ones_are_all_wrong():
 @pytest.mark.parametrize(
     ("inside", "outside", "message"),
     [
-        (torch.ones(0), torch.ones(2), "scores_in must be one number or more and no NaN, got 0 scores"),
-        (torch.ones(2), torch.tensor([1.0, float("nan")]), "scores_out must be .*, got 2 scores, 1 of them NaN"),
+        (torch.ones(0), torch.ones(2), r"^scores_in must have shape \(n,\), each at least 1, got \(0,\)$"),
+        (torch.ones(2), torch.ones(3, 1), r"^scores_out must have shape \(k,\), got \(3, 1\)$"),
+        (torch.tensor([float("nan"), 1.0]), torch.ones(2), "^scores_in must have no NaN, got some$"),
+        (torch.ones(2), torch.tensor([1.0, float("nan")]), "^scores_out must have no NaN, got some$"),
     ],
 )
-def test_scores_that_are_none_are_refused(inside, outside, message):
+def test_scores_that_are_none_are_refused(inside, outside, message, unchecked):
     with pytest.raises(ValueError, match=message):
         ood_metrics(inside, outside)
 

@@ -169,6 +169,45 @@ def test_attacks_work_in_inference_mode(network, batch, labels_dtype):
         assert adversarial_error(network, Split((images * 255).byte(), labels.long()), fgsm) > 0
 
 
+def test_networks_made_in_inference_mode_are_attacked(batch):
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5)
+        return nn.Sequential(*layers).double()
+
+    with torch.inference_mode():
+        network = make()
+        assert all(x.is_inference() for x in (*network.parameters(), *network.buffers()))
+        expected = pgd(make(), *batch)
+    assert torch.equal(pgd(network, *batch), expected)
+    assert torch.equal(expected, pgd(make(), *batch))
+
+
+WRONG = [
+    ({"images": lambda x: x[:0]}, ValueError, r"^images must have at least one example, got shape \(0, 3, 6, 6\)$"),
+    (
+        {"images": lambda x: (255 * x).byte()},
+        TypeError,
+        r"^images must be a floating-point tensor, got torch\.uint8$",
+    ),
+    ({"images": lambda x: x[0]}, ValueError, r"^images must have shape \(m, channels, h, w\), got \(3, 6, 6\)$"),
+    ({"images": lambda x: x.numpy()}, TypeError, "^images must be a tensor, got ndarray$"),
+    ({"labels": lambda y: y[:, None]}, ValueError, r"^labels must have shape \(20,\), got \(20, 1\)$"),
+    ({"labels": lambda y: y[:3]}, ValueError, r"^labels must have shape \(20,\), got \(3,\)$"),
+    ({"labels": lambda y: y.double()}, TypeError, r"^labels must be integers, got torch\.float64$"),
+    ({"labels": lambda y: y + 1}, ValueError, "^labels must be from 0 to 4 for 5 classes, got 5$"),
+    ({"labels": lambda y: y - 1}, ValueError, "^labels must be from 0 to 4 for 5 classes, got -1$"),
+]
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+@pytest.mark.parametrize(("changed", "error", "message"), WRONG)
+def test_batches_of_another_kind_are_refused(network, batch, unchecked, attack, changed, error, message):
+    images, labels = (changed.get(name, lambda x: x)(x) for name, x in zip(("images", "labels"), batch))
+    with pytest.raises(error, match=message):
+        attack(network, images, labels)
+
+
 def test_attacks_keep_nothing_for_gradients_of_parameters(network, batch):
     """The input of a convolution is needed for the gradient of its weights alone."""
 

@@ -296,11 +296,52 @@ WRONG = [
     (lambda: Mixup(num_classes=0), ValueError, "num_classes must be an integer >= 1, got 0"),
     (lambda: Mixup(alpha=0.0), ValueError, "alpha"),
     (lambda: ZetaMixup(gamma=-1.0), ValueError, "gamma"),
+    *(
+        (
+            lambda kind=kind, label=label: kind(num_classes=C)(images(), LABELS.clone().fill_(label)),
+            ValueError,
+            f"^labels must be from 0 to 3 for 4 classes, got {label}$",
+        )
+        for kind in (Mixup, CutMix, ZetaMixup)
+        for label in (C, -1)
+    ),
+    *(
+        (lambda draw=draw, m=m: draw(m), ValueError, f"^num_examples must be an integer >= 1, got {m}$")
+        for draw in (draw_pairs, zeta_weights)
+        for m in (0, -2)
+    ),
+    (lambda: draw_pairs(3, (1, 2)), TypeError, r"^alpha must be a positive number, got \(1, 2\)$"),
+    *(
+        (
+            lambda gamma=gamma: zeta_weights(3, gamma),
+            ValueError,
+            f"^gamma must be a finite number >= 0, got {gamma}$",
+        )
+        for gamma in (math.nan, -1.0, math.inf)
+    ),
+    *(
+        (lambda call=call, lam=lam: call(lam), ValueError, f"^lam must be a number from 0 to 1, got {lam}$")
+        for call in (
+            lambda lam: cutmix_box((8, 8), lam, (0, 0)),
+            lambda lam: mix_pairs(images(), ROLLED, lam),
+            lambda lam: mix_pairs(images(), ROLLED, torch.full((M,), lam)),
+        )
+        for lam in (2.0, -0.5, math.nan)
+    ),
+    (lambda: mix_pairs(LABELS, ROLLED, 0.5), TypeError, "^values must be a floating-point tensor, got torch.int64$"),
+    (lambda: mix_pairs(images(), ROLLED[:2], 0.5), ValueError, r"^partners must have shape \(6,\), got \(2,\)$"),
+    (lambda: mix_pairs(images(), ROLLED * 2, 0.5), ValueError, "^partners must be from 0 to 5 .*, got 10$"),
+    (lambda: mix_pairs(images(), ROLLED > 2, 0.5), TypeError, "^partners must be integers, got torch.bool$"),
+    (
+        lambda: mix_pairs(images(), ROLLED, torch.ones(2)),
+        ValueError,
+        r"^lam must be a number or have shape \(6,\), got \(2,\)$",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), WRONG)
-def test_errors_name_what_is_wrong(call, error, message):
+def test_errors_name_what_is_wrong(call, error, message, unchecked):
     with pytest.raises(error, match=message):
         call()
 

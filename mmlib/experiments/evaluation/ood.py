@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._checks import check_int
+from mmlib._checks import check_int, check_no_nan, check_tensor
 from mmlib._typing import Float
 from mmlib.experiments.data.sources import load_test
 from mmlib.experiments.data.split import Split
@@ -25,6 +25,7 @@ def max_softmax_probability(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]
     >>> max_softmax_probability(torch.zeros(1, 4))
     tensor([0.2500], dtype=torch.float64)
     """
+    check_tensor("logits", logits, ("n", "c"))
     return logits.double().softmax(dim=1).amax(dim=1)
 
 
@@ -38,6 +39,7 @@ def energy_score(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     >>> energy_score(torch.zeros(1, 1))
     tensor([0.], dtype=torch.float64)
     """
+    check_tensor("logits", logits, ("n", "c"))
     return logits.double().logsumexp(dim=1)
 
 
@@ -66,17 +68,17 @@ def ood_metrics(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"])
         ``fpr95``: share of `scores_out` accepted at the highest threshold that accepts 95 % of `scores_in`.
 
     Raises:
-        ValueError: no scores, or scores that are not numbers.
+        TypeError: scores that are no tensor.
+        ValueError: no scores, scores of another shape, or NaN.
 
     Source: Liang et al. (ICLR 2018), section 4; the detection accuracy is that of Lee et al. (NeurIPS 2018).
 
     >>> ood_metrics(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]))
     {'accuracy': 100.0, 'auroc': 100.0, 'aupr_in': 100.0, 'aupr_out': 100.0, 'fpr95': 0.0}
     """
-    for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
-        if not len(scores) or scores.isnan().any():
-            got = f"{len(scores)} scores, {int(scores.isnan().sum())} of them NaN"
-            raise ValueError(f"{name} must be one number or more and no NaN, got {got}")
+    for name, scores, size in (("scores_in", scores_in, "n"), ("scores_out", scores_out, "k")):
+        check_tensor(name, scores, (size,))
+        check_no_nan(name, scores)
     thresholds, index = torch.cat([scores_in.double(), scores_out.double()]).unique(return_inverse=True)
     # How many of each set have every one of the distinct scores, from the highest to the lowest.
     n, steps = len(scores_in), len(thresholds)

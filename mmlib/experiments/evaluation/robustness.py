@@ -1,12 +1,13 @@
 """Adversarial attacks in pixel space: images moved within an ℓ∞ ball so that the classifier errs."""
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmlib._checks import check_int, check_range
+from mmlib._checks import can_read, check_index_range, check_indices, check_int, check_range, check_tensor
 from mmlib._typing import Float, Integer
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.models.classifier import eval_mode
@@ -63,36 +64,47 @@ def pgd(
         The attacked images.
 
     Raises:
-        ValueError: images outside [0, 1], a negative epsilon or step, or fewer than one step.
+        TypeError: images that are no floating-point numbers, or labels that are no integers.
+        ValueError: no images, images outside [0, 1], not a label for each, on the CPU a label that is none of the
+            classifier's classes, a negative epsilon or step, or fewer than one step.
 
     Source: Madry et al. (ICLR 2018); epsilon 4/255 and step 2/255 are the published setting, 10 steps our choice.
     """
     check_range(epsilon=epsilon, step=step)
     check_int(1, steps=steps)
+    check_tensor("images", images, ("m", "channels", "h", "w"), "floating-point")
+    check_indices("labels", labels, len(images))
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
     # Tensors made in inference mode take part in no gradient: the attack works on copies, outside that mode.
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier):
-        images, labels = images.detach().clone(), labels.clone()
+        images, labels, state = images.detach().clone(), labels.clone(), _without_gradients(classifier)
         low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
         attacked = images
         if generator is not None:
             start = torch.empty_like(images).uniform_(-epsilon, epsilon, generator=generator)
             attacked = start.add_(images).clamp(low, high)
         for _ in range(steps):
-            gradient = _loss_gradient(classifier, attacked, labels)
+            gradient = _loss_gradient(classifier, state, attacked, labels)
             attacked = gradient.sign().mul_(step).add_(attacked).clamp_(low, high)
     return attacked
 
 
-def _loss_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _without_gradients(classifier: nn.Module) -> dict[str, Tensor]:
+    """Parameters that ask for no gradient, so that nothing is kept for one, and copies of what inference mode made."""
+    tensors = chain(classifier.named_parameters(), classifier.named_buffers())
+    kept = ((name, x) for name, x in tensors if isinstance(x, nn.Parameter) or x.is_inference())
+    return {name: x.detach().clone() if x.is_inference() else x.detach() for name, x in kept}
+
+
+def _loss_gradient(classifier: nn.Module, state: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
     """Gradient of the cross-entropy of each image, up to a positive factor for every image."""
     images = images.detach().requires_grad_()
-    # Nothing is kept for gradients of parameters that ask for none.
-    parameters = {name: parameter.detach() for name, parameter in classifier.named_parameters()}
-    dtype = next(iter(parameters.values()), images).dtype
-    logits = functional_call(classifier, parameters, (images.to(dtype),))
+    dtype = next(classifier.parameters(), images).dtype
+    logits = functional_call(classifier, state, (images.to(dtype),))
+    if can_read(labels):
+        check_index_range("labels", labels, logits.shape[1], "classes")
     return torch.autograd.grad(_log_odds_against(logits, labels).sum(), images)[0].contiguous()
 
 
