@@ -117,10 +117,13 @@ class MultiMixRecipe(nn.Module):
         if targets.ndim not in (1, 2) or len(targets) != len(images):
             m, got = len(images), tuple(targets.shape)
             raise ValueError(f"targets must have shape ({m},) or ({m}, c) for {m} images, got {got}")
+        if not len(images):
+            raise ValueError(f"images must have at least one example, got shape {tuple(images.shape)}")
         return targets.to(torch.get_default_dtype()) if is_integer(targets) and targets.ndim == 2 else targets
 
     def _mixup_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
         """Return λ H(y, p) + (1 - λ) H(y', p), where p is predicted for λ x + (1 - λ) x'."""
+        check_tensor("images", images, kind="floating-point")
         partners, lam = draw_pairs(len(images), self.mixup_alpha, generator=self.generator, device=images.device)
         lam = images.new_full((len(images),), lam, dtype=accumulation_dtype(images.dtype))
         own = self._takes_part(targets)

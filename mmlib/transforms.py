@@ -177,6 +177,8 @@ class _BatchTransform(nn.Module):
         if images.ndim < 3 or len(images) != len(targets):
             shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"images and labels must be a batch of equal length, got shapes {shapes}")
+        if not len(images):
+            raise ValueError(f"images must have at least one example, got shape {tuple(images.shape)}")
         mixed, targets = self.mix_batch(images, targets)
         leaves[at_images], leaves[at_labels] = mixed.as_subclass(type(images)), targets
         return tree_unflatten(leaves, structure)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import kstest
 
-from mmlib import attention_map, mix, sample_mixing_weights
+from mmlib import attention_map, sample_mixing_weights
 from mmlib.attention import softmax_attention_map
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.methods.sparse_multimix import sample_sparse_weights
@@ -155,9 +155,13 @@ def test_teacher_at_mixtures(classifier, batch, gamma):
     weights = sample_mixing_weights(N, M, 0.5, generator=clone(method.generator), dtype=torch.double)
     teacher = copy.deepcopy(method.teacher.module).eval()
     with torch.no_grad():
-        predicted = teacher.head(mix(weights, teacher.embed(images))).softmax(1)
-    targets = (1 - gamma) * mix(weights, one_hot(labels)) + gamma * predicted
-    logits = classifier.head(mix(weights, classifier.embed(images)))
+        taught, labelled = teacher.embed(images), one_hot(labels)
+        targets = []
+        for row in weights:
+            predicted = teacher.head(mixtures.mixture(row, taught)).softmax(0)
+            targets.append((1 - gamma) * mixtures.mixture(row, labelled) + gamma * predicted)
+    embeddings = classifier.embed(images)
+    logits = [classifier.head(mixtures.mixture(row, embeddings)) for row in weights]
     expected = sum(mixtures.cross_entropy(row, target) for row, target in zip(logits, targets)) / N
     assert_same(method(images, labels), expected, classifier)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmlib import mix, sample_mixing_weights
-from mmlib.mixing import mix_dense
+from mmlib.mixing import accumulation_dtype, clamp_attention, mix_dense
 from tests.reference import mixtures
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -43,6 +43,20 @@ def test_without_attention_a_mixture_keeps_its_own_weights():
     weights = torch.tensor([[0.25, 0.75]])
     mixed = mix_dense(weights, torch.zeros(2, 3), torch.tensor([[4.0, 0, 8], [8.0, 4, 0]]))
     torch.testing.assert_close(mixed, torch.tensor([[7.0, 3.0, 2.0]]))
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+def test_attention_is_clamped_at_1e_20_in_single_precision_at_least(dtype):
+    given = torch.tensor([[0.0, -1.0, 0.25, 3.0]], dtype=dtype)
+    clamped = clamp_attention(given)
+    assert clamped.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert clamped.tolist()[0] == pytest.approx([1e-20, 1e-20, 0.25, 3.0], rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+def test_sums_are_in_single_precision_at_least(dtype):
+    digits = max(torch.finfo(dtype).bits, 32)
+    assert accumulation_dtype(dtype) == {32: torch.float32, 64: torch.float64}[digits]
 
 
 @pytest.mark.parametrize("half", HALVES)

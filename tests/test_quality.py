@@ -33,6 +33,35 @@ def test_every_test_of_the_table_is_there():
     assert {(file, test) for file, test in named if test not in names_of(ROOT / "tests" / file)} == set()
 
 
+def used_by(test: str, path: Path) -> set[str]:
+    """Names and strings in a test and in the functions, fixtures and variables of its file that it uses."""
+    definitions = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        for name in (getattr(target, "id", getattr(target, "name", None)) for target in targets):
+            definitions[name] = node
+    found, waiting = set(), [test]
+    while waiting:
+        body = list(ast.walk(definitions[waiting.pop()]))
+        names = {getattr(node, key, None) for node in body for key in ("id", "attr", "arg", "value")}
+        new = {name for name in names if isinstance(name, str)} - found
+        found |= new
+        waiting += new & set(definitions)
+    return found
+
+
+def test_every_test_of_the_table_calls_what_its_row_is_about():
+    """Docstrings and comments do not count: one string is a name only where it is all of it, as of a method."""
+    wrong = []
+    for functions, _, tests in ROWS:
+        functions = set(re.findall(r"`(\w+)`", functions))
+        named = [tuple(test.split("::")) for test in re.findall(r"`([\w.]+::\w+)`", tests)]
+        uses = {test: used_by(test, ROOT / "tests" / file) & functions for file, test in named}
+        wrong += [test for test, used in uses.items() if functions and not used]
+        wrong += functions - set().union(*uses.values())
+    assert wrong == []
+
+
 def test_every_command_of_the_page_is_a_target():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", PAGE)) - targets == set()

@@ -120,6 +120,19 @@ def test_mixup_by_loops(targets, smoothing, weight, dense):
     assert_same(model, recipe_of(criterion, 0.0)(model, x, targets, **given), sum(losses) / len(losses))
 
 
+def test_mixed_embeddings_of_several_labels_by_loops():
+    model, x = Network(), images()
+    multi_hot, yes = soft_targets() > 0.3, torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    criterion = MultiMixBCELoss(N, weight=WEIGHT, pos_weight=yes, generator=seeded(4))
+    loss = recipe_of(criterion, 1.0)(model, x, multi_hot)
+    embeddings, losses = model.body(x).mean(dim=(2, 3)), []
+    for row in sample_mixing_weights(N, M, generator=seeded(4), dtype=torch.float64):
+        p = model.head(mixtures.mixture(row, embeddings)).sigmoid()
+        y = mixtures.mixture(row, multi_hot.double())
+        losses.append(-(WEIGHT * (yes * y * p.log() + (1 - y) * (1 - p).log())).mean())
+    assert_same(model, loss, sum(losses) / N)
+
+
 def test_mixup_of_several_labels_by_loops():
     model, x = Network(), images()
     multi_hot, yes = soft_targets() > 0.3, torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
@@ -402,12 +415,17 @@ def test_every_branch_refuses_the_same(criterion, targets, words, unchecked):
 @pytest.mark.parametrize(("probability", "training"), [(0.0, True), (1.0, True), (0.5, False)])
 def test_every_branch_refuses_models_and_batches_alike(probability, training, unchecked):
     model, recipe = Network(), recipe_of(MultiMixLoss(N), probability).train(training)
-    with pytest.raises(ValueError, match="logits must have at least one example"):
+    with pytest.raises(ValueError, match=r"^images must have at least one example, got shape \(0, 1, 4, 4\)$"):
         recipe(model, images()[:0], LABELS[:0])
     with pytest.raises(ValueError, match="logits must have at least 2 classes"):
         recipe(nn.Sequential(model, nn.Linear(C, 1).double()), images(), LABELS * 0)
     with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), got \(6, 3, 2\)"):
         recipe(lambda x: model(x).unsqueeze(2).expand(-1, -1, 2), images(), LABELS)
+
+
+def test_images_of_integers_are_not_mixed(unchecked):
+    with pytest.raises(TypeError, match=r"^images must be a floating-point tensor, got torch\.uint8$"):
+        recipe_of(MultiMixLoss(N), 0.0)(Network(), images().byte(), LABELS)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

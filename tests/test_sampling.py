@@ -10,7 +10,7 @@ from scipy import stats
 
 from mmlib import _backend, sample_mixing_weights
 from mmlib.experiments.methods.sparse_multimix import sample_sparse_weights
-from mmlib.sampling import check_alpha, iter_mixing_weights
+from mmlib.sampling import check_alpha, iter_mixing_weights, resolve_devices
 
 
 @pytest.fixture(params=["numba float32", "torch float32", "torch float64"])
@@ -172,6 +172,17 @@ def test_blocks_are_the_rows_of_one_draw(monkeypatch, alpha, dtype):
     assert torch.equal(sample_mixing_weights(8, 300, alpha, generator=generator(7), dtype=dtype), weights[:8])
 
 
+@pytest.mark.parametrize("alpha", [0.05, 1.0, 30.0])
+def test_blocks_together_have_beta_marginals(monkeypatch, alpha, dtype):
+    monkeypatch.setattr("mmlib.sampling.CPU_BLOCK_ELEMENTS", 5 * 700)
+    blocks = list(iter_mixing_weights(20000, 5, alpha, generator=generator(3), dtype=dtype))
+    assert [len(block) for block in blocks] == [700] * 28 + [400]
+    marginal = stats.beta(alpha, 4 * alpha)
+    for column in (0, 4):
+        weights = torch.cat([block[:, column] for block in blocks])
+        assert stats.kstest(to_uniform(weights, marginal), "uniform").pvalue > 1e-4
+
+
 def test_a_wide_mini_batch_is_drawn_row_by_row(monkeypatch, dtype):
     monkeypatch.setattr("mmlib.sampling.CPU_BLOCK_ELEMENTS", 10)
     blocks = list(iter_mixing_weights(3, 300, dtype=dtype))
@@ -189,6 +200,23 @@ def test_threads_do_not_change_the_weights(alpha, dtype):
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(*draws, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "device", "default", "expected"),
+    [
+        (None, None, "cpu", ("cpu", "cpu")),
+        (None, None, "meta", ("meta", "meta")),
+        (None, "cpu", "meta", ("cpu", "cpu")),
+        (generator(), None, "meta", ("cpu", "cpu")),
+        (generator(), "cpu", "meta", ("cpu", "cpu")),
+        (None, "cuda:1", "cpu", ("cuda:1", "cuda:1")),
+        (generator(), "mps", "cpu", ("cpu", "mps")),  # whose weights are drawn on the CPU
+    ],
+)
+def test_devices_are_the_arguments_the_generators_or_the_default(source, device, default, expected):
+    with torch.device(default):
+        assert resolve_devices(source, device) == tuple(map(torch.device, expected))
 
 
 def test_arguments_decide_where_to_draw_before_the_default_device_does(dtype):

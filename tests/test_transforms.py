@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import timm.data.mixup
 import torch
+from scipy import stats
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mmlib import sample_mixing_weights, transforms
-from mmlib.transforms import CutMix, Mixup, ZetaMixup, cutmix_box, draw_pairs, mix_pairs, zeta_weights
+from mmlib.transforms import CutMix, Mixup, ZetaMixup, cutmix_box, draw_pairs, find_labels, mix_pairs, zeta_weights
+from tests.reference import pairs
 
 M, C = 6, 4
 LABELS = torch.tensor([0, 3, 2, 2, 1, 0])
@@ -97,6 +99,19 @@ def test_cutmix_is_timms_where_sides_are_even(same_draws, lam):
         assert torch.allclose(targets, expected_y, rtol=0, atol=2e-7) == equal
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 12), (32, 20)])
+@pytest.mark.parametrize("lam", LAMBDAS)
+def test_a_box_has_the_pixels_that_the_formula_pastes(size, lam):
+    nothing, everything = torch.zeros(1, *size), torch.ones(1, *size)
+    for centre in [(0, 0), (3, 4), (6, 7), (size[0] - 1, size[1] - 1)]:
+        rows, columns = cutmix_box(size, lam, centre)
+        mask = torch.zeros(1, *size)
+        mask[:, rows, columns] = 1
+        pasted, kept = pairs.cut(nothing, everything, lam, centre)
+        assert torch.equal(mask, pasted)
+        assert mask.mean().item() == pytest.approx(1 - kept, abs=1e-6)
+
+
 def test_rounding_of_cutmix_on_small_images():
     """The numbers in the docstring of `cutmix_box`: over λ and centre, of a box that is clipped but not rounded."""
     pasted, wanted, nothing, timms = 0.0, 0.0, 0.0, 0.0
@@ -149,9 +164,10 @@ def test_draws_are_the_generators_and_nobody_elses():
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
 def test_lambda_is_beta(alpha):
     generator = seeded()
-    lams = torch.tensor([draw_pairs(1, alpha, generator=generator)[1] for _ in range(1500)])
-    assert lams.mean().item() == pytest.approx(0.5, abs=0.03)
-    assert lams.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.12)
+    lams = [draw_pairs(1, alpha, generator=generator)[1] for _ in range(1500)]
+    assert stats.kstest(lams, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    # The test is sharp enough to tell another concentration.
+    assert stats.kstest(lams, stats.beta(1.5 * alpha, 1.5 * alpha).cdf).pvalue < 1e-3
 
 
 def test_partners_are_uniform_permutations():
@@ -229,6 +245,8 @@ def test_samples_of_every_form(kind):
     def transform(*sample: object, **options: object) -> object:
         return kind(num_classes=C, generator=seeded(6), **options)(*sample)
 
+    for sample in ((x, LABELS), [x, LABELS, index], (x, {"Labels": LABELS, "a_label": index}), {"my_label": LABELS}):
+        assert find_labels(sample) is LABELS
     mixed, targets = transform(x, LABELS)
     for sample in ((x, LABELS), [x, LABELS]):
         assert type(transform(sample)) is type(sample)
@@ -309,6 +327,14 @@ WRONG = [
         (lambda draw=draw, m=m: draw(m), ValueError, f"^num_examples must be an integer >= 1, got {m}$")
         for draw in (draw_pairs, zeta_weights)
         for m in (0, -2)
+    ),
+    *(
+        (
+            lambda kind=kind: kind(num_classes=C)(images()[:0], LABELS[:0]),
+            ValueError,
+            r"^images must have at least one example, got shape \(0, 3, 8, 8\)$",
+        )
+        for kind in (Mixup, CutMix, ZetaMixup)
     ),
     (lambda: draw_pairs(3, (1, 2)), TypeError, r"^alpha must be a positive number, got \(1, 2\)$"),
     *(

@@ -9,20 +9,20 @@ import torch
 
 
 def cut(image, partner, lam, centre):
-    """One image (channels, size, size) with its partner's box pasted, and the share of pixels that it keeps.
+    """One image (channels, height, width) with its partner's box pasted, and the share of pixels that it keeps.
 
-    A pixel's centre is within half the box's side of the box's centre, a corner of the pixel grid; half a side is
+    A pixel's centre is within half the box's sides of the box's centre, a corner of the pixel grid; half a side is
     rounded down to whole pixels.
     """
-    size = image.shape[1]
-    half = math.floor(math.sqrt(1 - lam) * size / 2)
-    result, kept = image.clone(), size * size
-    for y in range(size):
-        for x in range(size):
-            if abs(y + 0.5 - centre[0]) < half and abs(x + 0.5 - centre[1]) < half:
+    height, width = image.shape[1:]
+    half_y, half_x = (math.floor(math.sqrt(1 - lam) * side / 2) for side in (height, width))
+    result, kept = image.clone(), height * width
+    for y in range(height):
+        for x in range(width):
+            if abs(y + 0.5 - centre[0]) < half_y and abs(x + 0.5 - centre[1]) < half_x:
                 result[:, y, x] = partner[:, y, x]
                 kept -= 1
-    return result, kept / size**2
+    return result, kept / (height * width)
 
 
 def sinkhorn(costs, epsilon, iterations, tolerance):
