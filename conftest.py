@@ -1,10 +1,26 @@
-"""pytest and `pytest --nbval` alike: notebooks run without progress bars, whose output is never twice the same."""
+"""For tests, docstrings and notebooks alike: no network, and no progress bars, which are never twice the same."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
+GUARD = str(Path(__file__).parent / "tests" / "guard")
+sys.path.append(GUARD)
+import network_guard  # noqa: E402
+
 os.environ["TQDM_DISABLE"] = "1"
+# Kernels, workers and commands find it, too: Python imports the `sitecustomize` of that folder when it starts.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [GUARD, os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(autouse=True)
+def no_network():
+    """Fail a test or an example that asks for another machine, even where a library swallows the refusal."""
+    before = len(network_guard.attempts)
+    yield
+    assert network_guard.attempts[before:] == []
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,9 +11,9 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import network_guard as network
 import pytest
 
-from tests import network
 from tools import licences
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def test_every_input_is_imported_or_has_its_reason():
 
 
 def test_every_import_is_asked_for():
-    ours = {*FOLDERS, "conftest", *(path.stem for path in ROOT.rglob("benchmarks/*.py"))}
+    ours = {*FOLDERS, "conftest", "network_guard", *(path.stem for path in ROOT.rglob("benchmarks/*.py"))}
     foreign = all_imported() - sys.stdlib_module_names - ours
     assert {module for module in foreign if not distributions().get(module, set()) & requirements()} == set()
 
@@ -137,7 +137,7 @@ def test_nothing_talks_to_the_network():
 
 IMPORT_ALL = """
 import importlib, pathlib, sys, warnings
-from tests import network
+import network_guard as network
 
 files = [path for name in sys.argv[1:] for path in sorted(pathlib.Path(name).rglob("*.py"))]
 names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
@@ -173,6 +173,44 @@ def test_the_guard_lets_this_machine_talk_to_itself():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
         socket.create_connection(("localhost", server.getsockname()[1])).close()
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+ASK = """
+import socket
+try:
+    socket.getaddrinfo("example.invalid", 80)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["-c", ASK], ["-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ASK!r}])"]]
+)
+def test_processes_of_a_test_are_guarded_and_theirs(command):
+    assert python(*command).stdout == "ConnectionRefusedError\n"
+
+
+def test_processes_of_a_test_talk_to_this_machine():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = python("-c", f"import socket; print(socket.create_connection(('localhost', {port})).getpeername()[1])")
+    assert done.stdout == f"{port}\n"
+
+
+def test_an_example_in_a_docstring_that_asks_for_a_host_fails(tmp_path):
+    """Although it swallows the refusal."""
+    asks = "import socket\n    >>> try: _ = socket.getaddrinfo('example.invalid', 80)\n    ... except OSError: pass\n"
+    (tmp_path / "asking.py").write_text(f'"""\n    >>> {asks}"""\n', encoding="utf-8")
+    options = ["-p", "conftest", "-p", "no:cacheprovider", "-o", "addopts=", f"--rootdir={tmp_path}"]
+    done = python("-m", "pytest", *options, "--doctest-modules", str(tmp_path / "asking.py"))
+    assert done.returncode == 1
+    assert "socket.getaddrinfo example.invalid" in done.stdout
+    assert "1 passed, 1 error" in done.stdout
 
 
 IMPORT_TIME = """

@@ -1,6 +1,5 @@
 """A guard against the network: whoever asks for a host other than this machine is refused and listed."""
 
-import socket
 import sys
 
 EVENTS = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"}
@@ -9,6 +8,8 @@ attempts: list[str] = []  # a library may swallow the error
 
 def is_local(host: object) -> bool:
     """Say whether a host is this machine; None is all of its addresses."""
+    import socket  # late, for every process of the tests starts with this file
+
     if isinstance(host, bytes):
         host = host.decode()
     names = {None, "", "localhost", "::1", "0.0.0.0", "::", socket.gethostname()}
