@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mmbook import ledger
 from mmlib import (
+    _backend,
     dense_mixed_cross_entropy,
     mixed_binary_cross_entropy,
     mixed_cross_entropy,
@@ -52,6 +53,26 @@ def make_batch(kind: str, seed: int, m: int, c: int, r: int = 3, dtype=torch.flo
 
 LOSS = {PLAIN: mixed_cross_entropy, DENSE: dense_mixed_cross_entropy, BINARY: mixed_binary_cross_entropy}
 KINDS = st.sampled_from(list(LOSS))
+# Which of the losses' options are given: what does not apply to a loss is left out.
+OPTIONS = st.sets(st.sampled_from(["weight", "smoothing", "soft", "ignored"]))
+HEAVIEST = 2.0  # class
+
+
+def give_options(kind: str, batch: dict, given: set[str], seed: int) -> dict:
+    """A batch with targets of another kind, and class weights from 1/2 to 2 and smoothing as options of the loss."""
+    source, (m, c) = generator(seed + 1), (len(batch["logits"]), batch["logits"].shape[-1])
+    options = batch.copy()
+    if "soft" in given:
+        options["targets"] = torch.rand(m, c, generator=source, dtype=torch.float64)
+        if kind != BINARY:
+            options["targets"] /= options["targets"].sum(1, keepdim=True)
+    elif "ignored" in given and kind != BINARY:
+        options["targets"] = batch["targets"].masked_fill(torch.rand(m, generator=source) < 0.4, -100)
+    if "weight" in given:
+        options["weight"] = 0.5 + 1.5 * torch.rand(c, generator=source, dtype=torch.float64)
+    if "smoothing" in given and kind != BINARY:
+        options["label_smoothing"] = 0.1
+    return options
 
 
 # The library
@@ -69,13 +90,22 @@ def test_weights_are_on_the_simplex(n, m, alpha, dtype, seed):
 
 
 @CASES
-@given(kind=KINDS, seed=SEEDS, n=st.integers(1, 12), m=st.integers(1, 12), c=st.integers(2, 8), alpha=ALPHAS)
-def test_the_order_of_the_examples_does_not_matter(kind, seed, n, m, c, alpha):
+@given(
+    kind=KINDS,
+    options=OPTIONS,
+    seed=SEEDS,
+    n=st.integers(1, 12),
+    m=st.integers(1, 12),
+    c=st.integers(2, 8),
+    alpha=ALPHAS,
+)
+def test_the_order_of_the_examples_does_not_matter(kind, options, seed, n, m, c, alpha):
     """A permuted mini-batch with permuted weights has the same loss, and permuted gradients."""
-    batch = make_batch(kind, seed, m, c)
+    batch = give_options(kind, make_batch(kind, seed, m, c), options, seed)
     weights = sample_mixing_weights(n, m, alpha, generator=generator(seed), dtype=torch.float64)
     order = torch.randperm(m, generator=generator(seed))
-    permuted = {name: value[order] for name, value in batch.items()}
+    of_classes = ("weight", "label_smoothing")
+    permuted = {name: value if name in of_classes else value[order] for name, value in batch.items()}
     one, other = (values["logits"].requires_grad_() for values in (batch, permuted))
     loss = LOSS[kind](**batch, mixing_weights=weights)
     again = LOSS[kind](**permuted, mixing_weights=weights[:, order])
@@ -85,47 +115,79 @@ def test_the_order_of_the_examples_does_not_matter(kind, seed, n, m, c, alpha):
     torch.testing.assert_close(other.grad, one.grad[order], rtol=1e-8, atol=1e-12)
 
 
+EXTREMES = [(1, 1, 2, 1.0), (9, 7, 5, 1e-3), (5, 9, 3, (0.5, 2.0)), (4, 2, 4, 1e3)]  # n, m, c and α
+# Of the dense loss, which examples have attention at which positions.
+ATTENDED = {"all": ..., "none": [], "one position": (slice(None), 0), "one example": 0}
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e2, 1e4])  # the last is within half precision
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [PLAIN, BINARY, *ATTENDED])
+def test_losses_and_gradients_are_finite(kind, dtype, scale):
+    """Every kind, dense by what has attention, with every type and scale."""
+    of_loss = DENSE if kind in ATTENDED else kind
+    for seed, (n, m, c, alpha) in enumerate(EXTREMES):
+        batch = make_batch(of_loss, seed, m, c, dtype=dtype)
+        batch["logits"] = batch["logits"].clamp(-1, 1).mul(scale).requires_grad_()
+        if of_loss == DENSE:
+            attended = torch.zeros_like(batch["attention"])
+            attended[ATTENDED[kind]] = 1
+            batch["attention"].mul_(attended).requires_grad_()
+        loss = LOSS[of_loss](**batch, num_mixtures=n, alpha=alpha, generator=generator(seed))
+        loss.backward()
+        assert math.isfinite(loss.item())
+        assert loss.item() >= -1e-6
+        for value in batch.values():
+            assert value.grad is None or bool(value.grad.isfinite().all())
+
+
 @CASES
 @given(
     kind=KINDS,
+    options=OPTIONS,
     seed=SEEDS,
-    n=st.integers(1, 9),
-    m=st.integers(1, 9),
-    c=st.integers(2, 5),
-    alpha=ALPHAS,
-    dtype=DTYPES | HALVES,
-    scale=st.sampled_from([0.0, 1.0, 1e2, 1e4]),
-    attention=st.sampled_from(["some", "none", "one position", "one example"]),
+    n=st.integers(1, 20),
+    m=st.integers(1, 20),
+    c=st.integers(2, 20),
+    dtype=HALVES,
 )
-def test_losses_and_gradients_are_finite(kind, seed, n, m, c, alpha, dtype, scale, attention):
-    batch = make_batch(kind, seed, m, c, dtype=dtype)
-    batch["logits"] = batch["logits"].clamp(-1, 1).mul(scale).requires_grad_()  # 1e4 is within half precision
-    if kind == DENSE and attention == "none":
-        batch["attention"].zero_()
-    elif kind == DENSE and attention == "one position":
-        batch["attention"][:, 1:] = 0
-    elif kind == DENSE and attention == "one example":
-        batch["attention"][1:] = 0
-    if kind == DENSE:
-        batch["attention"].requires_grad_()
-    loss = LOSS[kind](**batch, num_mixtures=n, alpha=alpha, generator=generator(seed))
-    loss.backward()
-    assert math.isfinite(loss.item())
-    assert loss.item() >= -1e-6
-    for value in batch.values():
-        assert value.grad is None or bool(value.grad.isfinite().all())
+def test_half_precision_is_within_the_rounding_of_its_logits(kind, options, seed, n, m, c, dtype):
+    """All but the logits' rounding is computed in single precision, and the loss changes by at most twice theirs.
 
-
-@CASES
-@given(seed=SEEDS, n=st.integers(1, 20), m=st.integers(1, 20), c=st.integers(2, 20), dtype=HALVES, kind=KINDS)
-def test_half_precision_is_within_the_rounding_of_its_logits(seed, n, m, c, dtype, kind):
-    """All but the logits' rounding is computed in single precision, and the loss changes by at most twice theirs."""
-    batch = make_batch(kind, seed, m, c)
+    Gradients are those at the rounded logits, themselves rounded.
+    """
+    batch = give_options(kind, make_batch(kind, seed, m, c), options, seed)
     weights = sample_mixing_weights(n, m, generator=generator(seed), dtype=torch.float64)
-    half = batch | {"logits": batch["logits"].to(dtype)}
-    expected, found = (LOSS[kind](**values, mixing_weights=weights).item() for values in (batch, half))
-    rounding = (half["logits"].double() - batch["logits"]).abs().max().item()
-    assert abs(found - expected) <= 2 * rounding + 1e-5 * (1 + expected)
+    half = batch | {"logits": batch["logits"].to(dtype).requires_grad_()}
+    rounded = batch | {"logits": half["logits"].detach().double().requires_grad_()}
+    expected, found, exact = (LOSS[kind](**values, mixing_weights=weights) for values in (batch, half, rounded))
+    rounding = (rounded["logits"] - batch["logits"]).abs().max().item()
+    assert abs(found.item() - expected.item()) <= 2 * HEAVIEST * rounding + 1e-5 * (1 + expected.item())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    for loss in (found, exact):
+        loss.backward()
+    expected, digits = rounded["logits"].grad, torch.finfo(dtype)
+    error = (half["logits"].grad.double() - expected).abs()
+    # Of half precision, of its smallest numbers, and of what single precision has summed.
+    assert bool((error <= digits.eps * expected.abs() + digits.smallest_normal * digits.eps + 3e-6).all())
+
+
+@pytest.mark.parametrize("numba", [False, True])
+@pytest.mark.parametrize("kind", [PLAIN, DENSE, BINARY])
+def test_the_number_of_threads_changes_no_more_than_rounding(monkeypatch, kind, numba):
+    monkeypatch.setattr(_backend, "USE_NUMBA", numba)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            batch = make_batch(kind, 0, 64, 100, dtype=torch.float32)
+            batch["logits"].requires_grad_()
+            loss = LOSS[kind](**batch, num_mixtures=1500, generator=generator(1))
+            loss.backward()
+            results.append((loss, batch["logits"].grad))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-8)
 
 
 @CASES
