@@ -337,6 +337,7 @@ def test_swapped_and_empty_files_are_named(tmp_path, arrays, folder):
         load(str(folder))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("mode", "suffix"), [("CMYK", "jpg"), ("CMYK", "tif"), ("P", "gif"), ("P", "png"), ("1", "bmp")]
 )
@@ -360,6 +361,7 @@ def test_validation_folders_have_any_usual_name(folder, name):
             load(str(folder))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path, orientation):
     """A camera that is held upright writes a lying picture and says so."""
@@ -385,11 +387,70 @@ def png_of_16_bits(channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_more_than_8_bits_a_channel_are_refused(tmp_path, channels):
-    (tmp_path / "a.png").write_bytes(png_of_16_bits(channels))
-    with pytest.raises(ValueError, match=r"a.png cannot be read as an image: .* more than 8 bits a channel"):
-        load_rgb(tmp_path / "a.png")
+def netpbm(kind: str, most: int) -> bytes:
+    """A portable anymap of 2 x 2 pixels, as text or as bytes, whose greatest value is `most`."""
+    binary = (b"\x12\x34" if most > 255 else b"\x12") * 12
+    return f"{kind} 2 2 {most}\n".encode() + (binary if kind in ("P5", "P6") else b"18 " * 12)
+
+
+def tiff_of_16_bits(channels: int, planes: bool) -> bytes:
+    """A TIFF of 2 x 2 pixels, its channels in planes or beside each other."""
+    bits, lengths = 8, 8 + 2 * channels  # where the lists lie
+    starts = lengths + 4 * channels
+    pixels = starts + 4 * channels
+    parts, each = (channels, 8) if planes else (1, 8 * channels)
+    lists = struct.pack(f"<{channels}H", *[16] * channels) + struct.pack(f"<{channels}I", *[each] * channels)
+    lists += struct.pack(f"<{channels}I", *(pixels + 8 * k for k in range(channels)))
+    colours = {3: 2, 4: 5}[channels]
+    tags = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, channels, bits), (259, 3, 1, 1), (262, 3, 1, colours)]
+    tags += [(273, 4, parts, starts if planes else pixels), (277, 3, 1, channels), (278, 3, 1, 2)]
+    tags += [(279, 4, parts, lengths if planes else each), (284, 3, 1, 2 if planes else 1)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    content = lists + b"\x34\x12" * 4 * channels
+    return b"II*\0" + struct.pack("<I", 8 + len(content)) + content + directory
+
+
+DEEP = {f"{channels} channels.png": png_of_16_bits(channels) for channels in (1, 2, 3, 4)}
+DEEP |= {f"{kind} to {most}.ppm": netpbm(kind, most) for kind in ("P2", "P3", "P5", "P6") for most in (1023, 65535)}
+DEEP |= {
+    f"{channels} channels{' in planes' * planes}.tif": tiff_of_16_bits(channels, planes)
+    for channels in (3, 4)
+    for planes in (False, True)
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_a_channel_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(DEEP[name])
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as an image: .* more than 8 bits a channel"):
+        load_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize(("most", "value"), [(255, 18), (100, 46)])
+def test_anymaps_of_8_bits_or_fewer_are_read(tmp_path, kind, most, value):
+    (tmp_path / "a.ppm").write_bytes(netpbm(kind, most))
+    assert np.asarray(load_rgb(tmp_path / "a.ppm")).ravel().tolist() == [value] * 12
+
+
+def test_a_bitmap_of_16_bits_a_pixel_is_read(tmp_path):
+    """Red has five of them, green six and blue five."""
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    content = header + masks + struct.pack("<H", 0xF81F) * 4
+    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(content), 0, 0, 66) + content)
+    assert np.asarray(load_rgb(tmp_path / "a.bmp")).reshape(4, 3).tolist() == [[255, 0, 255]] * 4
+
+
+@pytest.mark.faults
+def test_formats_whose_depth_is_not_known_are_refused(tmp_path):
+    """Pillow cuts 16 bits of an SGI file to 8, and hands an EPS file to Ghostscript."""
+    for suffix in ("sgi", "eps"):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"a.{suffix}")
+        (tmp_path / f"a.{suffix}").rename(tmp_path / "a.png")
+        with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: cannot identify image file"):
+            load_rgb(tmp_path / "a.png")
 
 
 def test_a_failed_download_leaves_no_empty_folder(tmp_path):

@@ -16,9 +16,12 @@ from mmlib.experiments.data.names import ACCEPTED_NAMES
 from mmlib.experiments.data.split import Split
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Pillow reads more, but `_has_deep_channels` knows the depth of these.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+TIFF_BITS_PER_SAMPLE = 258  # a tag
 
 # An .npz file that is damaged or something else ends in one of these, by the place of the damage.
 ARCHIVE_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -120,14 +123,22 @@ def load_rgb(file: Path) -> "Image.Image":
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
-            # Pillow gives colour of 16 bits as 8, and only the layout of the file's pixels tells.
-            if image.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile):
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
+            if _has_deep_channels(image):
                 raise ValueError(f"its pixels, of mode {image.mode}, have more than 8 bits a channel")
             ImageOps.exif_transpose(image, in_place=True)
             return image.convert("RGB")
     except Exception as error:  # a broken file raises OSError, SyntaxError, ValueError and others, by its format
         raise ValueError(f"{file} cannot be read as an image: {error}") from None
+
+
+def _has_deep_channels(image: "ImageFile.ImageFile") -> bool:
+    """Say whether the file has more than 8 bits a channel: Pillow gives colour of 16 bits as 8, without a word."""
+    bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, ())
+    layouts = [tile[3] for tile in image.tile]
+    sixteen = any(";16B" in str(layout) for layout in layouts)  # of PNG
+    greatest = [layout[1] for layout in layouts if image.format == "PPM" and isinstance(layout, tuple)]
+    return image.mode[0] in "IF" or max(bits, default=8) > 8 or sixteen or max(greatest, default=255) > 255
 
 
 def load_images(files: Sequence[Path], labels: Sequence[int]) -> Split:
