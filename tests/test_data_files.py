@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlib.experiments.data import files
 from mmlib.experiments.data.files import load_rgb, no_empty_folder
 from mmlib.experiments.data.sources import load
 from mmlib.experiments.data.split import Split
@@ -299,10 +300,41 @@ def test_an_archive_that_unpacks_to_more_than_the_memory_is_not_unpacked(tmp_pat
     assert name.stat().st_size < 2**15
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 256, "SC_PAGE_SIZE": 4096}.get)  # 1 MiB
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("unpacked"))
-    with pytest.raises(ValueError, match=r"set\.npz must be an .* cannot be read: its arrays take 0\.0 GiB, and this"):
+    with pytest.raises(ValueError, match=r"set\.npz must be .*: its arrays take 1\.0 MiB, and the memory is 1\.0"):
         load(str(name))
     monkeypatch.undo()
     with pytest.raises(ValueError, match="train_labels must have a row for each of 4096 images"):
+        load(str(name))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("groups", "limits", "allowed"),
+    [
+        ("0::/\n", {"memory.max": "1048576"}, "1.0 MiB"),  # a container's
+        ("0::/jobs/7/0\n", {"jobs/7/memory.max": "1048576", "jobs/7/0/memory.max": "max"}, "1.0 MiB"),  # a batch job's
+        ("0::/jobs/7\n", {"jobs/memory.max": "2097152", "jobs/7/memory.max": "1048576"}, "1.0 MiB"),
+        ("9:pids:/\n4:memory:/docker/8f\n0::/\n", {"memory/memory.limit_in_bytes": "1048576"}, "1.0 MiB"),
+        ("4:cpu,memory:/a:b\n", {"memory/a:b/memory.limit_in_bytes": "1048576"}, "1.0 MiB"),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("9:pids:/theirs\n4:memory:/\n", {"memory/theirs/memory.limit_in_bytes": "1048576"}, None),
+        ("0::/\n", {}, None),
+        (None, {}, None),  # another system than Linux
+    ],
+)
+def test_the_memory_of_a_container_or_a_batch_job_counts(tmp_path, arrays, monkeypatch, groups, limits, allowed):
+    name = tmp_path / "set.npz"
+    np.savez_compressed(name, **arrays | {"train_images": np.zeros((8192, 16, 16), np.uint8)})
+    for place, limit in limits.items():
+        (tmp_path / "cgroup" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / place).write_text(f"{limit}\n")
+    if groups:
+        (tmp_path / "self").write_text(groups)
+    monkeypatch.setattr(files, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(files, "OWN_CGROUPS", tmp_path / "self")
+    says = f"its arrays take 2.0 MiB, and the memory is {allowed}" if allowed else "train_labels must have a row for"
+    with pytest.raises(ValueError, match=rf"set\.npz.* {says}"):
         load(str(name))
 
 

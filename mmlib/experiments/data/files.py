@@ -28,6 +28,9 @@ ARCHIVE_ERRORS = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFil
 # So does one whose header claims an array that no memory holds.
 ARCHIVE_ERRORS += (MemoryError, OverflowError)
 
+# Where Linux says what a process may take: its control groups and their limits.
+OWN_CGROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
 
 def read_arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
     """The arrays of a data set's archive: all, or the class names and those whose names begin with `prefix`."""
@@ -56,13 +59,27 @@ def load_archive(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.
 
 
 def _check_memory(sizes: Iterable[int]) -> None:
-    """Refuse more bytes than the machine's memory holds: a small file of zeros can unpack to any number of them."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # Windows has no such count
-        return
-    if (total := sum(sizes)) > memory:
-        raise ValueError(f"its arrays take {total / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f}")
+    """Refuse more bytes than the memory holds: a small file of zeros can unpack to any number of them."""
+    limits = list(_memory_limits())
+    if limits and (total := sum(sizes)) > min(limits):
+        arrays, memory = (f"{size / 2**20:,.1f} MiB" for size in (total, min(limits)))
+        raise ValueError(f"its arrays take {arrays}, and the memory is {memory}")
+
+
+def _memory_limits() -> Iterator[int]:
+    """Bytes of memory that this machine has, and that control groups, of a container or a batch job, leave of them."""
+    with suppress(AttributeError, OSError, ValueError):  # Windows has no such count
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError):  # other systems have no control groups
+        for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):  # version 1 has a tree for each controller
+                continue
+            tree, name = (CGROUPS / "memory", "memory.limit_in_bytes") if controllers else (CGROUPS, "memory.max")
+            folder = tree / group.lstrip("/")
+            for place in (folder, *folder.parents):
+                with suppress(OSError, ValueError):  # no such group in this container's view, or "max"
+                    yield int((place / name).read_text(encoding="utf-8"))
 
 
 def split_from_arrays(path: Path, arrays: dict[str, np.ndarray], name: str) -> Split:
