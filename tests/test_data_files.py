@@ -386,11 +386,57 @@ def test_validation_folders_have_any_usual_name(folder, name):
     shutil.copytree(folder / "test", folder / name)
     dataset = load(str(folder))
     assert same(dataset.validation, dataset.test)
-    shutil.copytree(folder / "test", folder / "dev")
     if name != "val":
         shutil.copytree(folder / "test", folder / "val")
         with pytest.raises(ValueError, match=f"must have one folder of validation images, got val, {name}"):
             load(str(folder))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["dev", "Val", "TRAIN", "unlabelled", "train2"])
+@pytest.mark.parametrize("size", [None, 16])
+def test_folders_that_would_be_passed_over_are_named(folder, name, size):
+    (folder / name).mkdir()
+    with pytest.raises(ValueError, match=rf"{folder} must have no folders but train, test, val, valid, .*, got {name}"):
+        load(str(folder), size=size)
+
+
+def test_files_and_hidden_folders_beside_the_splits_are_passed_over(folder):
+    (folder / ".git").mkdir()
+    (folder / ".DS_Store").write_text("")
+    (folder / "README.md").write_text("Pets.")
+    (folder / "labels.csv").write_text("")
+    assert len(load(str(folder)).train) == 24
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["valid_images", "Val_images", "dev_images", "train_images2", "ids"])
+def test_arrays_that_would_be_passed_over_are_named(tmp_path, arrays, name):
+    known = "train_images, train_labels, val_images, val_labels, test_images, test_labels, class_names"
+    with pytest.raises(ValueError, match=rf"set\.npz must have no arrays but {known}, got {name}"):
+        load(saved(tmp_path, arrays | {name: arrays["test_images"]}))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_half_a_validation_split_is_refused(tmp_path, arrays, name):
+    with pytest.raises(ValueError, match=r"set\.npz must have val_"):
+        load(saved(tmp_path, arrays | {f"val_{name}": arrays[f"test_{name}"]}))
+
+
+def test_a_text_beside_the_arrays_is_passed_over(tmp_path, arrays):
+    with zipfile.ZipFile(saved(tmp_path, arrays), "a") as archive:
+        archive.writestr("README.md", "Pets.")
+    assert len(load(str(tmp_path / "set.npz")).train) == 24
+
+
+@pytest.mark.faults
+def test_a_member_that_is_no_array_is_named(tmp_path, arrays):
+    name = saved(tmp_path, {key: value for key, value in arrays.items() if key != "train_images"})
+    with zipfile.ZipFile(name, "a") as archive:
+        archive.writestr("train_images.npy", b"no array")
+    with pytest.raises(ValueError, match=r"set\.npz must be .*, and cannot be read: train_images\.npy is no array"):
+        load(name)
 
 
 @pytest.mark.faults

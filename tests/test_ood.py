@@ -195,11 +195,11 @@ def test_noise_is_one_draw_of_all_values(digits):
 def test_pictures_of_several_sizes_are_brought_to_the_size_of_a_streamed_set(tmp_path):
     """As its own test images are: the shorter side resized to 8/7, and the centre."""
     rng = np.random.default_rng(0)
-    for place in ("train/a", "test/a", "others"):
+    for place in ("set/train/a", "set/test/a", "others"):
         (tmp_path / place).mkdir(parents=True)
         for number, size in enumerate(((40, 30), (24, 50), (33, 33))):
             Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / place / f"{number}.png")
-    streamed = load(str(tmp_path), size=16)
+    streamed = load(str(tmp_path / "set"), size=16)
     found = load_ood_images(str(tmp_path / "others"), streamed.test, 5).images
     assert found.shape == (3, 3, 16, 16)
     expected = []

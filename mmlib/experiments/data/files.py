@@ -42,7 +42,8 @@ def read_arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
 def load_archive(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` archive whose names begin with one of the prefixes, read into memory.
 
-    Nothing is unpacked into a folder, and pickled objects are never loaded, for that runs what they say.
+    Nothing is unpacked into a folder, and pickled objects are never loaded, for that runs what they say. Members that
+    are no arrays by their names, such as a README, are passed over.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -50,8 +51,12 @@ def load_archive(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.
     """
     try:
         with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
-            _check_memory(info.file_size for info in members.infolist() if info.filename.startswith(prefixes))
-            return {key: archive[key] for key in archive.files if key.startswith(prefixes)}
+            wanted = [info for info in members.infolist() if info.filename.startswith(prefixes)]
+            _check_memory(info.file_size for info in wanted)
+            read = {info.filename: archive[info.filename] for info in wanted}
+            if broken := [name for name, value in read.items() if name.endswith(".npy") and isinstance(value, bytes)]:
+                raise ValueError(f"{broken[0]} is no array")
+            return {name.removesuffix(".npy"): value for name, value in read.items() if not isinstance(value, bytes)}
     except FileNotFoundError:
         raise
     except ARCHIVE_ERRORS as error:

@@ -1,7 +1,7 @@
 """Data sets by name: the only place with downloads."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from mmlib.experiments.data.files import (
     class_names_from_arrays,
     list_classes,
     list_images,
+    list_visible,
     load_images,
     make_split,
     no_empty_folder,
@@ -31,6 +32,7 @@ Downloaded = TypeVar("Downloaded")
 FIXED_SEED = 20231
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
+ARRAYS = (*(f"{split}_{what}" for split in ("train", "val", "test") for what in ("images", "labels")), "class_names")
 DIGITS_TEST_PER_CLASS = 87  # half of the smallest class, 174
 SHAPES_VALIDATION, SHAPES_TEST = 1000, 2000  # images
 
@@ -245,14 +247,21 @@ def _npz(path: Path) -> Dataset:
     splits = {
         name: split_from_arrays(path, arrays, name)
         for name in ("train", "val", "test")
-        if name != "val" or "val_images" in arrays
+        if name != "val" or any(key.startswith("val_") for key in arrays)
     }
+    _refuse_unknown(path, "arrays", ARRAYS, arrays)
     names = class_names_from_arrays(path, arrays)
     if names is None:
         ids = splits["train"].labels.unique()
         splits = {name: _index_labels(path, name, split, ids) for name, split in splits.items()}
         names = tuple(str(label) for label in ids.tolist())
     return _dataset_from_splits(path.stem, splits, names)
+
+
+def _refuse_unknown(path: Path, kind: str, known: Iterable[str], found: Iterable[str]) -> None:
+    """Refuse what would be passed over without a word, such as images to validate by another name."""
+    if unknown := sorted(set(found) - set(known)):
+        raise ValueError(f"{path} must have no {kind} but {', '.join(known)}, got {', '.join(unknown)}")
 
 
 def _index_labels(path: Path, name: str, split: Split, ids: torch.Tensor) -> Split:
@@ -271,16 +280,7 @@ def _folder(path: Path, size: int | None, workers: int) -> Dataset:
     Args:
         size, workers: as in `load`; with a size the data set is a streamed one.
     """
-    folders = {"train": path / "train", "test": path / "test"}
-    validation = [path / name for name in VALIDATION_FOLDERS if (path / name).is_dir()]
-    if len(validation) > 1:
-        got = ", ".join(folder.name for folder in validation)
-        raise ValueError(f"{path} must have one folder of validation images, got {got}")
-    if validation:
-        folders = {"train": path / "train", "val": validation[0], "test": path / "test"}
-    for name, folder in folders.items():
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{path} must have train/<class> and test/<class>, got no folder {name!r}")
+    folders = _split_folders(path)
     class_names = list_classes(folders["train"])
     files = {}
     for name, folder in folders.items():
@@ -292,6 +292,23 @@ def _folder(path: Path, size: int | None, workers: int) -> Dataset:
         return build_streamed_dataset(path, files, class_names, size, workers)
     splits = {name: load_images(paths, labels) for name, (paths, labels) in files.items()}
     return _dataset_from_splits(path.resolve().name, splits, class_names)
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """The folders of the splits in a data set's folder, by the names of the splits; it may have no others."""
+    folders = {"train": path / "train", "test": path / "test"}
+    validation = [path / name for name in VALIDATION_FOLDERS if (path / name).is_dir()]
+    if len(validation) > 1:
+        got = ", ".join(folder.name for folder in validation)
+        raise ValueError(f"{path} must have one folder of validation images, got {got}")
+    if validation:
+        folders = {"train": path / "train", "val": validation[0], "test": path / "test"}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{path} must have train/<class> and test/<class>, got no folder {name!r}")
+    known = ("train", "test", *VALIDATION_FOLDERS)
+    _refuse_unknown(path, "folders", known, (item.name for item in list_visible(path) if item.is_dir()))
+    return folders
 
 
 def _dataset_from_splits(name: str, splits: dict[str, Split], class_names: tuple[str, ...]) -> Dataset:
