@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mmlib.experiments.data import files
-from mmlib.experiments.data.files import load_rgb, no_empty_folder
+from mmlib.experiments.data.files import load_rgb
 from mmlib.experiments.data.sources import load
 from mmlib.experiments.data.split import Split
 
@@ -529,21 +529,3 @@ def test_formats_whose_depth_is_not_known_are_refused(tmp_path):
         (tmp_path / f"a.{suffix}").rename(tmp_path / "a.png")
         with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: cannot identify image file"):
             load_rgb(tmp_path / "a.png")
-
-
-def test_a_failed_download_leaves_no_empty_folder(tmp_path):
-    (tmp_path / "there").mkdir()
-
-    def fail(folder):
-        with no_empty_folder(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            raise OSError("full")
-
-    for folder in (tmp_path / "a" / "b", tmp_path / "there"):
-        with pytest.raises(OSError, match="full"):
-            fail(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
-    with no_empty_folder(tmp_path / "a" / "b"):
-        (tmp_path / "a" / "b").mkdir(parents=True)
-        (tmp_path / "a" / "b" / "file").write_text("x")
-    assert (tmp_path / "a" / "b" / "file").exists()

@@ -4,7 +4,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,15 +196,3 @@ def make_split(images: np.ndarray, labels: np.ndarray) -> Split:
         raise ValueError(f"labels must be below 2^63, got {labels.max()}")
     pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
     return Split(pixels, torch.from_numpy(labels.astype(np.int64).reshape(-1)))
-
-
-@contextmanager
-def no_empty_folder(folder: Path) -> Iterator[None]:
-    """Remove the folder and its parents after the block where the block made them and left them empty."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in missing:
-            with suppress(OSError):  # it was not made, or holds something
-                path.rmdir()

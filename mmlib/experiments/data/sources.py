@@ -1,15 +1,15 @@
 """Data sets by name: the only place with downloads."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from mmlib._checks import check_int
 from mmlib.experiments.data.dataset import Dataset
+from mmlib.experiments.data.downloads import load_torchvision
 from mmlib.experiments.data.files import (
     class_names_from_arrays,
     list_classes,
@@ -17,7 +17,6 @@ from mmlib.experiments.data.files import (
     list_visible,
     load_images,
     make_split,
-    no_empty_folder,
     read_arrays,
     split_from_arrays,
 )
@@ -26,11 +25,10 @@ from mmlib.experiments.data.shapes import SHAPES, draw_shapes
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.data.streaming import ImageFiles, build_streamed_dataset
 
-Downloaded = TypeVar("Downloaded")
-
 # Seed of the splits that never depend on the caller's: runs of different seeds are compared on the same images.
 FIXED_SEED = 20231
 
+TORCHVISION = "torchvision's download"
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 ARRAYS = (*(f"{split}_{what}" for split in ("train", "val", "test") for what in ("images", "labels")), "class_names")
 DIGITS_TEST_PER_CLASS = 87  # half of the smallest class, 174
@@ -117,7 +115,7 @@ def load_test(name: str, *, root: str | Path = "data", size: int | None = None) 
     if name == "svhn":
         from torchvision.datasets import SVHN
 
-        test = _download(name, Path(root), lambda: SVHN(root, split="test", download=True))
+        test = load_torchvision(SVHN, name, Path(root), TORCHVISION, split="test")
         return make_split(test.data.transpose(0, 2, 3, 1), np.array(test.labels))
     if name in ARCHIVED_DATASETS:
         return _archived_split(name, "test", Path(root))[0]
@@ -141,16 +139,6 @@ def _not_found(argument: str, name: str, wanted: str) -> Exception:
     is_path = len(Path(name).parts) > 1
     message = f"{argument} must be {wanted}, got {name!r}"
     return FileNotFoundError(f"{message}, which is not there") if is_path else ValueError(message)
-
-
-def _download(name: str, root: Path, make: Callable[[], Downloaded]) -> Downloaded:
-    """One of torchvision's data sets, downloaded where it is not in `root`; a failure leaves no empty folder."""
-    try:
-        with no_empty_folder(root):
-            return make()
-    except (OSError, RuntimeError) as error:  # no network, or another checksum
-        wanted = f"{root / name}.npz or " * (name in ARCHIVED_DATASETS) + "torchvision's download"
-        raise FileNotFoundError(f"{name} is not in root {str(root)!r}; it takes {wanted}: {error}") from error
 
 
 def _subsample(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:
@@ -218,8 +206,8 @@ def _archived_split(name: str, split_name: str, root: Path) -> tuple[Split, tupl
     else:
         from torchvision.datasets import CIFAR10, CIFAR100
 
-        cifar, train = (CIFAR10 if name == "cifar10" else CIFAR100), split_name == "train"
-        source = _download(name, root, lambda: cifar(root, train=train, download=True))
+        cifar, wanted = (CIFAR10 if name == "cifar10" else CIFAR100), f"{path} or {TORCHVISION}"
+        source = load_torchvision(cifar, name, root, wanted, train=split_name == "train")
         split, class_names = make_split(source.data, np.array(source.targets)), tuple(source.classes)
     split = _canonical_order(split)
     known = KNOWN_FINGERPRINTS.get((name, split_name))

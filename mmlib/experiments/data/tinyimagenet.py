@@ -8,12 +8,12 @@ unpacked on the way is removed afterwards, also after a failure.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from mmlib.experiments.data.files import load_images, no_empty_folder
+from mmlib.experiments.data.downloads import name_failures, scratch_folder
+from mmlib.experiments.data.files import load_images
 
 NAME = "tiny-imagenet-200"
 # As the loaders of several public repositories have them; for this book neither could be tried.
@@ -34,29 +34,25 @@ def make(root: Path) -> Path:
     """
     path = root / "tinyimagenet.npz"
     if not path.exists():
-        with no_empty_folder(root):
-            _make(root, path)
+        with scratch_folder("tinyimagenet", root) as scratch:
+            partial = scratch / "partial.npz"
+            np.savez(partial, **_arrays(_unpacked(root, scratch)))
+            partial.replace(path)
     return path
 
 
-def _make(root: Path, path: Path) -> None:
+def _unpacked(root: Path, scratch: Path) -> Path:
+    """The folder in `root`; or else one in `scratch`, unpacked from the archive in `root` or from the download."""
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
-    root.mkdir(parents=True, exist_ok=True)
     archive, folder = root / f"{NAME}.zip", root / NAME
     if archive.exists() and not check_integrity(archive, MD5):
         raise ValueError(f"{archive} must be the real archive, of MD5 checksum {MD5}, got another")
-    with tempfile.TemporaryDirectory(prefix="tinyimagenet-", dir=root) as scratch:
-        if not folder.is_dir():
-            folder, download_to = Path(scratch, NAME), root if archive.exists() else scratch
-            try:
-                download_and_extract_archive(URL, download_to, scratch, archive.name, MD5)
-            except (OSError, RuntimeError) as error:  # no network, or another checksum
-                wanted = f"{archive} or the download of {URL}, MD5 checksum {MD5}: {error}"
-                raise FileNotFoundError(f"tinyimagenet is not in root {str(root)!r}; it takes {wanted}") from error
-        partial = Path(scratch, "partial.npz")
-        np.savez(partial, **_arrays(folder))
-        partial.replace(path)
+    if folder.is_dir():
+        return folder
+    with name_failures("tinyimagenet", root, f"{archive} or the download of {URL}, MD5 checksum {MD5}"):
+        download_and_extract_archive(URL, root if archive.exists() else scratch, scratch, archive.name, MD5)
+    return scratch / NAME
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
