@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from PIL import Image as Picture
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import VOCDetection
@@ -20,6 +19,7 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 from mmlib._checks import as_number, check_int
 from mmlib._typing import Float, Int, UInt8
 from mmlib.experiments.data import shapes
+from mmlib.experiments.data.files import load_stored_rgb
 from mmlib.experiments.data.sources import FIXED_SEED
 from mmlib.experiments.data.streaming import IMAGENET_MOMENTS
 
@@ -84,9 +84,14 @@ class Canvases(Dataset):
 class Annotated(Dataset):
     """Pictures in files, which are read as they are needed, and their objects.
 
+    Boxes are of the pixels as they are stored, so no picture is turned as its EXIF orientation says.
+
     Args:
         files: of the pictures.
         objects: of each picture its boxes, labels and marks of crowds, as those of an example of `Scenes`.
+
+    Raises:
+        ValueError: of an example, a picture that cannot be read or has an object wholly outside.
     """
 
     def __init__(self, files: Sequence[Path], objects: Sequence[Objects]) -> None:
@@ -96,13 +101,15 @@ class Annotated(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        file = self.files[index]
-        try:
-            with Picture.open(file) as picture:
-                image = to_image(picture.convert("RGB"))
-        except Exception as error:  # a broken file raises OSError, SyntaxError, ValueError and others, by its format
-            raise ValueError(f"{file} cannot be read as an image: {error}") from None
-        return image, _target(*self.objects[index], image.shape[-2:])
+        file, (boxes, labels, crowd) = self.files[index], self.objects[index]
+        image = to_image(load_stored_rgb(file))
+        size = torch.tensor([image.shape[2], image.shape[1]])
+        low, high = boxes[:, :2], boxes[:, 2:]
+        outside = ((low >= size) | (low < 0) & (high <= 0)).any(1)
+        if outside.any():
+            wanted = f"must have its objects within its {size[0]} x {size[1]} pixels"
+            raise ValueError(f"{file} {wanted}, got {boxes[outside][0].tolist()}")
+        return image, _target(boxes, labels, crowd, image.shape[-2:])
 
 
 def draw_canvas(
@@ -268,35 +275,51 @@ def _coco_split(path: Path, content: bytes, pictures: Path) -> tuple[Annotated, 
     """
     try:
         whole = json.loads(content)
-        categories = {
-            item["id"]: str(item["name"]) for item in sorted(whole["categories"], key=lambda item: item["id"])
-        }
-        files = {
-            item["id"]: pictures / item["file_name"] for item in sorted(whole["images"], key=lambda item: item["id"])
-        }
+        categories = {number: str(item["name"]) for number, item in _by_id(whole, "categories").items()}
+        files = {number: pictures / item["file_name"] for number, item in _by_id(whole, "images").items()}
+        annotations = whole.get("annotations", [])
+        _by_id({"annotations": [item for item in annotations if "id" in item]}, "annotations")
         of_image = {number: [] for number in files}
-        for item in whole.get("annotations", []):
+        for item in annotations:
             of_image.get(item["image_id"], []).append(item)  # other images may have been left out on purpose
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         takes = "images (id, file_name), categories (id, name) and annotations (image_id, category_id, bbox)"
         wrong = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} must have COCO's {takes}, and cannot be read: {wrong}") from None
+    for kind, found in (("picture", files), ("category", categories)):
+        if not found:
+            raise ValueError(f"{path} must list one {kind} or more, got none")
     for file in files.values():
         if not file.is_file():
             raise FileNotFoundError(f"{path} must name pictures that are there, got {str(file)!r}, which is not")
-    if not files:
-        raise ValueError(f"{path} must list one picture or more, got none")
     labels = {number: k for k, number in enumerate(categories, start=1)}
     objects = [_coco_objects(path, items, labels) for items in of_image.values()]
     return Annotated(list(files.values()), objects), categories
 
 
+def _by_id(whole: dict, kind: str) -> dict[int, dict]:
+    """The entries of one kind in a file of COCO's annotations, sorted by their ids.
+
+    Raises:
+        ValueError: two have the same id.
+    """
+    entries: dict[int, dict] = {}
+    for item in sorted(whole[kind], key=lambda item: item["id"]):
+        if item["id"] in entries:
+            raise ValueError(f"two of its {kind} have the id {item['id']!r}")
+        entries[item["id"]] = item
+    return entries
+
+
 def _coco_objects(path: Path, annotations: list[dict], labels: dict[int, int]) -> Objects:
     """The objects in one picture; an annotation that does not say is no crowd."""
     boxes = [_coco_box(path, item) for item in annotations]
+    known = list(labels)  # in which anything may be looked for, hashable or not
     for item in annotations:
-        if item.get("category_id") not in labels:
+        if item.get("category_id") not in known:
             raise ValueError(f"{path} must list every category, got category_id {item.get('category_id')!r}")
+        if item.get("iscrowd") not in (None, 0, 1):
+            raise ValueError(f"{path}: iscrowd must be 0 or 1, got {item['iscrowd']!r}")
     classes = [labels[item["category_id"]] for item in annotations]
     crowd = [int(item.get("iscrowd") or 0) for item in annotations]
     corners = torch.tensor(boxes).view(-1, 4)

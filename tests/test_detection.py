@@ -273,6 +273,7 @@ def test_annotations_need_no_more_than_a_box_and_a_category(coco, name):
     assert target["iscrowd"].tolist() == ([0, 0] if name == "iscrowd" else [0, 1])
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -288,6 +289,22 @@ def test_annotations_need_no_more_than_a_box_and_a_category(coco, name):
         (lambda c: c.pop("categories"), "must have COCO's images .*, and cannot be read: no 'categories'"),
         (lambda c: c["categories"][0].pop("name"), "and cannot be read: no 'name'"),
         (lambda c: c.update(images=[]), "must list one picture or more, got none"),
+        (lambda c: c.update(categories=[]), "must list one category or more, got none"),
+        (lambda c: c["annotations"][0].update(iscrowd="yes"), "iscrowd must be 0 or 1, got 'yes'"),
+        (lambda c: c["annotations"][0].update(iscrowd=[1]), r"iscrowd must be 0 or 1, got \[1\]"),
+        (lambda c: c["annotations"][0].update(iscrowd=2), "iscrowd must be 0 or 1, got 2"),
+        (lambda c: c["annotations"][0].update(category_id=[3]), r"must list every category, got category_id \[3\]"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), "and cannot be read: unhashable type: 'list'"),
+        (lambda c: c["annotations"].append(None), "and cannot be read: .*NoneType"),
+        (lambda c: c["images"].append(c["images"][0]), "and cannot be read: two of its images have the id 1"),
+        (
+            lambda c: c["categories"].append(c["categories"][1]),
+            "and cannot be read: two of its categories have the id 3",
+        ),
+        (
+            lambda c: c["annotations"].append(c["annotations"][1]),
+            "and cannot be read: two of its annotations have the id 2",
+        ),
     ],
 )
 def test_damaged_annotations_of_coco_are_named_in_one_line(coco, edit, message):
@@ -297,6 +314,7 @@ def test_damaged_annotations_of_coco_are_named_in_one_line(coco, edit, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 def test_annotations_that_are_no_json_object_are_named(coco, content):
     (coco / "annotations" / "instances_train2017.json").write_bytes(content)
@@ -304,6 +322,7 @@ def test_annotations_that_are_no_json_object_are_named(coco, content):
         scenes.load(str(coco))
 
 
+@pytest.mark.faults
 def test_pictures_that_are_not_there_or_damaged_are_named(coco):
     file = coco / "val2017" / "2.png"
     file.write_bytes(file.read_bytes()[:60])
@@ -315,6 +334,45 @@ def test_pictures_that_are_not_there_or_damaged_are_named(coco):
         scenes.load(str(coco))
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("box", [[60, 0, 9, 9], [0, 40, 9, 9], [-9, 0, 9, 9], [0, -9, 5, 5], [1000, 1000, 5, 5]])
+def test_boxes_wholly_outside_their_picture_are_named(coco, box):
+    edit_coco(coco, lambda content: content["annotations"][1].update(bbox=box))
+    x, y, width, height = box
+    got = rf"\[{x}\.0, {y}\.0, {x + width}\.0, {y + height}\.0\]"
+    with pytest.raises(
+        ValueError, match=rf"train2017/1\.png must have its objects within its 60 x 40 pixels, got {got}"
+    ):
+        _ = scenes.load(str(coco)).train[0]
+
+
+@pytest.mark.parametrize("box", [[50, 30, 20, 20], [-5, -5, 10, 10], [0, 0, 0, 0]])
+def test_boxes_that_reach_out_of_their_picture_are_taken(coco, box):
+    edit_coco(coco, lambda content: content["annotations"][1].update(bbox=box))
+    _, target = scenes.load(str(coco)).train[0]
+    assert target["boxes"][1].tolist() == [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+
+
+@pytest.mark.faults
+def test_pictures_of_more_than_8_bits_are_refused(coco):
+    Image.fromarray(np.full((40, 60), 0x1234, np.uint16)).save(coco / "train2017" / "1.png")
+    with pytest.raises(ValueError, match=r"train2017/1\.png cannot be read as an image: .* more than 8 bits a channel"):
+        _ = scenes.load(str(coco)).train[0]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_of_the_pixels_as_they_are_stored(coco, orientation):
+    """A picture that EXIF would turn stays as it lies, as by torchvision and pycocotools."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(coco / "train2017" / "1.png", exif=exif)
+    image, target = scenes.load(str(coco)).train[0]
+    assert np.array_equal(image.permute(1, 2, 0), pixels)
+    assert target["boxes"].tolist() == [[2, 3, 12, 23], [0, 0, 60, 40]]
+
+
 def test_a_picture_of_voc_may_have_no_object(voc):
     path = voc / "VOCdevkit" / "VOC2007" / "Annotations" / "2007_000001.xml"
     for content in ("<annotation/>", "<annotation><folder>VOC2007</folder></annotation>"):
@@ -324,6 +382,7 @@ def test_a_picture_of_voc_may_have_no_object(voc):
         assert target["labels"].tolist() == target["iscrowd"].tolist() == []
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -142,14 +142,24 @@ def load_rgb(file: Path) -> "Image.Image":
     Raises:
         ValueError: it cannot be read, or has more than 8 bits a channel.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    return _load(file, ImageOps.exif_transpose)
+
+
+def load_stored_rgb(file: Path) -> "Image.Image":
+    """As `load_rgb`, but with the pixels as they are stored, which boxes in annotations are given in."""
+    return _load(file, lambda image: image)
+
+
+def _load(file: Path, turn: Callable[["Image.Image"], "Image.Image"]) -> "Image.Image":
+    from PIL import Image
 
     try:
         with Image.open(file, formats=IMAGE_FORMATS) as image:
             if _has_deep_channels(image):
                 raise ValueError(f"its pixels, of mode {image.mode}, have more than 8 bits a channel")
-            ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB")
+            return turn(image).convert("RGB")
     except Exception as error:  # a broken file raises OSError, SyntaxError, ValueError and others, by its format
         raise ValueError(f"{file} cannot be read as an image: {error}") from None
 
