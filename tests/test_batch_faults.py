@@ -11,7 +11,7 @@ import torch
 from mmlib.experiments import runs
 from tests.clones import CELL, grid_of, make_clone, run_alone
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
 def wait_until(happened, seconds=600):

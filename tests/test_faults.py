@@ -5,7 +5,9 @@ import json
 import os
 import pickle
 import runpy
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,48 @@ def test_a_folder_that_is_read_only(tmp_path, monkeypatch, capsys, nobody):
     assert line.startswith("mmlib: ")
     assert "Permission denied" in line
     assert str(tmp_path / "run") in line
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder of pictures that runs of both kinds were trained on."""
+    root = tmp_path_factory.mktemp("data")
+    for folder in ("train/ant", "train/bee", "test/ant", "test/bee"):
+        (root / "pets" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / "pets" / folder / "0.png")
+    for size in (None, 8):
+        settings = {"dataset": str(root / "pets"), "size": size, "epochs": 1, "method": "erm", "threads": 1}
+        main(to_arguments(settings | {"folder": f"{root}/{size}", "attacked_per_class": 0, "out_sets": []}))
+    return root / "pets"
+
+
+@pytest.fixture(params=["set.npz", "pets/train/ant/0.png", "pets/train/ant", "pets"])
+def unreadable(request, pets):
+    """A data set in a folder that is open to everybody, and a file or folder of it that nobody may read.
+
+    Training has imported what it needs before, for Python itself may lie where nobody may read it.
+    """
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to other users
+        root, hidden = Path(place), Path(place, request.param)
+        np.savez(root / "set.npz", **arrays())
+        shutil.copytree(pets, root / "pets")
+        root.chmod(0o777)
+        rights = hidden.stat().st_mode
+        hidden.chmod(0)
+        yield root / Path(request.param).parts[0], hidden
+        hidden.chmod(rights)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such rights")
+@pytest.mark.parametrize("size", [None, 8])
+def test_data_that_may_not_be_read(monkeypatch, capsys, unreadable, nobody, size):
+    dataset, hidden = unreadable
+    size = None if dataset.suffix else size
+    line = run(monkeypatch, capsys, dataset=str(dataset), folder=str(dataset.parent / "run"), size=size)
+    assert line.startswith("mmlib: ")
+    assert "Permission denied" in line
+    assert str(hidden) in line
+    assert not list(dataset.parent.glob("run/*"))
 
 
 def test_a_full_disk(tmp_path, monkeypatch, capsys):

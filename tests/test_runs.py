@@ -529,6 +529,7 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed0")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "environment.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"[]", b"3", b"\xff\xfe", b"{}{}"])
 def test_a_damaged_file_of_a_run_is_named_in_one_line(copied, name, content):
@@ -538,6 +539,7 @@ def test_a_damaged_file_of_a_run_is_named_in_one_line(copied, name, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("content", [b"epoch,loss\n1,many\n", b"epoch,loss\n1,2,3\n", b"epoch\n\xff\n"])
 def test_a_damaged_history_is_named_in_one_line(copied, content):
     (copied / "history.csv").write_bytes(content)
@@ -555,6 +557,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("form", ["object array", "plain pickle"])
 def test_code_in_embeddings_is_never_run(copied, tmp_path, form):
     payload, path = Payload(tmp_path / "run"), copied / "embeddings.npz"
@@ -567,6 +570,7 @@ def test_code_in_embeddings_is_never_run(copied, tmp_path, form):
     assert not payload.path.exists()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("form", ["checkpoint", "plain pickle"])
 def test_code_in_weights_is_never_run(copied, digits, tmp_path, form):
     payload, path = Payload(tmp_path / "run"), copied / "checkpoint.pt"
@@ -583,6 +587,7 @@ def test_code_in_weights_is_never_run(copied, digits, tmp_path, form):
     assert not payload.path.exists()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("state", [{"epoch": 3}, {"method": 3}, {"method": None, "history": []}])
 def test_what_holds_no_weights_is_named(copied, digits, state):
     torch.save(state, copied / "checkpoint.pt")
@@ -609,6 +614,7 @@ def test_every_part_of_a_state_is_known(finished):
     assert finished[2].state().keys() == set(STATE)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", sorted(set(STATE) - {"resume_identity"}))
 def test_half_a_state_is_passed_over_with_what_it_lacks(finished, digits, unfinished, name):
     folder = unfinished(**{name: ABSENT})
@@ -617,6 +623,7 @@ def test_half_a_state_is_passed_over_with_what_it_lacks(finished, digits, unfini
     assert [row["loss"] for row in again.history] == [row["loss"] for row in finished[2].history]  # from the start
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "changes",
     [
@@ -641,6 +648,7 @@ def test_a_damaged_state_ends_in_one_line_and_is_left_as_it_is(finished, digits,
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.faults
 def test_a_damaged_state_of_a_finished_run_ends_in_one_line(finished, digits, copied):
     state = torch.load(copied / "checkpoint.pt", weights_only=True)
     torch.save(state | {"method": {}}, copied / "checkpoint.pt")

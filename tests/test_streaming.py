@@ -187,6 +187,7 @@ def test_fingerprint_follows_names_lengths_labels_and_size(folder, photos, tmp_p
     assert Split(photos.test.images, labels).fingerprint() != photos.test.fingerprint()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("share", [0, 0.5, 0.9])
 @pytest.mark.parametrize("name", ["bee/04.jpg", "bee/01.png"])
