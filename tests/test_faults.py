@@ -1,13 +1,14 @@
 """Faults at the command line: one line that names what is wrong, exit code 1, and nothing half-written."""
 
-import errno
 import json
 import os
 import pickle
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlib.experiments import runs
 from mmlib.experiments.__main__ import main
 from mmlib.experiments.arguments import to_arguments
 
 # The program's own errors, as a user meets them.
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.faults]
+
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"epochs": 1, "method": "erm", "threads": 1, "attacked_per_class": 0, "out_sets": []}
 
 
 class Payload:
@@ -43,8 +49,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 def run(monkeypatch, capsys, **settings) -> str:
     """Run the command, which must fail, and return the one line that it prints."""
-    settings = {"epochs": 1, "method": "erm", "threads": 1, "attacked_per_class": 0, "out_sets": []} | settings
-    monkeypatch.setattr(sys, "argv", ["mmlib.experiments", *to_arguments(settings)])
+    monkeypatch.setattr(sys, "argv", ["mmlib.experiments", *to_arguments(SETTINGS | settings)])
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.delitem(sys.modules, "mmlib.experiments.__main__", raising=False)  # runpy warns of one that is there
     with pytest.raises(SystemExit) as stopped:
@@ -165,37 +170,59 @@ def test_data_that_may_not_be_read(monkeypatch, capsys, unreadable, nobody, size
     assert not list(dataset.parent.glob("run/*"))
 
 
-def test_a_full_disk(tmp_path, monkeypatch, capsys):
-    """The limit of a file's size stands for the disk's: the checkpoint does not fit, and nothing of it is left."""
+@contextmanager
+def small_disk(size):
+    """The limit of a file's size stands for the disk's."""
     resource = pytest.importorskip("resource", reason="Windows has no such limit")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk(tmp_path, monkeypatch, capsys):
+    with small_disk(2**12):
+        line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
     assert line.startswith(f"mmlib: {tmp_path}/run/checkpoint.pt could not be written: ")
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_disk_that_is_full_when_the_results_are_written(tmp_path, monkeypatch, capsys):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "config.json"))
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
-    assert line == f"mmlib: [Errno 28] No space left on device: '{tmp_path}/run/config.json'"
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.pt"]  # the training is not lost
+
+def test_a_disk_that_is_full_when_the_results_are_written(finished):
+    """The training is not lost, and nothing half-written lies beside it."""
+    for path in finished.iterdir():
+        if not path.name.startswith("checkpoint"):
+            path.unlink()
+    before = files(finished)
+    settings = SETTINGS | {"dataset": "digits", "folder": str(finished)}
+    command = [sys.executable, "-m", "mmlib.experiments", *to_arguments(settings)]
+    with small_disk(100):  # which the process inherits
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"mmlib: {finished}/config.json could not be written: File too large\n"
+    assert files(finished) == before
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_those_that_are_there(tmp_path):
+    path = tmp_path / "w.pt"
+    runs.write_weights(path, {"head.bias": torch.zeros(3)})
+    before = files(tmp_path)
+    with small_disk(100), pytest.raises(OSError, match=r"w\.pt could not be written: File too large"):
+        runs.write_weights(path, {"head.bias": torch.ones(3)})
+    assert files(tmp_path) == before
 
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """A finished run of one epoch."""
     folder = tmp_path / "run"
-    settings = {"dataset": "digits", "epochs": 1, "method": "erm", "threads": 1, "folder": str(folder)}
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    main(to_arguments(settings | {"attacked_per_class": 0, "out_sets": []}))
+    main(to_arguments(SETTINGS | {"dataset": "digits", "folder": str(folder)}))
     return folder
 
 
@@ -227,9 +254,8 @@ def test_a_checkpoint_of_a_later_version(finished):
     state = torch.load(finished / "checkpoint.pt", weights_only=True)
     state["resume_identity"] |= {"code": "later", "sharpness": 3}
     torch.save(state | {"schedule": {}}, finished / "checkpoint.pt")
-    settings = {"dataset": "digits", "epochs": 1, "method": "erm", "threads": 1, "folder": str(finished)}
     with pytest.warns(UserWarning, match=r"checkpoint\.pt was made with code 'later', not '\w+': skipped"):
-        main(to_arguments(settings | {"attacked_per_class": 0, "out_sets": []}))
+        main(to_arguments(SETTINGS | {"dataset": "digits", "folder": str(finished)}))
     assert (finished / "metrics.json").exists()
 
 

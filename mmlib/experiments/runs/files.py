@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -50,10 +51,23 @@ def read_json(path: Path) -> dict:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all."""
+    """Write a file that is there as a whole or not at all.
+
+    Args:
+        path: of the file, which is replaced if it is there.
+        content: all its bytes.
+
+    Raises:
+        OSError: it could not be written; what was there before is left as it was, and nothing half-written beside it.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # where nothing can be written, nothing may be removable either
+            partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error.strerror}") from error
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
