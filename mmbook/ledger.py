@@ -6,34 +6,50 @@ the weights of the network where the grid asks for them.
 """
 
 import json
-import math
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType, UnionType
+from typing import TypeVar, get_args
 
 from mmlib.experiments import runs
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.runs import RunRecord, checksum, parse_run_path, write_atomic, write_json
 
-NON_SCALAR = ("class_accuracy", "pgd_errors", "ood")  # metrics that are lists or tables
-# The fields that each part of a record must have.
+# The fields that each part of a record must have, and the types of their values; a float is finite, or an integer. Null
+# are errors under attack where nothing was attacked, and what takes two images, two of a class, or two classes, where
+# the test set has none.
 REQUIRED_FIELDS = {
-    part: tuple(names.split())
-    for part, names in {
-        "config": "dataset model method options seed epochs data digest",
-        "metrics": "accuracy top5_accuracy nll calibration_error alignment uniformity within_class_variance "
-        "between_class_variance class_mean_cosine knn_accuracy fgsm_error pgd_error attacked_images "
-        "class_accuracy pgd_errors ood",
-        "history": "epoch lr loss seconds validation_accuracy",
-        "environment": "python torch numpy device threads commit train_seconds images_per_second peak_memory_mib",
-    }.items()
+    "config": {
+        **dict.fromkeys(("dataset", "model", "method", "data", "digest"), str),
+        **dict.fromkeys(("seed", "epochs"), int),
+        "options": dict,
+    },
+    "metrics": {
+        **dict.fromkeys(("accuracy", "top5_accuracy", "nll", "calibration_error"), float),
+        **dict.fromkeys(("alignment", "uniformity"), float | None),
+        **dict.fromkeys(("within_class_variance", "between_class_variance"), float),
+        "class_mean_cosine": float | None,
+        "knn_accuracy": float,
+        **dict.fromkeys(("fgsm_error", "pgd_error"), float | None),
+        "attacked_images": int,
+        "class_accuracy": list,
+        "pgd_errors": list | None,
+        "ood": dict,
+    },
+    "history": dict.fromkeys(("epoch", "lr", "loss", "seconds"), float) | {"validation_accuracy": float | None},
+    "environment": {
+        **dict.fromkeys(("python", "torch", "device"), str),
+        **dict.fromkeys(("numpy", "commit"), str | None),
+        "threads": int,
+        **dict.fromkeys(("train_seconds", "images_per_second"), float),
+        "peak_memory_mib": float | None,
+    },
 }
+WORDS = {float: "a finite number", int: "an integer", str: "text", list: "a list", dict: "an object", NoneType: "null"}
 HISTORY_ROWS = 100
-SCALARS = tuple(name for name in REQUIRED_FIELDS["metrics"] if name not in NON_SCALAR)
-# Scalars that a run may lack: errors under attack where nothing was attacked, and what takes two images of a class, or
-# two classes, where the test set has none.
-NULLABLE = ("fgsm_error", "pgd_error", "alignment", "class_mean_cosine")
+SCALARS = tuple(name for name, kind in REQUIRED_FIELDS["metrics"].items() if kind in (float, float | None, int))
 
 R = TypeVar("R")
 
@@ -41,69 +57,113 @@ R = TypeVar("R")
 def load_record(path: Path) -> RunRecord:
     """Load the record of one file of the ledger, `<dataset>/<model>/<variant>/seed<k>.json`.
 
+    Args:
+        path: of the file.
+
     Raises:
-        ValueError: the file is incomplete, or was edited by hand.
+        ValueError: the file is incomplete, was edited by hand, or is of a method that this version does not know.
+        OSError: the file cannot be read.
     """
     content = read_verified(path)
     if isinstance(columns := content.get("history"), dict):  # older records hold rows
-        if len({len(values) for values in columns.values()}) != 1:
-            raise ValueError(f"{path} has a history whose columns differ in length")
+        lengths = {len(values) if isinstance(values, list) else None for values in columns.values()}
+        if len(lengths) != 1 or None in lengths:
+            raise ValueError(f"{path} has a history that is not columns of one length")
         content["history"] = [dict(zip(columns, values)) for values in zip(*columns.values())]
     _check(path, content)
+    parts = {part: content[part] for part in REQUIRED_FIELDS}  # a later version may have more
     files = {"embeddings_path": path.with_suffix(".npz"), "weights_path": path.with_suffix(".pt")}
-    return RunRecord(**parse_run_path(path), **content, **files)
+    return RunRecord(**parse_run_path(path), **parts, **files)
+
+
+def load_folder(folder: Path) -> RunRecord:
+    """Load the record of a run folder, `<dataset>/<model>/<variant>/seed<k>`, with the checks of `load_record`.
+
+    Args:
+        folder: of a finished run.
+
+    Raises:
+        ValueError: a file in it is damaged or incomplete, or of a method that this version does not know.
+        OSError: a file is missing or cannot be read.
+    """
+    record = runs.load_run(folder)
+    _check(folder, {part: getattr(record, part) for part in REQUIRED_FIELDS})
+    return record
 
 
 def read_verified(path: Path) -> dict:
     """Read a file of the ledger, verify its checksum, and return the content without the checksum.
 
+    Args:
+        path: of the file.
+
     Raises:
         ValueError: the file is not a JSON object, or its checksum does not match.
+        OSError: the file cannot be read.
     """
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        valid = content.pop("checksum", None) == checksum(content)
+    except (ValueError, TypeError, RecursionError):  # the last of brackets within brackets
         raise ValueError(f"{path} is not a record: it must hold a JSON object") from None
-    if content.pop("checksum", None) != checksum(content):
+    if not valid:
         raise ValueError(f"{path} does not match its checksum: it was edited by hand")
     return content
 
 
 def _check(path: Path, content: dict) -> None:
-    """Refuse a record that lacks a field, or whose configuration does not match its digest or its path."""
-    for part, names in REQUIRED_FIELDS.items():
+    """Refuse a record that is incomplete, or whose configuration does not match its digest, its path or our methods."""
+    for part, fields in REQUIRED_FIELDS.items():
         rows = content.get(part) if part == "history" else [content.get(part)]
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{path} has no {part}")
-        for name in names:
-            if any(name not in row for row in rows):
-                raise ValueError(f"{path} is incomplete: its {part} has no {name}")
+        _check_fields(path, part, fields, rows)
     config = dict(content["config"])
     if config.pop("digest") != checksum(config):
         raise ValueError(f"{path} has a configuration that does not match its digest")
     for name, value in parse_run_path(path).items():
         if name != "variant" and config[name] != value:
             raise ValueError(f"{path} was made with {name} {config[name]!r}")
-    metrics = content["metrics"]
-    scalars = [metrics[name] for name in SCALARS if metrics[name] is not None or name not in NULLABLE]
-    if not all(isinstance(scalar, int | float) and math.isfinite(scalar) for scalar in scalars):
-        raise ValueError(f"{path} has metrics that are not finite numbers")
+    if config["method"] not in METHODS:
+        raise ValueError(f"{path} has a method that this version does not know, {config['method']!r}")
+    if config["epochs"] < 1:
+        raise ValueError(f"{path} was made with epochs {config['epochs']!r}")
 
 
-def load_valid(folder: Path, load: Callable[[Path], R]) -> tuple[list[R], list[str]]:
-    """Load every `seed<k>.json` below a folder.
+def _check_fields(path: Path, part: str, fields: dict[str, type | UnionType], rows: list[dict]) -> None:
+    for name, kind in fields.items():
+        if any(name not in row for row in rows):
+            raise ValueError(f"{path} is incomplete: its {part} has no {name}")
+        kinds = get_args(kind) or (kind,)
+        for row in rows:
+            if not _is_one_of(kinds, row[name]):
+                wanted = " or ".join(WORDS[one] for one in kinds)
+                raise ValueError(f"{path} is no record: {name} in its {part} must be {wanted}, got {row[name]!r:.60}")
+
+
+def _is_one_of(kinds: tuple[type, ...], value: object) -> bool:
+    """Say whether a value, as JSON has it, is of one of the kinds; true and false are no numbers."""
+    if float in kinds and type(value) in (int, float):
+        return abs(value) <= sys.float_info.max
+    return type(value) in kinds
+
+
+def load_valid(folder: Path, load: Callable[[Path], R], pattern: str = "seed*.json") -> tuple[list[R], list[str]]:
+    """Load every file of a name below a folder.
 
     Args:
-        load: reads one file, and raises `ValueError` where it is not a record.
+        folder: may be missing; nothing is found then.
+        load: reads one file, and raises `ValueError` or `OSError` where it is not a record.
+        pattern: of the files' names.
 
     Returns:
         The records by path, and a line for each file that was left out, with the reason.
     """
     records, rejected = [], []
-    for path in sorted(folder.rglob("seed*.json")):
+    for path in sorted(folder.rglob(pattern)):
         try:
             records.append(load(path))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             rejected.append(f"{error}: left out")
     return records, rejected
 
@@ -111,13 +171,16 @@ def load_valid(folder: Path, load: Callable[[Path], R]) -> tuple[list[R], list[s
 def find_runs(root: Path | str) -> tuple[list[RunRecord], list[str]]:
     """Find all finished runs below `root`, in run folders and in files of a ledger.
 
+    Args:
+        root: the folder to search.
+
     Returns:
         The records by data set, model, method (in the order of `METHODS`), variant and seed; and a line for each file
-        of the ledger that is incomplete or was edited, and therefore left out.
+        or folder that is incomplete or was edited, and therefore left out.
     """
-    records, rejected = load_valid(Path(root), load_record)
-    records += [runs.load_run(path.parent) for path in sorted(Path(root).rglob("metrics.json"))]
-    return sorted(records, key=_order), rejected
+    recorded, rejected = load_valid(Path(root), load_record)
+    finished, damaged = load_valid(Path(root), lambda path: load_folder(path.parent), "metrics.json")
+    return sorted(recorded + finished, key=_order), rejected + damaged
 
 
 def _order(record: RunRecord) -> tuple[str, str, int, str, int]:

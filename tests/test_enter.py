@@ -74,7 +74,7 @@ def sign(path, part, **changes):
 RUN_DAMAGES = {
     "another rate": (lambda run: edit(run / "config.json", lr=0.3), "lr is 0.3, the grid has 0.1"),
     "edited to fit": (lambda run: edit(run / "config.json", digest="0" * 16), "that does not match its digest"),
-    "no number": (lambda run: edit(run / "metrics.json", accuracy=None), "has metrics that are not finite numbers"),
+    "no number": (lambda run: edit(run / "metrics.json", accuracy=None), "must be a finite number, got None"),
     "half a file": (lambda run: (run / "environment.json").write_text("{"), "must hold a JSON object"),
     "no environment": (lambda run: (run / "environment.json").unlink(), "No such file or directory"),
     "no place": (lambda run: run.rename(run.parents[1] / "other"), "must end in <dataset>/<model>"),

@@ -1,5 +1,6 @@
 """Properties that hold for whatever Hypothesis generates: shapes, concentrations, precisions, configurations, files."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -268,6 +269,85 @@ def test_a_file_that_is_no_record_is_refused_in_one_line(tmp_path_factory, conte
     with pytest.raises(ValueError, match=r"seed0\.json") as caught:
         ledger.load_record(path)
     assert "\n" not in str(caught.value)
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """The paths of all that lies in a nested value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [inner for key, item in items for inner in [(*path, key), *places(item, (*path, key))]]
+
+
+def mutate(content: dict, path: tuple, value: object) -> None:
+    """Put a value in a place, or take away what is there."""
+    *above, last = path
+    for key in above:
+        content = content[key]
+    if value is TAKEN_AWAY:
+        del content[last]
+    else:
+        content[last] = value
+
+
+def sign(content: dict) -> dict:
+    """The content with the digest and the checksum that fit it, as whoever wrote it would have computed them."""
+    content = copy.deepcopy(content)
+    if isinstance(config := content.get("config"), dict) and "digest" in config:
+        config["digest"] = runs.checksum({name: value for name, value in config.items() if name != "digest"})
+    return content | {"checksum": runs.checksum(content)}
+
+
+TAKEN_AWAY = object()
+PLACE = Path("digits", "preactresnet-small", "erm", "seed0.json")
+RECORD = json.loads((Path(__file__).parents[1] / "book" / "results" / "digits" / PLACE).read_text(encoding="utf-8"))
+del RECORD["checksum"]
+RECORD["history"] = {name: values[-2:] for name, values in RECORD["history"].items()}
+LIKELY = [3, -1, 0.5, 10**400, "new", None, True, [], {}, [1], {"a": 1}, "\0", "a\nb"]
+
+
+@settings(CASES, max_examples=400)
+@given(
+    path=st.sampled_from(places(RECORD) + [(part, "new") for part in RECORD] + [("new",)]),
+    value=st.sampled_from([TAKEN_AWAY, *LIKELY]) | ANYTHING,
+)
+def test_a_signed_record_of_whatever_kind_is_read_or_left_out_in_one_line(tmp_path_factory, path, value):
+    """Another version may have written it: its checksum fits. Others beside it are listed all the same."""
+    content = copy.deepcopy(RECORD)
+    assume(value is not TAKEN_AWAY or path[-1] != "new")
+    mutate(content, path, value)
+    root = tmp_path_factory.mktemp("ledger")
+    good, file = (root / variant / PLACE for variant in ("good", "mutated"))
+    for target, written in ((good, RECORD), (file, content)):
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(sign(written)), encoding="utf-8")
+    records, rejected = ledger.find_runs(root)
+    assert len(ledger.table(records)) == len(records) == 2 - len(rejected)
+    for line in rejected:
+        assert line.startswith(f"{file} ")
+        assert line.isprintable()
+
+
+@settings(CASES, max_examples=100)
+@given(
+    name=st.sampled_from(["config.json", "metrics.json", "environment.json", "history.csv"]),
+    content=st.sampled_from([b"", b"{}", b"[" * 100_000, b'{"method": "new"}', b"epoch\n1\n"]) | st.binary(max_size=99),
+)
+def test_a_damaged_run_folder_is_left_out_in_one_line(tmp_path_factory, name, content):
+    root = tmp_path_factory.mktemp("runs")
+    for variant in ("good", "damaged"):
+        folder = root / variant / PLACE.with_suffix("")
+        folder.mkdir(parents=True)
+        for part in ("config", "metrics", "environment"):
+            runs.write_json(folder / f"{part}.json", RECORD[part])
+        columns = RECORD["history"]
+        rows = zip(*columns.values())
+        lines = [columns, *rows]
+        text = "\n".join(",".join("" if value is None else str(value) for value in line) for line in lines)
+        (folder / "history.csv").write_text(text, encoding="utf-8")
+    (folder / name).write_bytes(content)
+    records, (line,) = ledger.find_runs(root)
+    assert len(records) == 1
+    assert str(folder) in line
+    assert line.isprintable()
 
 
 @CASES

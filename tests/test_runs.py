@@ -28,6 +28,7 @@ from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config, result_config
 from mmlib.experiments.training.resume import STATE
 from mmlib.experiments.training.trainer import Trainer
+from tools.results import results_table
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid
     assert ledger.load_record(path).history == record.history
     content["history"] = {"epoch": [1, 2], "loss": [0.5]}
     path.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))
-    with pytest.raises(ValueError, match=r"seed0.json has a history whose columns differ in length"):
+    with pytest.raises(ValueError, match=r"seed0.json has a history that is not columns of one length"):
         ledger.load_record(path)
 
 
@@ -206,6 +207,11 @@ def without(content, part, name):
     return content | {part: {k: v for k, v in content[part].items() if k != name}}
 
 
+def with_method(content, method):
+    config = {k: v for k, v in content["config"].items() if k != "digest"} | {"method": method}
+    return content | {"config": config | {"digest": runs.checksum(config)}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -215,8 +221,23 @@ def without(content, part, name):
         (lambda c: c | {"history": []}, "has no history"),
         (lambda c: {k: v for k, v in c.items() if k != "metrics"}, "has no metrics"),
         (lambda c: c | {"config": c["config"] | {"lr": 0.3}}, "has a configuration that does not match its digest"),
-        (lambda c: c | {"metrics": c["metrics"] | {"nll": None}}, "has metrics that are not finite numbers"),
-        (lambda c: c | {"metrics": c["metrics"] | {"nll": math.nan}}, "has metrics that are not finite numbers"),
+        (
+            lambda c: c | {"metrics": c["metrics"] | {"nll": None}},
+            "is no record: nll in its metrics must be a finite number, got None",
+        ),
+        (
+            lambda c: c | {"metrics": c["metrics"] | {"nll": math.nan}},
+            "is no record: nll in its metrics must be a finite number, got nan",
+        ),
+        (
+            lambda c: c | {"metrics": c["metrics"] | {"accuracy": True}},
+            "is no record: accuracy in its metrics must be a finite number, got True",
+        ),
+        (
+            lambda c: c | {"history": c["history"] | {"lr": 3}},
+            "has a history that is not columns of one length",
+        ),
+        (lambda c: with_method(c, "new"), "has a method that this version does not know, 'new'"),
     ],
 )
 def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change, message):
@@ -675,6 +696,19 @@ def test_a_run_without_attacks_is_recorded(finished, tmp_path):
     (row,) = ledger.table([read])
     assert row["fgsm_error"] is None
     assert row["accuracy"] == record.metrics["accuracy"]
+
+
+def test_a_run_with_one_test_image_is_recorded(finished, digits, tmp_path):
+    """No two images are there, of a class or of two, whose distance could be measured."""
+    folder, _, run, *_ = finished
+    metrics, _ = evaluate(run.classifier, dataclasses.replace(digits, test=digits.test[:1]), out_sets=())
+    undefined = {name for name in ledger.SCALARS if metrics[name] is None}
+    assert undefined == {"alignment", "uniformity", "class_mean_cosine"}
+    ledger.add(dataclasses.replace(runs.load_run(folder), metrics=metrics), tmp_path)
+    (row,) = ledger.table(ledger.collect(tmp_path))
+    assert row["uniformity"] is None
+    assert row["accuracy"] == metrics["accuracy"]
+    assert "| 1 |" in results_table(ledger.collect(tmp_path))
 
 
 @pytest.mark.slow

@@ -146,9 +146,9 @@ def load_record(path: Path, folder: Path) -> DetectionRecord:
         ValueError: the file is incomplete, or was edited by hand.
     """
     content = read_verified(path)
-    names = {field.name for field in dataclasses.fields(DetectionRecord)} - {"path"}
-    if content.keys() != names:
-        raise ValueError(f"{path} is incomplete: a record must have {', '.join(sorted(names))}")
+    kinds = {"config": dict, "metrics": dict, "history": list, "environment": dict, "predictions": list}
+    if content.keys() != kinds.keys() or not all(isinstance(content[part], kind) for part, kind in kinds.items()):
+        raise ValueError(f"{path} is incomplete: a record must have {', '.join(sorted(kinds))}")
     return DetectionRecord(path.relative_to(folder), **content)
 
 

@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets within brackets
         raise ValueError(f"{path} must hold a JSON object, and cannot be read: {error}") from None
     return content
 
