@@ -54,7 +54,10 @@ def cell_progress(cell: Cell, root: Path) -> Progress:
     folder, log = root / "runs" / cell.grid / cell.path, root / log_path(cell)
     if (folder / "metrics.json").exists():
         return Progress(cell, FINISHED, cell.settings["epochs"])
-    state = Checkpoints(folder).load() if folder.exists() else None
+    try:
+        state = Checkpoints(folder).load(_reason_against)
+    except OSError as error:
+        return Progress(cell, FAILED, reason=str(error))
     history = state["history"] if state else []
     pace = sum(row["seconds"] for row in history) / len(history) if history else None
     if is_locked(folder):
@@ -64,6 +67,10 @@ def cell_progress(cell: Cell, root: Path) -> Progress:
     if ERROR.fullmatch(last) and "max_minutes is" not in last:
         return Progress(cell, FAILED, len(history), pace, f"{last} ({log_path(cell)})")
     return Progress(cell, STOPPED if history else MISSING, len(history), pace)
+
+
+def _reason_against(state: dict) -> str | None:
+    return None if isinstance(state.get("history"), list) else "is not a checkpoint of a run"
 
 
 def grid_progress(grid: str) -> tuple[list[Progress], list[str], float | None]:

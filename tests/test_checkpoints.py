@@ -89,10 +89,55 @@ def test_without_a_checkpoint_there_is_none(tmp_path):
     assert nowhere.load() is None
 
 
-def test_one_that_does_not_fit_is_passed_over_with_the_reason(checkpoints):
-    with pytest.warns(UserWarning, match=r"checkpoint.pt is the third: skipped"):
+def contents(checkpoints):
+    return {path.name: path.read_bytes() for path in last(checkpoints).parent.iterdir()}
+
+
+def test_one_that_does_not_fit_is_passed_over_with_the_reason_and_moved_aside_by_the_next(checkpoints):
+    before = contents(checkpoints)
+    with pytest.warns(UserWarning, match=r"/checkpoint.pt is the third: skipped, and moved to checkpoint-of-another-"):
         state = checkpoints.load(lambda state: "is the third" if state["epoch"] == 3 else None)
     assert state["epoch"] == 2
+    assert contents(checkpoints) == before  # other processes may still read it
+    checkpoints.save({"epoch": 4})
+    checkpoints.wait()
+    after = contents(checkpoints)
+    assert after["checkpoint-of-another-run.pt"] == before["checkpoint.pt"]
+    assert after["checkpoint-previous.pt"] == before["checkpoint-previous.pt"]
+    assert checkpoints.load()["epoch"] == 4
+
+
+def test_where_none_fits_the_last_is_kept_however_long_the_training_goes_on(checkpoints):
+    before = contents(checkpoints)
+    with pytest.warns(UserWarning, match=r"/checkpoint.pt is old: skipped") as warned:
+        assert checkpoints.load(lambda state: "is old") is None
+    assert len(warned) == 1
+    for epoch in (1, 2, 3):
+        checkpoints.save({"epoch": epoch})
+    checkpoints.wait()
+    assert contents(checkpoints)["checkpoint-of-another-run.pt"] == before["checkpoint.pt"]
+    assert len(contents(checkpoints)) == 3
+
+
+def test_where_the_last_is_damaged_the_one_before_it_is_kept(checkpoints):
+    before = contents(checkpoints)
+    last(checkpoints).write_bytes(b"half")
+    with pytest.warns(UserWarning, match=r"/checkpoint(-previous)?.pt is (old|not whole)"):
+        assert checkpoints.load(lambda state: "is old") is None
+    for epoch in (1, 2, 3):
+        checkpoints.save({"epoch": epoch})
+    checkpoints.wait()
+    assert contents(checkpoints)["checkpoint-of-another-run.pt"] == before["checkpoint-previous.pt"]
+
+
+def test_a_second_one_is_not_moved_over_the_first(checkpoints):
+    (last(checkpoints).parent / "checkpoint-of-another-run.pt").write_bytes(b"the first")
+    before = contents(checkpoints)
+    with pytest.raises(
+        FileExistsError, match=r"/checkpoint.pt is old, and checkpoint-of-another-run.pt is there already"
+    ):
+        checkpoints.load(lambda state: "is old")
+    assert contents(checkpoints) == before
 
 
 def test_what_is_saved_is_the_state_at_that_moment(tmp_path, monkeypatch):

@@ -182,6 +182,25 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such rights")
+def test_a_checkpoint_that_may_not_be_read_is_left_where_it_is(monkeypatch, capsys, finished, request):
+    """It may be whole, and of days; only what is damaged is passed over."""
+    with tempfile.TemporaryDirectory() as place:  # for nobody may look into pytest's own folders
+        folder = Path(place, "run")
+        shutil.copytree(finished, folder)
+        (folder / "metrics.json").unlink()
+        for path, mode in ((Path(place), 0o755), (folder, 0o777), (folder / "checkpoint.pt", 0o000)):
+            path.chmod(mode)
+        request.getfixturevalue("nobody")
+        line = run(monkeypatch, capsys, dataset="digits", folder=str(folder))
+        assert line == f"mmlib: [Errno 13] Permission denied: '{folder}/checkpoint.pt'"
+        if not os.getuid():
+            os.seteuid(0)
+        (folder / "checkpoint.pt").chmod(0o600)
+        assert (folder / "checkpoint.pt").read_bytes() == (finished / "checkpoint.pt").read_bytes()
+        assert not (folder / "checkpoint-previous.pt").exists()
+
+
 def test_a_full_disk(tmp_path, monkeypatch, capsys):
     with small_disk(2**12):
         line = run(monkeypatch, capsys, dataset="digits", folder=str(tmp_path / "run"))
@@ -249,13 +268,21 @@ def test_a_finished_run_of_a_later_version(monkeypatch, capsys, finished):
 
 
 def test_a_checkpoint_of_a_later_version(finished):
-    """A run does not go on from it, and says which code made it."""
+    """A run does not go on from it, says which code made it, and keeps it."""
     (finished / "metrics.json").unlink()
     state = torch.load(finished / "checkpoint.pt", weights_only=True)
     state["resume_identity"] |= {"code": "later", "sharpness": 3}
     torch.save(state | {"schedule": {}}, finished / "checkpoint.pt")
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt was made with code 'later', not '\w+': skipped"):
-        main(to_arguments(SETTINGS | {"dataset": "digits", "folder": str(finished)}))
+    before = (finished / "checkpoint.pt").read_bytes()
+    settings = SETTINGS | {"dataset": "digits", "folder": str(finished)}
+    command = [sys.executable, "-m", "mmlib.experiments", *to_arguments(settings)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    words = f"UserWarning: {finished}/checkpoint.pt was made with code 'later', not '"
+    assert done.stderr.startswith(words)
+    assert done.stderr.endswith("': skipped, and moved to checkpoint-of-another-run.pt by the next checkpoint\n")
+    assert done.stderr.count("\n") == 1
+    assert (finished / "checkpoint-of-another-run.pt").read_bytes() == before
     assert (finished / "metrics.json").exists()
 
 

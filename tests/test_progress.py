@@ -46,6 +46,14 @@ def test_a_cell_is_what_its_folder_and_log_say(tmp_path):
     assert progress.cell_progress(one, tmp_path) == progress.Progress(one, progress.FINISHED, 50)
 
 
+def test_a_cell_whose_checkpoint_cannot_be_read_has_failed_and_says_why(tmp_path):
+    one = cell("erm-epochs50")
+    checkpoint = tmp_path / "runs" / one.grid / one.path / "checkpoint.pt"
+    checkpoint.mkdir(parents=True)
+    failed = progress.cell_progress(one, tmp_path)
+    assert (failed.state, failed.reason) == (progress.FAILED, f"[Errno 21] Is a directory: '{checkpoint}'")
+
+
 def test_asking_for_a_lock_leaves_the_folder_free(tmp_path):
     assert not is_locked(tmp_path)
     with Checkpoints(tmp_path):

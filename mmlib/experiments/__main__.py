@@ -11,6 +11,7 @@ A run that was stopped or killed resumes by the same command. On several GPUs, w
 
 import argparse
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"  # no line of a source
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, FloatingPointError) as error:  # TimeoutError is an OSError

@@ -41,7 +41,8 @@ def load_or_train(
 ) -> Trainer:
     """Load the run if its folder holds it finished, from whatever device; train it, or resume it, otherwise.
 
-    A checkpoint that is not whole, or that is of other code or another configuration, is skipped with a warning.
+    A checkpoint that is not whole is skipped with a warning. So is a whole one of other code or another configuration,
+    which is moved aside before training replaces it.
 
     Args:
         folder: of the run.
@@ -50,7 +51,8 @@ def load_or_train(
     Raises:
         ValueError: the folder holds a finished run of another configuration, or of a version with parameters that this
             one does not know; or `train` refuses an argument.
-        FileNotFoundError: the folder holds a finished run without a checkpoint that can be read.
+        FileNotFoundError: the folder holds a finished run without a whole checkpoint of its own.
+        OSError: a checkpoint cannot be read, or one of another run would have to be moved aside where there is one.
     """
     if not (folder / METRICS).exists():
         return train(

@@ -3,6 +3,7 @@
 The content of a checkpoint is made in `trainer.py`, by `Trainer.state`.
 """
 
+import io
 import os
 import time
 import warnings
@@ -18,6 +19,7 @@ try:
 except ImportError:  # Windows: nothing keeps two runs apart there
     fcntl = None
 
+SET_ASIDE = "checkpoint-of-another-run.pt"
 CLASSIFIER_PREFIX = "classifier."  # of the network's parameters and buffers in a method's state
 
 
@@ -27,6 +29,10 @@ class Checkpoints:
     A file is written under another name first and then renamed, so a run that is killed meanwhile leaves the two
     earlier files. A thread writes; training waits only while its state is copied. As a context manager it keeps other
     processes out of the folder, until the context or the process ends.
+
+    A whole file that the run cannot use, of other code or another configuration, is never replaced: the first `save`
+    moves the last such file to `checkpoint-of-another-run.pt`. Only one is kept, and what is there is not replaced
+    either.
 
     Args:
         folder: made where it is missing; None keeps no checkpoints.
@@ -43,6 +49,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None) -> None:
         self.paths = [folder / name for name in ("checkpoint.pt", "checkpoint-previous.pt")] if folder else []
+        self.foreign: Path | None = None  # the last whole file of another run, to be moved aside
         self.lock: int | None = None
         self.writer, self.pending = ThreadPoolExecutor(1), Future()
         self.pending.set_result(None)
@@ -91,21 +98,35 @@ class Checkpoints:
 
         Returns:
             The state, or None if there is no such checkpoint.
+
+        Raises:
+            FileExistsError: a whole file is of another run, and the one of yet another run is kept already.
+            OSError: a file is there and cannot be read, whole or not.
         """
         self.wait()
+        self.foreign = None
         for path in self.paths:
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = _read(path)
             except FileNotFoundError:
                 continue
-            except Exception as error:  # of any kind, by the place of the damage
-                reason = f"is not whole ({first_line(error)})"
-            else:
-                reason = validate(state) if isinstance(state, dict) else "is not a checkpoint of a run"
+            except ValueError as error:
+                warnings.warn(f"{path} is not whole ({error}): skipped", stacklevel=2)
+                continue
+            reason = validate(state) if isinstance(state, dict) else "is not a checkpoint of a run"
             if reason is None:
                 return state
-            warnings.warn(f"{path} {reason}: skipped", stacklevel=2)
+            if self.foreign is None:
+                self._set_aside_later(path, reason)
         return None
+
+    def _set_aside_later(self, path: Path, reason: str) -> None:
+        """Not now: other processes may still read the file, and a run may end before it has anything to keep."""
+        if path.with_name(SET_ASIDE).exists():
+            wanted = "move one of them away, or choose another folder"
+            raise FileExistsError(f"{path} {reason}, and {SET_ASIDE} is there already: {wanted}")
+        warnings.warn(f"{path} {reason}: skipped, and moved to {SET_ASIDE} by the next checkpoint", stacklevel=3)
+        self.foreign = path
 
     def _write(self, state: dict) -> None:
         last, previous = self.paths
@@ -113,12 +134,29 @@ class Checkpoints:
         partial = last.with_name("checkpoint.pt.partial")
         try:
             torch.save(state, partial)
+            if self.foreign:
+                self.foreign.replace(last.with_name(SET_ASIDE))
+                self.foreign = None
+            if last.exists():
+                last.replace(previous)
+            partial.replace(last)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as either
             partial.unlink(missing_ok=True)
             raise OSError(f"{last} could not be written: {first_line(error)}") from error
-        if last.exists():
-            last.replace(previous)
-        partial.replace(last)
+
+
+def _read(path: Path) -> object:
+    """Read a file of `torch.save`.
+
+    Raises:
+        OSError: the file cannot be read; what is in it may be whole.
+        ValueError: it can, and is damaged.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind, by the place of the damage
+        raise ValueError(first_line(error)) from None
 
 
 def is_locked(folder: Path) -> bool:
