@@ -86,6 +86,15 @@ def test_data_that_is_damaged(tmp_path, monkeypatch, capsys, damage):
     assert [file.name for file in tmp_path.iterdir()] == ["mine.npz"]
 
 
+@pytest.mark.parametrize("method", ["erm", "multimix"])
+def test_data_of_one_class_leave_no_folder(tmp_path, monkeypatch, capsys, method):
+    labels = np.zeros(8, int)
+    np.savez(tmp_path / "mine.npz", **arrays() | {"train_labels": labels, "test_labels": labels})
+    line = run(monkeypatch, capsys, dataset=str(tmp_path / "mine.npz"), method=method, folder=str(tmp_path / "run"))
+    assert line == "mmlib: dataset mine must have at least 2 classes to train on, got 1"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_is_a_file(tmp_path, monkeypatch, capsys):
     (tmp_path / "run").write_text("mine")
     for folder in (tmp_path / "run", tmp_path / "run" / "seed0"):

@@ -50,11 +50,13 @@ def load_or_train(
 
     Raises:
         ValueError: the folder holds a finished run of another configuration, or of a version with parameters that this
-            one does not know; or `train` refuses an argument.
+            one does not know; the data set has a single class; or `train` refuses an argument.
         FileNotFoundError: the folder holds a finished run without a whole checkpoint of its own.
         OSError: a checkpoint cannot be read, or one of another run would have to be moved aside where there is one.
     """
     if not (folder / METRICS).exists():
+        if dataset.classes < 2:
+            raise ValueError(f"dataset {dataset.name} must have at least 2 classes to train on, got {dataset.classes}")
         return train(
             config,
             dataset,
