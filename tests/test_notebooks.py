@@ -12,6 +12,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -410,3 +411,45 @@ def test_project_root_is_found_from_below(monkeypatch, tmp_path):
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
     assert project_root() == tmp_path
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """Images of four classes: one is in neither split, one in the train split alone, one in the test split alone."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    labels = {"train": [0, 1] * 6, "test": [0, 3] * 6}
+    arrays = {f"{part}_labels": np.array(values) for part, values in labels.items()}
+    arrays |= dict.fromkeys(("train_images", "test_images"), images)
+    np.savez(tmp_path / "mine.npz", class_names=np.array(["both", "train", "none", "test"]), **arrays)
+    return tmp_path / "mine.npz"
+
+
+def run_cell(sparse, **parameters):
+    """Run chapter 5 as a grid's cell does, and return the process and the folder of the run."""
+    folder = sparse.parent / "run"
+    given = {"dataset": str(sparse), "folder": str(folder), "method": "erm", "epochs": 1} | parameters
+    notebook, out = NOTEBOOKS["05-one-run"], sparse.parent / "out.ipynb"
+    return run_papermill(notebook, out, "-y", json.dumps(given), TQDM_DISABLE="1"), folder
+
+
+@pytest.mark.slow
+def test_a_run_of_data_without_images_of_some_classes_is_saved(sparse):
+    done, folder = run_cell(sparse, attacked_per_class=1, out_sets=["uniform"])
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert [accuracy is None for accuracy in metrics["class_accuracy"]] == [False, True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("attacked_per_class", -1, "attacked_per_class must be an integer >= 0, got -1"),
+        ("threads", 0, "threads must be an integer >= 1, got 0"),
+    ],
+)
+def test_a_run_refuses_what_it_cannot_do_before_it_trains(sparse, parameter, value, message):
+    done, folder = run_cell(sparse, **{parameter: value})
+    assert done.returncode
+    assert done.stderr.rstrip().endswith(f"ValueError: {message}")
+    assert not folder.exists()
