@@ -185,7 +185,7 @@ def timings(device: str, repeats: int, rounds: int) -> dict:
 
 def rss_bytes() -> tuple[int, int]:
     """Return the bytes of the resident set now, and the most so far."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return tuple(1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
 
 
@@ -204,7 +204,7 @@ def measure_single_call(what: str, n: int, device: str) -> tuple[int, float]:
         torch.cuda.reset_peak_memory_stats()
         (seconds,) = time_interleaved({"call": call}, 1, device)["call"]
         return torch.cuda.max_memory_allocated() - before, seconds
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     before, _ = rss_bytes()
     start = time.perf_counter()
     call()
@@ -214,7 +214,7 @@ def measure_single_call(what: str, n: int, device: str) -> tuple[int, float]:
 def measure_in_fresh_process(what: str, n: int, device: str, threads: int, **variables: str) -> dict[str, float]:
     """Run `measure_single_call` in a fresh process."""
     command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--single-call", what, str(n)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | variables)
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=os.environ | variables)
     size, seconds = done.stdout.split()
     print(f"{what:24s} n {n:>8d}{int(size) / MIB:10.1f} MiB {float(seconds):10.3f} s", flush=True)
     return {"mib": int(size) / MIB, "seconds": float(seconds)}
@@ -278,7 +278,7 @@ def main() -> None:
             print(f"{name:28s}{results['growth'][name]:10.3f}")
     target = options.out / f"losses-{options.device}-{options.threads}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(results, indent=1) + "\n")
+    target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

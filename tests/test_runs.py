@@ -330,7 +330,7 @@ READS = {"read_text", "write_text", "open"}
 def test_every_text_file_names_its_encoding():
     """The locale's, which Python takes otherwise, is no UTF-8 on Windows and under C."""
     root = provenance.PACKAGE.parent
-    for path in [*root.glob("mmlib/**/*.py"), *root.glob("mmbook/**/*.py")]:
+    for path in (path for name in ("mmlib", "mmbook", "tools", "benchmarks") for path in root.glob(f"{name}/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue

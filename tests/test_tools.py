@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mmlib.experiments.runs import RunRecord
-from tools import audit, digests, gpus, licences, links, mutate, preflight
+from tools import audit, detect, digests, gpus, licences, links, mutate, preflight
 from tools.digests import source_digest
 from tools.results import results_table
 
@@ -96,6 +96,42 @@ def test_every_source_of_this_repository_counts(monkeypatch):
     names = {path.as_posix() for path in digests.source_files("mmlib", "mmbook")}
     assert {"mmlib/losses.py", "mmlib/experiments/__init__.py", "mmbook/ledger.py"} <= names
     assert not any("__pycache__" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("mutate nosuch", "mutate: modules must be modules of mmlib, such as metrics, got 'nosuch'"),
+        ("results nowhere", "results: results must hold a finished run, got 'nowhere'; `make book` makes some"),
+        ("stage nowhere", "OSError: command must be a program of this machine, got ''"),
+        ("stage nowhere nosuch x", "OSError: command must be a program of this machine, got 'nosuch x'"),
+        ("gpus 0", "OSError: command must be a program of this machine, got ''"),
+        ("gpus 0 nosuch", "OSError: command must be a program of this machine, got 'nosuch'"),
+        ("cell 1", "OSError: command must be a program of this machine, got ''"),
+        ("record tiny", "record: {here}/experiments.yml does not exist; grids are read in a clone of the repository"),
+        ("detect", "detect: {here}/detection.yml does not exist; grids are read in a clone of the repository"),
+        ("links", "links: [Errno 2] No such file or directory: 'pyproject.toml'"),
+        ("licences", "licences: [Errno 2] No such file or directory: 'requirements.lock'"),
+    ],
+)
+def test_what_a_tool_cannot_do_is_one_line(tmp_path, command, line):
+    """In a folder that is no clone."""
+    name, *arguments = command.split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"tools.{name}", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (1, line.format(here=tmp_path) + "\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_detector_without_objects_to_find_has_no_precision():
+    assert detect.precision({"map": 12.345}) == "mAP 12.35 %"
+    assert detect.precision({"map": None}) == "no mAP, for no test image has an object"
 
 
 PYPROJECT = """[project]

@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 import psutil
 
+from tools.gpus import check_command
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL_SECONDS = 0.5
 
@@ -69,6 +71,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("minutes", type=float)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
+    check_command(given.command)
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: received.append(number))
@@ -87,4 +90,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except OSError as error:
+        sys.exit(f"OSError: {error}")

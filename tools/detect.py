@@ -18,6 +18,12 @@ from mmlib.experiments.processor import use_common_instructions
 LEDGER = Path("book/results/detection")
 
 
+def precision(metrics: dict) -> str:
+    """Say the mean average precision of a run, which a test split without objects does not have."""
+    value = metrics["map"]
+    return "no mAP, for no test image has an object" if value is None else f"mAP {value:.2f} %"
+
+
 def main(arguments: list[str]) -> int:
     """Run what has no record yet; return 1 where a run failed or its start does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,11 +43,14 @@ def main(arguments: list[str]) -> int:
             failed += 1
             print(f"{cell.path}: {error}", flush=True)
         else:
-            print(f"{cell.path}: mAP {content['metrics']['map']:.2f} %", flush=True)
+            print(f"{cell.path}: {precision(content['metrics'])}", flush=True)
     missing = sum(not (LEDGER / cell.path).exists() for cell in cells)
     print(f"detection: {missing} of {len(cells)} runs have no record in {LEDGER}")
     return int(failed > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"detect: {error}")

@@ -11,12 +11,30 @@ import argparse
 import fcntl
 import getpass
 import os
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 LOCKS = Path(tempfile.gettempdir(), f"mmlib-gpus-{getpass.getuser()}")
+
+
+def check_command(command: list[str]) -> None:
+    """Check that a command can be started, before anybody waits for it.
+
+    Args:
+        command: a program, by its name or path, and its arguments.
+
+    Raises:
+        FileNotFoundError: it is empty, or this machine has no such program.
+
+    >>> check_command([])
+    Traceback (most recent call last):
+    FileNotFoundError: command must be a program of this machine, got ''
+    """
+    if not command or not shutil.which(command[0]):
+        raise FileNotFoundError(f"command must be a program of this machine, got {' '.join(command)!r}")
 
 
 def visible() -> list[str]:
@@ -59,6 +77,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
+    check_command(given.command)
     names = visible() if given.count and "SLURM_JOB_ID" not in os.environ else []
     count = min(given.count, len(names))  # a command that needs more says so itself
     while count and not (occupied := occupy(names, count)):
@@ -69,4 +88,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"OSError: {error}")

@@ -5,6 +5,7 @@ python -m tools.licences    writes book/licences.md
 
 import argparse
 import re
+import sys
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
@@ -93,4 +94,7 @@ def page(lock: str) -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    PAGE.write_text(page(Path("requirements.lock").read_text(encoding="utf-8")), encoding="utf-8")
+    try:
+        PAGE.write_text(page(Path("requirements.lock").read_text(encoding="utf-8")), encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"licences: {error}")

@@ -10,6 +10,7 @@ clones the repository first, because chapters read its records.
 import argparse
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -90,4 +91,7 @@ def link(root: Path) -> None:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    link(Path())
+    try:
+        link(Path())
+    except (ValueError, OSError) as error:
+        sys.exit(f"links: {error}")

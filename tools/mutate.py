@@ -229,6 +229,8 @@ def main() -> None:
     parser.add_argument("modules", nargs="+", help="such as metrics or experiments.methods.mixup")
     parser.add_argument("--minutes", type=float, default=60.0, help="for each module")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.modules if not source_of(name).is_file()]:
+        sys.exit(f"mutate: modules must be modules of mmlib, such as metrics, got {unknown[0]!r}")
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for name in IMPORTED:
         importlib.import_module(name)

@@ -5,6 +5,7 @@ python -m tools.results book/results/digits    writes README's table
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -58,4 +59,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"results: {error}")

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.gpus import check_command
+
 MARK = "@staged"
 
 
@@ -56,14 +58,15 @@ def copy_of(source: Path, storage: Path) -> Path:
     folder = storage / f"mmlib-data-{getpass.getuser()}"
     folder.mkdir(parents=True, exist_ok=True)
     home, partial = folder / state(source), folder / f"{state(source)}.partial"
-    with (folder / f"{home.name}.lock").open("w") as lock:
+    with (folder / f"{home.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # ends with this process, however it ends
         if not home.exists():
             shutil.rmtree(partial, ignore_errors=True)
             check_room(source, folder)
             partial.mkdir()
             # What a link names is copied, and times are kept.
-            done = subprocess.run(["cp", "-RLp", source, partial / source.name], stderr=subprocess.PIPE, text=True)
+            copying = ["cp", "-RLp", source, partial / source.name]
+            done = subprocess.run(copying, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
             if done.returncode:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise OSError(f"{source} could not be copied to {folder}: {done.stderr.splitlines()[0]}")
@@ -77,7 +80,7 @@ def check_room(source: Path, folder: Path) -> None:
     Raises:
         OSError: that is so.
     """
-    used = subprocess.run(["du", "-skL", source], stdout=subprocess.PIPE, text=True, check=True).stdout
+    used = subprocess.run(["du", "-skL", source], stdout=subprocess.PIPE, check=True).stdout
     needed, free = int(used.split()[0]) * 1024, shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(f"{source} takes {needed / 2**20:,.0f} MiB, and NODE_STORAGE has {free / 2**20:,.0f}: {folder}")
@@ -89,6 +92,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
+    check_command(given.command)
     storage = os.path.expandvars(os.environ.get("NODE_STORAGE", ""))
     place = copy_of(given.source, Path(storage)) if storage else given.source
     command = [part.replace(MARK, str(place)) for part in given.command]
