@@ -4,13 +4,17 @@ import copy
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
 
 from mmbook import ledger
 from mmlib import (
@@ -21,6 +25,8 @@ from mmlib import (
     sample_mixing_weights,
 )
 from mmlib.experiments import runs
+from mmlib.experiments.data import sources
+from mmlib.experiments.data.dataset import Dataset
 from mmlib.experiments.training.config import Config
 from mmlib.metrics import alignment, calibration_error, confusion_matrix, uniformity
 
@@ -386,3 +392,142 @@ def test_a_path_of_a_run_stays_in_its_grid_and_says_what_it_is_of(dataset, model
     assert (root / path).resolve().is_relative_to(root)
     assert len(path.parts) == 4
     assert runs.parse_run_path(root / path) == {"dataset": dataset, "model": model, "variant": variant, "seed": seed}
+
+
+# Data sets
+
+LABELS = arrays(st.sampled_from([np.uint8, np.int64, np.float32]), array_shapes(max_dims=2, max_side=4))
+PIXELS = arrays(st.sampled_from([np.uint8, np.uint16, np.bool_]), array_shapes(min_dims=2, max_dims=5, max_side=4))
+IN_FILES = {"train": "train", "validation": "val", "test": "test"}
+MEMBERS = st.sampled_from([*sources.ARRAYS, "valid_images", "ids"])
+
+
+def read_or_refused(path: Path) -> tuple[Dataset | None, str]:
+    """The data set at a path, as a user meets it, or else why it is refused."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        warnings.filterwarnings("ignore", module="PIL")  # of metadata
+        try:
+            return sources.load(str(path)), ""
+        except (ValueError, OSError) as error:
+            return None, str(error)
+
+
+@st.composite
+def whole_sets(draw) -> dict[str, np.ndarray]:
+    """Arrays that are a data set, of any number of images, sizes, classes and types of labels."""
+    side, classes = draw(st.integers(1, 5)), draw(st.integers(2, 4))
+    channels = draw(st.sampled_from([(), (1,), (3,)]))
+    splits = ("train", "val", "test") if draw(st.booleans()) else ("train", "test")
+    source, found = np.random.default_rng(draw(SEEDS)), {}
+    for split in splits:
+        labels = source.permutation(np.arange(draw(st.integers(classes, 9))) % classes)
+        found[f"{split}_images"] = source.integers(0, 256, (len(labels), side, side, *channels), dtype=np.uint8)
+        found[f"{split}_labels"] = labels.astype(draw(st.sampled_from([np.uint8, np.int16, np.uint64])))
+    return found
+
+
+@CASES
+@given(content=whole_sets(), packed=st.booleans())
+def test_an_archive_of_a_data_set_is_read_to_the_pixel(tmp_path_factory, content, packed):
+    path = tmp_path_factory.mktemp("archive") / "set.npz"
+    (np.savez_compressed if packed else np.savez)(path, **content)
+    for name, split in sources.load(str(path)).splits().items():
+        pixels = content[f"{IN_FILES[name]}_images"]
+        assert np.array_equal(split.images.permute(0, 2, 3, 1).numpy().reshape(pixels.shape), pixels)
+        assert split.labels.tolist() == content[f"{IN_FILES[name]}_labels"].tolist()
+
+
+@CASES
+@given(whole=whole_sets(), changes=st.dictionaries(MEMBERS, PIXELS | LABELS, min_size=1, max_size=2))
+def test_an_archive_of_any_arrays_is_a_data_set_or_refused_in_one_line(tmp_path_factory, whole, changes):
+    path = tmp_path_factory.mktemp("archive") / "set.npz"
+    np.savez(path, **whole | changes)
+    dataset, refused = read_or_refused(path)
+    if dataset is None:
+        assert "set.npz" in refused
+        assert "\n" not in refused
+        return
+    assert not {"valid_images", "ids"} & changes.keys()
+    for name, split in dataset.splits().items():
+        pixels = (whole | changes)[f"{IN_FILES[name]}_images"]
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(split.images.permute(0, 2, 3, 1).numpy().reshape(pixels.shape), pixels)
+        assert len(split.labels) == len(pixels)
+
+
+DAMAGES = st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=40), st.booleans())
+
+
+def damage(path: Path, place: float, content: bytes, cut: bool) -> None:
+    """Write other bytes into a file, or cut it off there."""
+    whole = path.read_bytes()
+    at = int(place * (len(whole) - 1))
+    path.write_bytes(whole[:at] if cut else whole[:at] + content + whole[at + len(content) :])
+
+
+@CASES
+@given(whole=whole_sets(), packed=st.booleans(), how=DAMAGES)
+def test_a_damaged_archive_holds_its_data_or_is_refused_in_one_line(tmp_path_factory, whole, packed, how):
+    """Its checksums are those of the arrays: what is read is what was written."""
+    path = tmp_path_factory.mktemp("archive") / "set.npz"
+    (np.savez_compressed if packed else np.savez)(path, **whole)
+    fingerprint = sources.load(str(path)).fingerprint
+    damage(path, *how)
+    dataset, refused = read_or_refused(path)
+    assert dataset is None or dataset.fingerprint == fingerprint
+    assert dataset is not None or "set.npz must " in refused
+    assert "\n" not in refused
+
+
+MODES = st.sampled_from([("L", "png"), ("RGB", "png"), ("RGBA", "png"), ("P", "gif"), ("1", "bmp"), ("RGB", "ppm")])
+MODES |= st.sampled_from([("RGB", "tif"), ("RGB", "bmp"), ("RGB", "jpg"), ("CMYK", "jpg"), ("RGB", "webp")])
+
+
+def write_pictures(root: Path, mode: str, suffix: str, seed: int, counts: tuple[int, int], side: int) -> list[Path]:
+    """Class folders of pictures of one kind."""
+    source, files = np.random.default_rng(seed), []
+    for split in ("train", "test"):
+        for name, count in zip(("ant", "bee"), counts):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                files.append(root / split / name / f"{number}.{suffix}")
+                picture = Image.fromarray(source.integers(0, 256, (side, side, 3), dtype=np.uint8))
+                picture.convert(mode).save(files[-1])
+    return files
+
+
+PICTURES = settings(CASES, max_examples=40)
+COUNTS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@PICTURES
+@given(mode=MODES, seed=SEEDS, counts=COUNTS, side=st.integers(1, 9))
+def test_class_folders_are_read_to_the_pixel(tmp_path_factory, mode, seed, counts, side):
+    root = tmp_path_factory.mktemp("folder") / "pets"
+    files = write_pictures(root, *mode, seed, counts, side)
+    dataset = sources.load(str(root))
+    found = [image for split in dataset.splits().values() for image in split.images.permute(0, 2, 3, 1).numpy()]
+    for pixels, file in zip(found, files):
+        with Image.open(file) as picture:
+            assert np.array_equal(pixels, picture.convert("RGB"))
+    assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == [0] * counts[0] + [1] * counts[1]
+
+
+@PICTURES
+@given(mode=MODES, seed=SEEDS, how=DAMAGES, which=st.integers(0, 3))
+def test_a_damaged_picture_is_read_or_refused_in_one_line(tmp_path_factory, mode, seed, how, which):
+    """Most formats have no checksum, so that other pixels may be read, but of the same size and of this file alone."""
+    root = tmp_path_factory.mktemp("folder") / "pets"
+    file = write_pictures(root, *mode, seed, (1, 1), 6)[which]
+    whole = sources.load(str(root))
+    damage(file, *how)
+    dataset, refused = read_or_refused(root)
+    if dataset is None:
+        assert str(file) in refused
+        assert "\n" not in refused
+        return
+    for name, split in dataset.splits().items():
+        kept = [k for k in range(2) if root / name / ("ant", "bee")[k] != file.parent]
+        assert torch.equal(split.images[kept], whole.splits()[name].images[kept])
+        assert split.images.shape == whole.splits()[name].images.shape

@@ -243,7 +243,7 @@ def _npz(path: Path) -> Dataset:
         ids = splits["train"].labels.unique()
         splits = {name: _index_labels(path, name, split, ids) for name, split in splits.items()}
         names = tuple(str(label) for label in ids.tolist())
-    return _dataset_from_splits(path.stem, splits, names)
+    return _dataset_from_splits(path, path.stem, splits, names)
 
 
 def _refuse_unknown(path: Path, kind: str, known: Iterable[str], found: Iterable[str]) -> None:
@@ -279,7 +279,7 @@ def _folder(path: Path, size: int | None, workers: int) -> Dataset:
     if size is not None:
         return build_streamed_dataset(path, files, class_names, size, workers)
     splits = {name: load_images(paths, labels) for name, (paths, labels) in files.items()}
-    return _dataset_from_splits(path.resolve().name, splits, class_names)
+    return _dataset_from_splits(path, path.resolve().name, splits, class_names)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -299,7 +299,10 @@ def _split_folders(path: Path) -> dict[str, Path]:
     return folders
 
 
-def _dataset_from_splits(name: str, splits: dict[str, Split], class_names: tuple[str, ...]) -> Dataset:
+def _dataset_from_splits(path: Path, name: str, splits: dict[str, Split], class_names: tuple[str, ...]) -> Dataset:
     train, validation, test = splits["train"], splits.get("val"), splits["test"]
     padding = train.images.shape[2] // 8  # CIFAR's 4 of 32
-    return Dataset(name, train, validation, test, class_names, batch_size=128, padding=padding, flip=True)
+    try:
+        return Dataset(name, train, validation, test, class_names, batch_size=128, padding=padding, flip=True)
+    except ValueError as error:  # it names the data set, and a user looks for the file
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{name}: ')}") from None
