@@ -118,7 +118,7 @@ def check_tensor(
         name: the argument's name.
         value: its value.
         shape: sizes, or letters for sizes of at least 1.
-        kind: "floating-point", "boolean", or "" for any but complex numbers.
+        kind: "floating-point", "integer", "boolean", or "" for any but complex numbers.
         hint: what to add to the error of a wrong shape.
 
     Raises:
@@ -131,12 +131,9 @@ def check_tensor(
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if kind == "floating-point":
-        fits = value.is_floating_point()
-    else:
-        fits = value.dtype == torch.bool if kind == "boolean" else not value.is_complex()
-    if not fits:
-        raise TypeError(f"{name} must be a {kind or 'real'} tensor, got {value.dtype}")
+    own = "floating-point" if value.is_floating_point() else "boolean" if value.dtype == torch.bool else "integer"
+    if value.is_complex() or kind not in ("", own):
+        raise TypeError(f"{name} must be a{'n' * (kind == 'integer')} {kind or 'real'} tensor, got {value.dtype}")
     if shape is None:
         return
     got = tuple(value.shape)
@@ -147,25 +144,6 @@ def check_tensor(
         wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         at_least = ", each at least 1" if len(got) == len(shape) and 0 in got else ""
         raise ValueError(f"{name} must have shape ({wanted}){at_least}, got {got}{hint}")
-
-
-def check_indices(name: str, value: object, length: int) -> None:
-    """Check that a value is a tensor of integers, (length,).
-
-    Raises:
-        TypeError: the value is not a tensor, or not one of integers.
-        ValueError: the tensor has another shape.
-
-    >>> check_indices("labels", torch.ones(3), 3)
-    Traceback (most recent call last):
-    TypeError: labels must be integers, got torch.float32
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {value.dtype}")
-    if value.shape != (length,):
-        raise ValueError(f"{name} must have shape ({length},), got {tuple(value.shape)}")
 
 
 def can_read(tensor: Tensor) -> bool:
@@ -192,12 +170,6 @@ def check_index_range(name: str, value: Tensor, count: int, of: str) -> None:
     low, high = (end.item() for end in value.aminmax())
     if low < 0 or high >= count:
         raise ValueError(f"{name} must be from 0 to {count - 1} for {count} {of}, got {low if low < 0 else high}")
-
-
-def check_no_nan(name: str, value: Tensor) -> None:
-    """Refuse NaN. The values are read, as by `check_index_range`."""
-    if value.detach().amax().isnan():
-        raise ValueError(f"{name} must have no NaN, got some")
 
 
 def check_logits(logits: Tensor) -> None:

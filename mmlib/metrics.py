@@ -2,8 +2,8 @@
 
 Each returns tensors on the device of its input, computed in float32 or wider whatever the input's type is, also under
 autocast. Labels are class indices of any integer type, shape (n,), on any device; those beside logits (n, c) must be
-below c. A metric of no examples is refused, for it has no value, and so are, on the CPU, logits that are NaN and
-embeddings that are not finite.
+below c. A metric of no examples is refused, for it has no value, and so are, on the CPU, logits that are NaN or
+infinity and embeddings that are not finite.
 """
 
 import math
@@ -12,16 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._checks import (
-    can_read,
-    check_index_range,
-    check_indices,
-    check_int,
-    check_no_nan,
-    check_range,
-    check_tensor,
-    check_values,
-)
+from mmlib._checks import check_index_range, check_int, check_range, check_tensor, check_values
 from mmlib._typing import Float, Int, Integer
 from mmlib.mixing import accumulation_dtype
 
@@ -176,10 +167,7 @@ def class_means(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"])
     """
     _check_embeddings("embeddings", embeddings)
     labels = _class_indices(labels, embeddings)
-    low, high = (end.item() for end in labels.aminmax())
-    if low < 0 or high >= MOST_CLASSES:
-        got = low if low < 0 else high
-        raise ValueError(f"labels must be class indices from 0 to {MOST_CLASSES - 1}, got {got}")
+    check_index_range("labels", labels, MOST_CLASSES, "classes at most")
     embeddings = embeddings.to(accumulation_dtype(embeddings.dtype))
     sizes = torch.bincount(labels).to(embeddings.dtype)
     sums = embeddings.new_zeros(len(sizes), embeddings.shape[1]).index_add_(0, labels, embeddings)
@@ -292,8 +280,7 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, 
 def _classes(labels: Tensor, logits: Tensor) -> Tensor:
     """Return the labels of logits, (n, c), as int64 on their device; each must be a class that they have."""
     check_tensor("logits", logits, ("n", "c"))
-    if can_read(logits):
-        check_no_nan("logits", logits)
+    check_values("logits", logits.detach().amax(), -math.inf)  # -inf is a class that cannot be
     labels = _class_indices(labels, logits)
     check_index_range("labels", labels, logits.shape[1], "classes")
     return labels
@@ -307,7 +294,7 @@ def _check_embeddings(name: str, embeddings: Tensor, shape: tuple[int | str, ...
 
 def _class_indices(labels: Tensor, values: Tensor, name: str = "labels") -> Tensor:
     """Return the labels as int64 on the device of `values`, one for each of its rows."""
-    check_indices(name, labels, len(values))
+    check_tensor(name, labels, (len(values),), "integer")
     return labels.to(values.device, torch.long)
 
 

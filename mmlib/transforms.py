@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mmlib._checks import can_read, check_index_range, check_indices, check_int, check_range, check_tensor, check_values
+from mmlib._checks import can_read, check_index_range, check_int, check_range, check_tensor, check_values
 from mmlib._typing import Device, Float, Int
 from mmlib.mixing import accumulation_dtype, mix
 from mmlib.sampling import check_alpha, sample_mixing_weights
@@ -64,26 +64,15 @@ def mix_pairs(
     tensor([1., 3.])
     """
     check_tensor("values", values, kind="floating-point")
-    check_indices("partners", partners, len(values))
-    if can_read(partners):
-        check_index_range("partners", partners, len(values), "examples")
-    _check_lam(lam, len(values))
+    check_tensor("partners", partners, (len(values),), "integer")
     dtype = accumulation_dtype(values.dtype)
     # As a number λ would be part of the graph under `torch.compile`, which would compile every step anew.
     lam = (lam * torch.ones((), dtype=dtype, device=values.device)).to(dtype)
-    lam = lam.reshape(-1, *[1] * (values.ndim - 1)) if lam.ndim else lam
-    return torch.lerp(values[partners].to(dtype), values.to(dtype), lam).to(values.dtype)
-
-
-def _check_lam(lam: float | Tensor, num_pairs: int) -> None:
-    """Refuse a λ that is no weight, or not one for each pair."""
-    if not isinstance(lam, Tensor):
-        if not torch.compiler.is_compiling():  # which would compile anew for every number that is compared
-            check_range(0, 1, lam=lam)
-        return
-    if lam.ndim and lam.shape != (num_pairs,):
-        raise ValueError(f"lam must be a number or have shape ({num_pairs},), got {tuple(lam.shape)}")
     check_values("lam", lam, high=1)
+    if lam.ndim:
+        check_tensor("lam", lam, (len(values),))
+        lam = lam.reshape(-1, *[1] * (values.ndim - 1))
+    return torch.lerp(values[partners].to(dtype), values.to(dtype), lam).to(values.dtype)
 
 
 def cutmix_box(size: tuple[int, int], lam: float, centre: tuple[int, int]) -> tuple[slice, slice]:
@@ -177,8 +166,6 @@ class _BatchTransform(nn.Module):
         if images.ndim < 3 or len(images) != len(targets):
             shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"images and labels must be a batch of equal length, got shapes {shapes}")
-        if not len(images):
-            raise ValueError(f"images must have at least one example, got shape {tuple(images.shape)}")
         mixed, targets = self.mix_batch(images, targets)
         leaves[at_images], leaves[at_labels] = mixed.as_subclass(type(images)), targets
         return tree_unflatten(leaves, structure)

@@ -130,6 +130,7 @@ def test_choices():
         (torch.zeros(2, 3).bfloat16(), ("m", "c"), "floating-point"),
         (torch.zeros(2, dtype=torch.uint8), ("m",), ""),
         (torch.zeros(2, 3, dtype=torch.bool), (2, "r"), "boolean"),
+        (torch.zeros(2, dtype=torch.int16), (2,), "integer"),
         (torch.zeros(0), None, "floating-point"),
     ],
 )
@@ -148,6 +149,15 @@ def test_tensors_that_fit_pass(value, shape, kind):
             "floating-point",
             TypeError,
             "x must be a floating-point tensor, got torch.int64",
+        ),
+        (torch.zeros(2), None, "integer", TypeError, "x must be an integer tensor, got torch.float32"),
+        (torch.zeros(2).bool(), None, "integer", TypeError, "x must be an integer tensor, got torch.bool"),
+        (
+            torch.zeros(2, dtype=torch.cfloat),
+            None,
+            "integer",
+            TypeError,
+            "x must be an integer tensor, got torch.complex64",
         ),
         (torch.zeros(2), None, "boolean", TypeError, "x must be a boolean tensor, got torch.float32"),
         (torch.zeros(2, 3), (2, 4), "", ValueError, "x must have shape (2, 4), got (2, 3)?"),

@@ -105,8 +105,8 @@ def test_equal_scores_are_chance_and_reversed_ones_are_all_wrong():
     [
         (torch.ones(0), torch.ones(2), r"^scores_in must have shape \(n,\), each at least 1, got \(0,\)$"),
         (torch.ones(2), torch.ones(3, 1), r"^scores_out must have shape \(k,\), got \(3, 1\)$"),
-        (torch.tensor([float("nan"), 1.0]), torch.ones(2), "^scores_in must have no NaN, got some$"),
-        (torch.ones(2), torch.tensor([1.0, float("nan")]), "^scores_out must have no NaN, got some$"),
+        (torch.tensor([float("nan"), 1.0]), torch.ones(2), "^scores_in must have no NaN, got 1$"),
+        (torch.ones(2), torch.tensor([1.0, float("nan")]), "^scores_out must have no NaN, got 1$"),
     ],
 )
 def test_scores_that_are_none_are_refused(inside, outside, message, unchecked):

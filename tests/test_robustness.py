@@ -194,7 +194,7 @@ WRONG = [
     ({"images": lambda x: x.numpy()}, TypeError, "^images must be a tensor, got ndarray$"),
     ({"labels": lambda y: y[:, None]}, ValueError, r"^labels must have shape \(20,\), got \(20, 1\)$"),
     ({"labels": lambda y: y[:3]}, ValueError, r"^labels must have shape \(20,\), got \(3,\)$"),
-    ({"labels": lambda y: y.double()}, TypeError, r"^labels must be integers, got torch\.float64$"),
+    ({"labels": lambda y: y.double()}, TypeError, r"^labels must be an integer tensor, got torch\.float64$"),
     ({"labels": lambda y: y + 1}, ValueError, "^labels must be from 0 to 4 for 5 classes, got 5$"),
     ({"labels": lambda y: y - 1}, ValueError, "^labels must be from 0 to 4 for 5 classes, got -1$"),
 ]

@@ -332,7 +332,7 @@ WRONG = [
         (
             lambda kind=kind: kind(num_classes=C)(images()[:0], LABELS[:0]),
             ValueError,
-            r"^images must have at least one example, got shape \(0, 3, 8, 8\)$",
+            "^num_examples must be an integer >= 1, got 0$",
         )
         for kind in (Mixup, CutMix, ZetaMixup)
     ),
@@ -356,12 +356,11 @@ WRONG = [
     ),
     (lambda: mix_pairs(LABELS, ROLLED, 0.5), TypeError, "^values must be a floating-point tensor, got torch.int64$"),
     (lambda: mix_pairs(images(), ROLLED[:2], 0.5), ValueError, r"^partners must have shape \(6,\), got \(2,\)$"),
-    (lambda: mix_pairs(images(), ROLLED * 2, 0.5), ValueError, "^partners must be from 0 to 5 .*, got 10$"),
-    (lambda: mix_pairs(images(), ROLLED > 2, 0.5), TypeError, "^partners must be integers, got torch.bool$"),
+    (lambda: mix_pairs(images(), ROLLED > 2, 0.5), TypeError, "^partners must be an integer tensor, got torch.bool$"),
     (
         lambda: mix_pairs(images(), ROLLED, torch.ones(2)),
         ValueError,
-        r"^lam must be a number or have shape \(6,\), got \(2,\)$",
+        r"^lam must have shape \(6,\), got \(2,\)$",
     ),
 ]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlib._checks import check_int, check_no_nan, check_tensor
+from mmlib._checks import check_int, check_tensor
 from mmlib._typing import Float
 from mmlib.experiments.data.sources import load_test
 from mmlib.experiments.data.split import Split
@@ -78,7 +78,8 @@ def ood_metrics(scores_in: Float[Tensor, " n"], scores_out: Float[Tensor, " k"])
     """
     for name, scores, size in (("scores_in", scores_in, "n"), ("scores_out", scores_out, "k")):
         check_tensor(name, scores, (size,))
-        check_no_nan(name, scores)
+        if scores.isnan().any():
+            raise ValueError(f"{name} must have no NaN, got {int(scores.isnan().sum())}")
     thresholds, index = torch.cat([scores_in.double(), scores_out.double()]).unique(return_inverse=True)
     # How many of each set have every one of the distinct scores, from the highest to the lowest.
     n, steps = len(scores_in), len(thresholds)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmlib._checks import can_read, check_index_range, check_indices, check_int, check_range, check_tensor
+from mmlib._checks import can_read, check_index_range, check_int, check_range, check_tensor
 from mmlib._typing import Float, Integer
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.models.classifier import eval_mode
@@ -73,7 +73,7 @@ def pgd(
     check_range(epsilon=epsilon, step=step)
     check_int(1, steps=steps)
     check_tensor("images", images, ("m", "channels", "h", "w"), "floating-point")
-    check_indices("labels", labels, len(images))
+    check_tensor("labels", labels, (len(images),), "integer")
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
