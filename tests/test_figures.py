@@ -97,6 +97,7 @@ def nbval(folder, cells, *prefix):
     notebook = {"cells": numbered, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     (folder / "tiny.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     shutil.copy(ROOT / "conftest.py", folder)
+    shutil.copytree(ROOT / "tests" / "guard", folder / "tests" / "guard")
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--color=no", "-rA", "--rootdir=."]
     run = subprocess.run(
         [*prefix, *command, "tiny.ipynb"],
