@@ -215,10 +215,18 @@ def in_points(compared: Comparison) -> str:
     >>> in_points(Comparison(pd.Series([2.0, -0.5, 1.5]).to_numpy()))
     '+1.0 points [-2.3, +4.3], ahead on 2 of 3 seeds'
     """
+    ahead = f"ahead on {compared.ahead} of {compared.seeds} seeds"
+    return f"{compared.mean:+.1f} points{in_brackets(compared)}, {ahead}"
+
+
+def in_brackets(compared: Comparison) -> str:
+    """Write the 95 % interval of a difference behind a space, from `MIN_SEEDS` seeds on; else nothing.
+
+    >>> in_brackets(Comparison(pd.Series([2.0, -0.5, 1.5]).to_numpy()))
+    ' [-2.3, +4.3]'
+    """
     low, high = compared.t_interval()
-    known = compared.seeds >= MIN_SEEDS and low < high
-    interval = f" [{low:+.1f}, {high:+.1f}]" if known else ""
-    return f"{compared.mean:+.1f} points{interval}, ahead on {compared.ahead} of {compared.seeds} seeds"
+    return f" [{low:+.1f}, {high:+.1f}]" if compared.seeds >= MIN_SEEDS and low < high else ""
 
 
 def by_interval(comparisons: dict[str, Comparison], above: str, below: str, between: str) -> pd.Series:

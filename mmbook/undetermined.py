@@ -1,6 +1,5 @@
 """What the papers' text that we hold leaves open: settings, where they stand in the code, and how much they matter."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
+from mmbook.comparison import in_brackets
 from mmbook.names import FORMS, known_method, printed_name
 from mmbook.notebook import project_root
 from mmbook.schedules import LINEAR
@@ -367,13 +367,10 @@ def differences(setting: Setting, found: dict[str, list[RunRecord]], least_seeds
 
 def sensitivity(setting: Setting, found: dict[str, list[RunRecord]], least_seeds: int = 2) -> dict[str, str]:
     """Write the `differences` of a setting: mean, Student's 95 % interval from `MIN_SEEDS` seeds on, and the seeds."""
-    return {other: _written(compared) for other, compared in differences(setting, found, least_seeds).items()}
-
-
-def _written(compared: Comparison) -> str:
-    low, high = compared.t_interval()
-    interval = f" [{low:+.1f}, {high:+.1f}]" if compared.seeds >= MIN_SEEDS and not math.isnan(low) else ""
-    return f"{compared.mean:+.1f}{interval} ({compared.seeds})"
+    return {
+        other: f"{compared.mean:+.1f}{in_brackets(compared)} ({compared.seeds})"
+        for other, compared in differences(setting, found, least_seeds).items()
+    }
 
 
 def own_differences(found: dict[str, list[RunRecord]], least_seeds: int = MIN_SEEDS) -> dict[str, Comparison]:
