@@ -1,6 +1,7 @@
 """MultiMix with one choice made otherwise, against literal formulas and against what it is a case of."""
 
 import copy
+from inspect import signature
 
 import pytest
 import torch
@@ -48,6 +49,46 @@ def test_tuples_of_one_are_the_examples_themselves(classifier, batch):
     method = METHODS["multimix_tuples"](classifier, examples_per_mixture=1, num_mixtures=N, probability=1, seed=4)
     drawn = sample_sparse_weights(N, M, 1, generator=clone(method.generator), dtype=torch.double).argmax(dim=1)
     assert_same(method(images, labels), F.cross_entropy(classifier(images)[drawn], labels[drawn]), classifier)
+
+
+def test_tuples_of_the_whole_mini_batch_are_multimix_of_shuffled_examples(classifier):
+    method = METHODS["multimix_tuples"](classifier, examples_per_mixture=M, num_mixtures=N, alpha=0.5, seed=4)
+    expected = sample_mixing_weights(N, M, 0.5, generator=clone(method.generator), dtype=torch.double)
+    weights = method.weights(M, torch.zeros(M, C, dtype=torch.double))
+    torch.testing.assert_close(weights.sort(dim=1).values, expected.sort(dim=1).values)
+
+
+def test_concentrations_of_tuples_are_by_default_those_of_mixing_weights():
+    tuples, weights = (signature(draw).parameters["alpha"] for draw in (sample_sparse_weights, sample_mixing_weights))
+    assert tuples.default == weights.default
+
+
+def test_tuples_are_the_same_with_another_default_type():
+    def drawn():
+        generator = torch.Generator().manual_seed(0)
+        return sample_sparse_weights(20, 5, 2, generator=generator, dtype=torch.double)
+
+    expected = drawn()
+    torch.set_default_dtype(torch.double)
+    try:
+        torch.testing.assert_close(drawn(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("of", "length", "message"),
+    [
+        (0, 1, "num_examples must be an integer >= 1, got 0"),
+        (5, 0, "examples_per_mixture must be an integer >= 1, got 0"),
+        (5, 2.0, "examples_per_mixture must be an integer >= 1, got 2.0"),
+        (5, 6, "examples_per_mixture must be at most num_examples=5, got 6"),
+    ],
+)
+def test_impossible_tuples_are_named(of, length, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        sample_sparse_weights(3, of, length)
 
 
 def test_tuples_longer_than_the_mini_batch_are_named(classifier, batch):
@@ -111,6 +152,13 @@ def test_attention(classifier, batch, query, nonlinearity):
     targets = one_hot(labels).unsqueeze(1).expand(M, 16, C)
     expected = mixtures.dense_multimix(features, classifier.head, targets, attention, weights)
     assert_same(method(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("query", ["gap", "cam", "uniform"])
+def test_all_attention_is_on_the_only_position(classifier, batch, query):
+    method = METHODS["dense_multimix_attention"](classifier, query=query)
+    features = torch.rand(M, 8, 1, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+    torch.testing.assert_close(method.attention(features, batch[1]), torch.ones(M, 1).double())
 
 
 def test_default_attention_is_that_of_dense_multimix(classifier, batch):

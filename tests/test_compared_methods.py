@@ -1,5 +1,7 @@
 """The methods MultiMix is compared with, against literal formulas and libraries, their draws replayed."""
 
+import inspect
+
 import ot
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from mmlib import sample_mixing_weights
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.methods.alignmixup import sinkhorn, squared_distances
+from mmlib.experiments.methods.manifold_mixup import split_encoder
 from mmlib.transforms import zeta_weights
 from tests.helpers import C, M, assert_same, clone
 from tests.reference import mixtures, pairs
@@ -89,6 +92,13 @@ def test_manifold_mixup_of_inputs_alone_is_mixup(classifier, batch):
     assert_same(method(*batch), mixup(*batch), classifier)
 
 
+@pytest.mark.parametrize(("stage", "modules"), [(0, 0), (1, 2), (2, 3)])
+def test_encoders_are_split_before_the_stem_or_after_a_stage(classifier, stage, modules):
+    before, after = split_encoder(classifier.encoder, stage)
+    assert [*before] == [*classifier.encoder][:modules]
+    assert [*before, *after] == [*classifier.encoder]
+
+
 def test_manifold_mixup_names_a_stage_that_is_not_there(classifier, batch):
     with pytest.raises(ValueError, match="stage must be from 0 to 2 for this encoder, got 3"):
         METHODS["manifold_mixup"](classifier, stages=3)(*batch)
@@ -97,6 +107,12 @@ def test_manifold_mixup_names_a_stage_that_is_not_there(classifier, batch):
 def plans_and_costs(scale, r=5, s=4):
     costs = scale * torch.rand(3, r, s, generator=torch.Generator().manual_seed(7), dtype=torch.double)
     return costs, lambda **options: sinkhorn(costs, **options)
+
+
+def test_defaults_of_sinkhorn_are_those_of_the_released_code():
+    parameters = inspect.signature(sinkhorn).parameters
+    defaults = {name: parameters[name].default for name in ("epsilon", "iterations", "tolerance")}
+    assert defaults == {"epsilon": 0.1, "iterations": 100, "tolerance": 0.1}
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
@@ -116,6 +132,16 @@ def test_sinkhorn_stops_all_problems_together(tolerance):
     torch.testing.assert_close(plans(iterations=50, tolerance=tolerance), expected)
     if 1 < iterations < 50:  # one iteration less is another plan
         assert (plans(iterations=iterations - 1, tolerance=0.0) - expected).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("tolerance", [3.0, 0.1, 1e-3, 0.0])
+def test_sinkhorn_computes_no_iteration_in_vain_on_the_cpu(monkeypatch, tolerance):
+    costs, plans = plans_and_costs(3.0)
+    _, iterations = pairs.sinkhorn(costs, 0.1, 50, tolerance)
+    calls, log_softmax = [], torch.Tensor.log_softmax
+    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda *a, **k: calls.append(k["dim"]) or log_softmax(*a, **k))
+    plans(iterations=50, tolerance=tolerance)
+    assert calls == [2, 1] * iterations
 
 
 def test_sinkhorn_of_large_costs_in_single_precision_is_finite():

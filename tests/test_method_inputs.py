@@ -92,6 +92,16 @@ def test_comixup_and_puzzlemix_compute_in_single_precision_under_autocast(classi
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_aligned_features_are_mixed_in_single_precision_under_autocast():
+    generator = torch.Generator().manual_seed(0)
+    features, partners = (torch.rand(2, 8, 4, 4, generator=generator) for _ in range(2))
+    for transport_features in (False, True):
+        expected = alignmixup.mix_aligned(features, partners, 0.3, transport_features=transport_features)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = alignmixup.mix_aligned(features, partners, 0.3, transport_features=transport_features)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 class Reads(TorchDispatchMode):
     """Finds operations of the methods' code for which the host would wait, its own draws excepted."""
 

@@ -95,6 +95,13 @@ def test_half_of_the_mini_batches_interpolate_embeddings(classifier):
     assert abs(sum(chances) / 2000 - 0.5) < 0.04  # 3.6 standard deviations
 
 
+def test_a_coin_that_never_falls_does_not_fall_for_a_draw_of_zero(classifier, monkeypatch):
+    method = METHODS["erm"](classifier)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.zeros(()))
+    assert method.flip_coin(1e-9)
+    assert not method.flip_coin(0.0)
+
+
 def test_teacher_averages_parameters_and_buffers_with_a_growing_decay(classifier, batch):
     method = METHODS["multimix_distill"](classifier, num_mixtures=N, decay=0.3).train()
     names = dict(classifier.named_parameters()) | dict(classifier.named_buffers())
@@ -109,14 +116,15 @@ def test_teacher_averages_parameters_and_buffers_with_a_growing_decay(classifier
     teacher = dict(method.teacher.module.named_parameters()) | dict(method.teacher.module.named_buffers())
     assert any("running_var" in name for name in expected)
     for name, value in expected.items():
-        if "num_batches" not in name:
-            torch.testing.assert_close(teacher[name].double(), value)
+        counts = "num_batches" in name  # they are the student's
+        torch.testing.assert_close(teacher[name].double(), names[name].double() if counts else value)
 
 
 def test_teacher_takes_no_gradient_and_stays_in_evaluation_mode(classifier, batch):
     method = METHODS["dense_multimix_distill"](classifier, num_mixtures=N, probability=1).train()
     before = copy.deepcopy(method.teacher.state_dict())
     method(*batch).backward()
+    assert method.teacher.train() is method.teacher
     assert not method.teacher.training
     assert not any(module.training for module in method.teacher.modules())
     assert all(parameter.grad is None for parameter in method.teacher.parameters())
@@ -171,6 +179,13 @@ def test_impossible_options_are_named(classifier, name, options, message):
         METHODS[name](classifier, **options)
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5])
+@pytest.mark.usefixtures("unchecked")
+def test_seeds_are_checked_and_named(classifier, seed):
+    with pytest.raises((TypeError, ValueError), match=r"^seed must be an integer >= 0, got "):
+        METHODS["erm"](classifier, seed=seed)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", ["x", -7, math.nan, object()], ids=["text", "negative", "nan", "object"])
 @pytest.mark.parametrize(
@@ -179,6 +194,16 @@ def test_impossible_options_are_named(classifier, name, options, message):
 def test_every_option_is_checked_and_named(classifier, name, option, value):
     with pytest.raises((TypeError, ValueError), match=f"^{option} must be "):
         METHODS[name](classifier, **{option: value})
+
+
+SHARES = [(name, option) for name in METHODS for option in ("probability", "decay", "omega", "anchor_weight")]
+SHARES += [(name, "gamma") for name in METHODS if "distill" in name or name == "puzzlemix"]
+
+
+@pytest.mark.parametrize(("name", "option"), [case for case in SHARES if case[1] in option_names(METHODS[case[0]])])
+def test_shares_above_one_are_refused(classifier, name, option):
+    with pytest.raises(ValueError, match=f"^{option} must be a number from 0 to 1, got 1.5"):
+        METHODS[name](classifier, **{option: 1.5})
 
 
 def test_defaults_are_the_published_recipe_where_a_docstring_gives_one():

@@ -115,10 +115,23 @@ def test_no_size_of_images_has_many_more_regions_than_32_pixels(size):
             assert side == min(4, size // blocks)
 
 
+def test_a_region_is_the_part_of_a_block_that_is_nearest_to_4_pixels():
+    assert [region_side(block) for block in (1, 2, 6, 7, 9, 10, 20)] == [1, 2, 3, 7, 3, 5, 4]
+
+
 def test_transport_at_a_price_stays_at_home():
     images, saliency = rand(2, 3, 16, 16), rand(2, 16, 16)
     torch.testing.assert_close(transport(images, saliency, rand(2, 4, 4) > 0.5, 100.0), images)
     assert (transport(images, saliency, rand(2, 4, 4) > 0.5, 0.0) != images).any()
+
+
+def test_distances_of_regions_are_exact_in_double_precision(monkeypatch):
+    seen = []
+    monkeypatch.setattr("scipy.optimize.linear_sum_assignment", lambda cost: seen.append(cost) or (None, range(16)))
+    transport(rand(1, 3, 16, 16), rand(1, 16, 16), torch.zeros(1, 4, 4) > 0, 1.0)  # nothing is to be gained
+    places = list(itertools.product(range(4), repeat=2))
+    squares = [[(y - v) ** 2 + (x - u) ** 2 for v, u in places] for y, x in places]
+    torch.testing.assert_close(torch.from_numpy(seen[0]), torch.tensor(squares).double() / 9, rtol=0, atol=1e-14)
 
 
 def test_saliency_is_the_gradients_norm_and_leaves_no_trace(classifier, batch):
@@ -167,6 +180,17 @@ def test_puzzlemix(classifier, batch):
         loss = method(images, labels)
         assert_same(loss, expected, classifier)
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize(("size", "expected"), [(6, {2}), (12, {2, 4}), (16, {2, 4, 8, 16})])
+def test_masks_have_any_published_number_of_blocks_that_divides_the_side(classifier, monkeypatch, size, expected):
+    monkeypatch.setattr("mmlib.experiments.methods.puzzlemix.saliency_map", lambda *_: torch.ones(2, size, size))
+    method, seen = METHODS["puzzlemix"](classifier), []
+    energy = method.energy
+    monkeypatch.setattr(method, "energy", lambda *given: seen.append(given[-1]) or energy(*given))
+    for _ in range(24):
+        method.mix_batch(rand(2, 3, size, size).float(), torch.tensor([0, 1]))
+    assert {*seen} == expected
 
 
 def test_puzzlemix_with_all_of_one_image_is_erm(classifier, batch, monkeypatch):
@@ -219,6 +243,18 @@ def test_moves_end_at_the_best_labelling_of_all_almost_always(h, w, images, stre
     assert excess.mean() < 0.005  # a cost is 0.5 on average
 
 
+def test_moves_end_with_one_that_changes_nothing_or_after_six(monkeypatch):
+    costs, borders = grids_of_labels(2, 3, 4, 0.0)
+    moves, move = [], comixup.expansion_move
+    monkeypatch.setattr(comixup, "expansion_move", lambda *given: moves.append(given) or move(*given))
+    labels = comixup.minimize_energy_expansion(costs, borders)
+    torch.testing.assert_close(labels, costs.argmin(dim=1))
+    assert len(moves) == 1
+    monkeypatch.setattr(comixup, "is_on_cpu", lambda _: False)  # elsewhere it is not asked what a move has changed
+    torch.testing.assert_close(comixup.minimize_energy_expansion(costs, borders), labels)
+    assert len(moves) == 1 + 6
+
+
 def test_halves_of_the_images_there_are():
     choices, offered = comixup.candidate_labels(torch.tensor([[4.0, 0.0, 7.0, 5.0], [0.0, 9.0, 0.0, 7.0]]))
     half = choices[:, 4:] * offered[:, 4:].unsqueeze(2)
@@ -257,6 +293,14 @@ def test_shares_are_those_of_trying_all(classifier, monkeypatch, tau, iterations
     assert (shares == 0.5).any()
 
 
+def test_an_image_of_prior_zero_is_not_shown(classifier, monkeypatch):
+    prior = torch.tensor([[0.0, 0.4, 0.0, 0.6]]).double()
+    monkeypatch.setattr(comixup, "sample_mixing_weights", lambda *_, **__: prior)
+    shares = METHODS["comixup"](classifier, gamma=0.0, eta=10.0).shares(rand(1, 4, 8, 8))
+    assert (shares[..., [0, 2]] == 0).all()
+    torch.testing.assert_close(shares[..., [1, 3]].sum(-1), torch.ones(1, 4, 4, 4).double())
+
+
 def test_relabelling_lowers_the_papers_objective(classifier, monkeypatch):
     monkeypatch.setattr(comixup, "ITERATIONS", 1)  # with whole images only
     saliency = rand(3, 6, 16, 16, seed=5) ** 3
@@ -269,6 +313,15 @@ def test_relabelling_lowers_the_papers_objective(classifier, monkeypatch):
         share = pool_saliency(saliency[k], 4)
         before, after = (puzzles.comixup_objective(share, x[k], alike[k], 0.32, 1.0) for x in (start, shares))
         assert after < before
+
+
+def test_mixtures_of_twenty_images_are_relabelled_four_times_in_blocks_of_a_quarter(classifier, monkeypatch):
+    grids, minimise = [], comixup.minimize_energy_expansion
+    monkeypatch.setattr(
+        comixup, "minimize_energy_expansion", lambda *given: grids.append(given[0].shape) or minimise(*given)
+    )
+    METHODS["comixup"](classifier).mix_batch(rand(43, 3, 8, 8), torch.arange(43) % C, rand(43, 8, 8, seed=1) ** 20)
+    assert [(g, h, w) for g, _, h, w in grids] == 4 * 20 * [(2, 4, 4)] + 4 * 3 * [(1, 4, 4)]
 
 
 def test_comixup(classifier, batch, monkeypatch):
