@@ -120,12 +120,15 @@ def test_unknown_names(name):
 
 
 def test_paths_that_are_not_there(tmp_path):
-    for name in (tmp_path / "missing.npz", tmp_path / "missing"):
+    for name in (tmp_path / "missing.npz", tmp_path / "missing", "./missing", "missing/"):
         with pytest.raises(FileNotFoundError, match=rf"dataset must be digits, .*, got '{name}', which is not there"):
             load(str(name))
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(ValueError, match=r"text\.npz must be an \.npz archive"):
         load(str(tmp_path / "text.npz"))
+    (tmp_path / "mine.zip").write_text("neither a folder nor an archive, but there")
+    with pytest.raises(ValueError, match=r"dataset must be digits, .*, got '.*mine\.zip'$"):
+        load(str(tmp_path / "mine.zip"))
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,9 @@ def load_test(name: str, *, root: str | Path = "data", size: int | None = None) 
 
 
 def _not_found(argument: str, name: str, wanted: str) -> Exception:
-    is_path = len(Path(name).parts) > 1
     message = f"{argument} must be {wanted}, got {name!r}"
-    return FileNotFoundError(f"{message}, which is not there") if is_path else ValueError(message)
+    is_missing_path = name != Path(name).name and not Path(name).expanduser().exists()  # also `./mine` is a path
+    return FileNotFoundError(f"{message}, which is not there") if is_missing_path else ValueError(message)
 
 
 def _subsample(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:
