@@ -84,7 +84,8 @@ class PrecomputedGradient(torch.autograd.Function):
         scale = grad_outputs[0]
         if scale is None:
             return (None,) * ctx.num_inputs
-        gradients, inputs = ctx.saved_tensors[: ctx.num_gradients], ctx.saved_tensors[ctx.num_gradients :]
+        saved = ctx.saved_tensors  # read once: activation checkpointing hands them out once
+        gradients, inputs = saved[: ctx.num_gradients], saved[ctx.num_gradients :]
         if torch.is_grad_enabled():  # by create_graph=True or torch.func: a second derivative is refused
             scaled = [None if x is None else ScaledGradient.apply(x, scale, *inputs) for x in gradients]
         else:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
 import mmlib._autograd
@@ -430,6 +431,15 @@ def test_backward_twice_adds_up(loss, dense):
     value.backward()
     for name in once:
         torch.testing.assert_close(twice[name].grad, 2 * once[name].grad, **EXACT)
+
+
+@LOSSES
+def test_activation_checkpointing_changes_no_gradient(loss, dense):
+    plain, recomputed = everything(dense), everything(dense)
+    loss(**plain).backward()
+    checkpoint(loss, **recomputed, use_reentrant=False).backward()
+    for name in plain:
+        torch.testing.assert_close(recomputed[name].grad, plain[name].grad, **EXACT)
 
 
 @LOSSES
