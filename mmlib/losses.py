@@ -45,7 +45,8 @@ class _MixtureLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the criterion for `print`."""
-        names = [name for name in inspect.signature(type(self)).parameters if name != "generator"]
+        # A subclass may have parameters that are no attributes.
+        names = [x for x in inspect.signature(type(self)).parameters if x != "generator" and hasattr(self, x)]
         values = {name: getattr(self, name) for name in names}
         values |= {name: x.tolist() for name, x in values.items() if isinstance(x, Tensor)}
         return ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -505,6 +505,13 @@ def test_a_compiled_step_gives_the_same():
     torch.testing.assert_close(compiled.grad, plain.grad)
 
 
+class HundredMixtures(MultiMixLoss):
+    """A subclass with a parameter that is no attribute."""
+
+    def __init__(self, name: str, alpha: float) -> None:
+        super().__init__(100, alpha)
+
+
 def test_criteria_say_what_they_are():
     drawn, reduced = "num_mixtures=10, alpha=1.0, alpha_is_total=False", "label_smoothing=0.0, reduction='mean'"
     assert str(MultiMixLoss(10, 1.0)) == f"MultiMixLoss({drawn}, weight=None, ignore_index=-100, {reduced})"
@@ -513,6 +520,7 @@ def test_criteria_say_what_they_are():
     assert str(MultiMixBCELoss(10, 1.0, weight=weight)) == tagged
     dense = "layout='channels_last', attention='cam', detach_attention=True, affine=None"
     assert str(DenseMultiMixLoss(layout="channels_last", attention="cam")).endswith(f"{reduced}, {dense})")
+    assert str(HundredMixtures(name="mine", alpha=1.0)) == "HundredMixtures(alpha=1.0)"
     with pytest.raises(ValueError, match="num_mixtures must be an integer >= 1, got 0"):
         MultiMixLoss(0)
     with pytest.raises(ValueError, match="alpha"):
