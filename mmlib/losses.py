@@ -163,9 +163,8 @@ class MultiMixBCELoss(_MixtureLoss):
     ) -> LossAndWeights:
         """Compute the loss of one mini-batch; arguments as in `MultiMixLoss`, targets of the logits' shape."""
         check_logits(logits)
-        return binary_loss(
-            logits, targets, self._mixtures(logits.shape[0], mixing_weights), self._terms(), return_mixing_weights
-        )
+        mixtures = self._mixtures(logits.shape[0], mixing_weights)
+        return binary_loss(logits, targets, mixtures, self._terms(), return_mixing_weights)
 
 
 class DenseMultiMixLoss(_MixtureLoss):
@@ -242,13 +241,16 @@ class DenseMultiMixLoss(_MixtureLoss):
         Args:
             features: before pooling, in the criterion's layout.
             head: the classifier, a function of (..., d).
-            targets: class indices or distributions, per example or per position, as in `dense_mixed_cross_entropy`.
+            targets: class indices or distributions, per example or per position, as in `dense_mixed_cross_entropy`;
+                class indices also in the map's shape, (m, h, w).
             mask: bool, (m, r) or (m, h, w), True where a position is real.
             query: (m, d), what positions are compared with, for instance the class token.
             mixing_weights, return_mixing_weights: as in `MultiMixLoss`.
         """
         check_tensor("targets", targets)
         values, mask = self._positions(features, mask, head)
+        map_shape = features.shape[2:] if self.layout == "channels_first" else features.shape[1:-1]
+        targets = targets.flatten(1) if is_integer(targets) and targets.shape[1:] == map_shape else targets
         mixtures = self._mixtures(len(values), mixing_weights)
         attention, head_of_mixtures = None, None
         if self.training:

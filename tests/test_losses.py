@@ -278,6 +278,18 @@ def test_dense_criterion_detaches_attention(dense_targets, spatial):
     assert not torch.allclose(ours.grad, attached.grad, rtol=1e-3)
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_classes_may_have_the_shape_of_the_map(layout, training):
+    features, classes = randn(M, D, 2, R // 2), torch.arange(M * R).view(M, 2, R // 2) % C
+    features = features if layout == "channels_first" else features.movedim(1, 3)
+    classes[0, 1] = 255
+    criterion = DenseMultiMixLoss(N, ignore_index=255, layout=layout).train(training)
+    given = {"mixing_weights": make_weights()}
+    of_map = criterion(features, affine_head(), classes, **given)
+    assert of_map == criterion(features, affine_head(), classes.flatten(1), **given)
+
+
 class Cosine(nn.Linear):
     """A head that is not affine."""
 
