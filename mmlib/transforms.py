@@ -95,8 +95,7 @@ def cutmix_box(size: tuple[int, int], lam: float, centre: tuple[int, int]) -> tu
     >>> cutmix_box((32, 32), 0.75, (20, 2))
     (slice(12, 28, None), slice(0, 10, None))
     """
-
-    check_range(0, 1, lam=lam)
+    check_range(high=1, lam=lam)
 
     def interval(side: int, middle: int) -> slice:
         half = int(0.5 * math.sqrt(1 - lam) * side)
@@ -288,7 +287,7 @@ class CutMix(Mixup):
         centre = [int(torch.randint(side, (), generator=self.generator, device="cpu")) for side in (height, width)]
         rows, columns = cutmix_box((height, width), lam, (centre[0], centre[1]))
         mixed = images.clone()
-        mixed[..., rows, columns] = images[partners][..., rows, columns]
+        mixed[..., rows, columns] = images[..., rows, columns][partners]
         pasted = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
         return mixed, mix_pairs(targets, partners.to(targets.device), 1 - pasted)
 
