@@ -425,6 +425,7 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
         (["--out-sets", "uniform"], "argument --out-sets: must be list in JSON, got 'uniform'"),
         (["--out-sets", "[3]"], r"out_sets must be a list of names, got [3]"),
         (["--options", "[3]"], "argument --options: must be dict in JSON, got '[3]'"),
+        (["--compile", "yes"], "argument --compile: must be true or false, got 'yes'"),
         (["--threads", "1.5"], "argument --threads: must be int or None, got '1.5'"),
         (["--folder", ""], "folder must be the path of a folder, got ''"),
         (["--threads", "0"], "threads must be an integer >= 1, got 0"),

@@ -94,8 +94,9 @@ def _parser_of(annotation: object) -> Callable[[str], object]:
             value = kinds[0](text) if kinds[0] in (int, float) else json.loads(text)
             if isinstance(value, kinds):
                 return value
-        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        how = " in JSON" if kinds[0] in (bool, list, dict) else ""
+        words = {types.NoneType: "None", bool: "true or false"}
+        wanted = " or ".join(words.get(kind, kind.__name__) for kind in kinds)
+        how = " in JSON" if kinds[0] in (list, dict) else ""
         raise argparse.ArgumentTypeError(f"must be {wanted}{how}, got {text!r}")
 
     return parse
