@@ -27,7 +27,7 @@ from mmlib.experiments.runs import writer
 from mmlib.experiments.training.checkpoints import Checkpoints
 from mmlib.experiments.training.config import Config, result_config
 from mmlib.experiments.training.resume import STATE
-from mmlib.experiments.training.trainer import Trainer
+from mmlib.experiments.training.trainer import Trainer, train
 from tools.results import results_table
 
 
@@ -44,6 +44,18 @@ def finished(digits, tmp_path_factory):
     metrics, predictions = evaluate(run.classifier, digits)
     runs.save_run(folder, run, metrics, predictions)
     return folder, config, run, metrics, predictions
+
+
+def test_a_folder_may_be_text(finished, digits, tmp_path):
+    folder, config, *result = finished
+    assert runs.load_run(str(folder)) == runs.load_run(folder)
+    assert runs.load_or_train(config, digits, str(folder)).history == result[0].history
+    assert runs.load_weights(str(folder / "checkpoint.pt")).keys() == result[0].classifier.state_dict().keys()
+    runs.save_run(str(tmp_path / "new"), *result)
+    assert runs.read_json(tmp_path / "new" / "metrics.json") == runs.read_json(folder / "metrics.json")
+    trainer = train(Config(method="erm", epochs=1), digits, folder=str(tmp_path / "trained"))
+    assert (tmp_path / "trained" / "checkpoint.pt").exists()
+    assert len(trainer.history) == 1
 
 
 def test_record_is_what_was_written(finished, digits):

@@ -77,7 +77,7 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Load the parameters and buffers of the network from a checkpoint or from a file of `write_weights`.
 
     Code in the file is never run: whatever is no tensor, number, text or container of them is refused.

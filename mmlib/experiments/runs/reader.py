@@ -91,7 +91,7 @@ class RunRecord:
         return classifier.eval()
 
 
-def load_run(folder: Path) -> RunRecord:
+def load_run(folder: str | Path) -> RunRecord:
     """Load the record of a finished run.
 
     Args:
@@ -101,6 +101,7 @@ def load_run(folder: Path) -> RunRecord:
         FileNotFoundError: the folder holds no run, or an unfinished one.
         ValueError: the folder's path is not of this form, or a file in it is damaged.
     """
+    folder = Path(folder)
     config, metrics, environment = (read_json(folder / name) for name in (CONFIG, METRICS, ENVIRONMENT))
     return RunRecord(
         **parse_run_path(folder),

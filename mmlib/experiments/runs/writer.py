@@ -31,7 +31,7 @@ SAVED_CLASSES, SAVED_PER_CLASS = 10, 100  # of the test set, whose embeddings a 
 def load_or_train(
     config: Config,
     dataset: Dataset,
-    folder: Path,
+    folder: str | Path,
     *,
     device: str = "cpu",
     compile: bool = False,
@@ -54,6 +54,7 @@ def load_or_train(
         FileNotFoundError: the folder holds a finished run without a whole checkpoint of its own.
         OSError: a checkpoint cannot be read, or one of another run would have to be moved aside where there is one.
     """
+    folder = Path(folder)
     if not (folder / METRICS).exists():
         if dataset.classes < 2:
             raise ValueError(f"dataset {dataset.name} must have at least 2 classes to train on, got {dataset.classes}")
@@ -82,7 +83,7 @@ def load_or_train(
     return trainer
 
 
-def save_run(folder: Path, trainer: Trainer, metrics: dict, predictions: Predictions) -> None:
+def save_run(folder: str | Path, trainer: Trainer, metrics: dict, predictions: Predictions) -> None:
     """Write a finished run; a finished run that is there already is left as it is.
 
     Args:
@@ -90,6 +91,7 @@ def save_run(folder: Path, trainer: Trainer, metrics: dict, predictions: Predict
         trainer: after the training.
         metrics, predictions: as `evaluate` returns them.
     """
+    folder = Path(folder)
     if (folder / METRICS).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,8 @@ class Checkpoints:
     {'epoch': 1}
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.paths = [folder / name for name in ("checkpoint.pt", "checkpoint-previous.pt")] if folder else []
+    def __init__(self, folder: str | Path | None) -> None:
+        self.paths = [Path(folder) / name for name in ("checkpoint.pt", "checkpoint-previous.pt")] if folder else []
         self.foreign: Path | None = None  # the last whole file of another run, to be moved aside
         self.lock: int | None = None
         self.writer, self.pending = ThreadPoolExecutor(1), Future()

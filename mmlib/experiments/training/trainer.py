@@ -154,7 +154,7 @@ def train(
     *,
     device: str = "cpu",
     compile: bool = False,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     checkpoint_minutes: float = 5,
     checkpoint_epochs: int | None = None,
     max_minutes: float | None = None,
