@@ -3,10 +3,9 @@
 from torch import Tensor
 
 from mmlib._checks import check_int, check_range
-from mmlib._typing import Alpha, Float, Images, Labels
+from mmlib._typing import Alpha
 from mmlib.experiments.methods.multimix import MultiMix
 from mmlib.experiments.models.classifier import ImageClassifier
-from mmlib.functional import mixed_cross_entropy
 
 
 class AnnealedMultiMix(MultiMix):
@@ -47,17 +46,11 @@ class AnnealedMultiMix(MultiMix):
         check_int(1, steps=steps)
         self.factor, self.steps, self.step = factor, steps, 0
 
-    def interpolate(self, images: Images, labels: Labels) -> Float[Tensor, ""]:
-        """Loss of a mini-batch whose embeddings are mixed with the α of this step."""
+    def concentration(self, m: int) -> tuple[float, float]:
+        """Interval from which every mixture of this step draws the concentration of each of its m examples."""
         scale = self.factor ** min(1, self.step / self.steps)
-        low, high = self.concentration(len(images))
-        return mixed_cross_entropy(
-            self.classifier(images),
-            self.targets(images, labels),
-            num_mixtures=self.num_mixtures,
-            alpha=(scale * low, scale * high),
-            generator=self.generator,
-        )
+        low, high = super().concentration(m)
+        return scale * low, scale * high
 
     def on_step_end(self) -> None:
         self.step += 1

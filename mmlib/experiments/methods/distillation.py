@@ -122,51 +122,15 @@ class MultiMixDistill(MultiMix):
         self.teacher.update(self.classifier)
 
 
-class DenseMultiMixDistill(DenseMultiMix):
+class DenseMultiMixDistill(DenseMultiMix, MultiMixDistill):
     """Dense MultiMix with self-distillation: the teacher predicts at every position.
 
-    Args:
-        classifier: the network to train.
-        gamma, decay: as in `MultiMixDistill`.
-        num_mixtures, alpha, probability, mixup_alpha, alpha_is_total, seed: as in `MultiMix`.
+    Options, and the mini-batches with input mixup, are those of `MultiMixDistill`.
     """
-
-    def __init__(
-        self,
-        classifier: ImageClassifier,
-        *,
-        gamma: float = 0.5,
-        decay: float = 0.999,
-        num_mixtures: int = 1000,
-        alpha: Alpha = (0.5, 2.0),
-        probability: float = 0.5,
-        mixup_alpha: float = 1.0,
-        alpha_is_total: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            classifier,
-            num_mixtures=num_mixtures,
-            alpha=alpha,
-            probability=probability,
-            mixup_alpha=mixup_alpha,
-            alpha_is_total=alpha_is_total,
-            seed=seed,
-        )
-        check_range(high=1, gamma=gamma)
-        self.gamma, self.teacher = gamma, Teacher(classifier, decay)
-
-    def targets(self, images: Images, labels: Labels) -> Targets:
-        """(1 - γ) y + γ p', for the mini-batches with input mixup."""
-        return blend(self.one_hot(labels), self.teacher(images), self.gamma)
 
     def position_targets(self, images: Images, labels: Labels) -> Float[Tensor, "m r c"]:
         """(1 - γ) y + γ p' at every position."""
-        logits = self.teacher.position_logits(images)
-        return blend(self.one_hot(labels).unsqueeze(1).expand_as(logits), logits, self.gamma)
-
-    def on_step_end(self) -> None:
-        self.teacher.update(self.classifier)
+        return blend(self.one_hot(labels).unsqueeze(1), self.teacher.position_logits(images), self.gamma)
 
 
 class MultiMixDistillAtMixture(MultiMixDistill):
