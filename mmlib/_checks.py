@@ -174,7 +174,7 @@ def check_index_range(name: str, value: Tensor, count: int, of: str) -> None:
 
 def check_logits(logits: Tensor) -> None:
     """Refuse what are no logits of examples, (m, c)."""
-    hint = "; dense_mixed_cross_entropy takes (m, r, c), and nn.CrossEntropyLoss's (m, c, d1, ...) is not accepted"
+    hint = "; (m,) is (m, 1) here, and a map (m, c, d1, ...) is not accepted: dense_mixed_cross_entropy takes (m, r, c)"
     check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
 
 

@@ -618,7 +618,7 @@ def test_wrong_types_are_named(arguments, words, unchecked):
 def test_criteria_take_logits_of_examples_alone(criterion, training, unchecked):
     criterion.train(training)
     for logits in (randn(M, C, 2), randn(M, C, 2, 2), randn(M)):
-        with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), .* not accepted"):
+        with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), .* \(m,\) is \(m, 1\) .* not accepted"):
             criterion(logits, CLASSES)
     with pytest.raises(ValueError, match="logits must have at least one example"):
         criterion(randn(0, C), CLASSES[:0])
