@@ -137,8 +137,9 @@ def check_alpha(alpha: Alpha, name: str = "alpha", pair: bool = True) -> tuple[f
 def resolve_devices(generator: Generator | None, device: Device | None) -> tuple[torch.device, torch.device]:
     """Return the device to draw on, which must be the generator's, and the device of the result."""
     check_type("generator", generator, Generator | None)
-    own = torch.get_default_device() if generator is None else generator.device
-    target = own if device is None else torch.device(device)
+    if device is None:
+        device = torch.get_default_device() if generator is None else generator.device
+    target = torch.device(device)
     source = torch.device("cpu") if target.type == "mps" else target
     if generator is not None:
         if generator.device.type != source.type or source.index not in (None, generator.device.index):

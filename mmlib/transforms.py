@@ -209,9 +209,7 @@ def find_labels(sample: Any) -> Tensor:
         keys = [key for key in keys if key.lower() == "labels"] or keys
         found = found[keys[0]] if keys else None
     if not isinstance(found, Tensor) or found is sample:
-        raise TypeError(
-            f"labels must be the second item of a sample or under a key 'labels', got {type(sample).__name__}"
-        )
+        raise TypeError(f"labels must be a sample's second item or under its key 'labels', got {type(sample).__name__}")
     return found
 
 
