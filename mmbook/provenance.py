@@ -1,9 +1,11 @@
-"""Where a chapter's figures and verdicts come from: its parameters, versions and records, folded at its end."""
+"""Where figures and verdicts come from: records folded beneath them, parameters and versions at a chapter's end."""
 
 import datetime
 import html
 import os
 import platform
+import re
+import shlex
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -12,15 +14,45 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
+from mmbook.comparison import joined
 from mmbook.ledger import read_verified
 from mmbook.notebook import Parameter, parameters, project_root
+from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.runs import RunRecord, checksum
 
 
 def record_files(runs: Iterable[RunRecord]) -> list[Path]:
-    """Return the ledger's files of some runs; a run folder has none."""
-    files = [run.embeddings_path.with_suffix(".json") for run in runs]
+    """Return the ledger's files of some runs, each once; a run folder has none."""
+    files = dict.fromkeys(run.embeddings_path.with_suffix(".json") for run in runs)
     return [file for file in files if file.exists()]
+
+
+def show_records(files: Iterable[Path]) -> None:
+    """Show `fold_of_records` beneath a figure or a verdict, or nothing where no file is.
+
+    It has a cell of its own, because a figure's caption would go to everything that the figure's cell shows.
+    """
+    if folded := fold_of_records(files):
+        display(HTML(folded))
+
+
+def fold_of_records(files: Iterable[Path]) -> str:
+    """List the records behind a figure or a verdict with the command that runs one of them again, in a closed fold.
+
+    Args:
+        files: of the ledger.
+
+    Returns:
+        HTML that folds without a script; empty for no file.
+
+    Raises:
+        ValueError: a file is not a record, or was edited by hand.
+    """
+    described = pd.DataFrame([describe_record(file) for file in files])
+    if described.empty:
+        return ""
+    summary = f"Records: {len(described):,} of {joined(list(described['grid'].unique()))}"
+    return _details(summary, _rerun(described) + _table(described[["file", "checksum", "commit"]]))
 
 
 def what_was_run(namespace: dict, files: Iterable[Path] = ()) -> None:
@@ -29,7 +61,7 @@ def what_was_run(namespace: dict, files: Iterable[Path] = ()) -> None:
 
 
 def fold(namespace: dict, files: Iterable[Path] = ()) -> str:
-    """Say what a chapter was run with and which records it read, and how one of them is run again.
+    """Say what a chapter was run with, and sum up the records that it read.
 
     Args:
         namespace: the notebook's `globals()`.
@@ -42,29 +74,10 @@ def fold(namespace: dict, files: Iterable[Path] = ()) -> str:
         ValueError: a file is not a record, or was edited by hand.
     """
     page = _paragraph(this_page()) + _parameter_table(parameters(namespace))
-    return _details("What was run", page + describe_records(files))
-
-
-def fold_of_records(files: Iterable[Path]) -> str:
-    """Name the records behind a page that no notebook makes, folded, and how one of them is run again.
-
-    Args:
-        files: of the ledger.
-
-    Raises:
-        ValueError: a file is not a record, or was edited by hand.
-    """
-    return _details("The records behind this", describe_records(files))
-
-
-def describe_records(files: Iterable[Path]) -> str:
-    """Group records in a table, say how one of them is run again, and list all; empty for none."""
     described = pd.DataFrame([describe_record(file) for file in files])
-    if described.empty:
-        return ""
-    parts = [_paragraph(_records_line(described)), _table(group_records(described)), _rerun(described)]
-    parts.append(_details(f"All {len(described)} files", _table(described[["file", "checksum", "commit"]])))
-    return "".join(parts)
+    if not described.empty:
+        page += _paragraph(_records_line(described)) + _table(group_records(described))
+    return _details("What was run", page)
 
 
 def this_page() -> str:
@@ -98,7 +111,7 @@ def describe_record(file: Path) -> dict[str, str | int | float]:
         "minutes": environment["train_seconds"] / 60,
         "torch": environment["torch"],
         "device": f"{environment['device']}, {_counted(environment['threads'], 'thread')}",
-        "kind": environment.get("device_type", ""),
+        "command": _command(_from_root(file), config, environment),
     }
 
 
@@ -129,20 +142,34 @@ def group_records(described: pd.DataFrame) -> pd.DataFrame:
 def _records_line(described: pd.DataFrame) -> str:
     hours = described["minutes"].sum() / 60
     return (
-        f"It read {_counted(len(described), 'record')}, {hours:.1f} hours of training in all. A record holds no date; "
-        "its commit has one (<code>git show -s --format=%cd COMMIT</code>)."
+        f"The chapter read {_counted(len(described), 'record')}, {hours:.1f} hours of training in all; its figures and "
+        "verdicts name theirs, each in the fold beneath. A record holds no date; its commit has one "
+        "(<code>git show -s --format=%cd COMMIT</code>)."
     )
+
+
+def _command(file: str, config: dict, environment: dict) -> str:
+    """What runs a record again; empty for a detector that starts from a classifier, whose folder no record holds."""
+    if "detector" not in config:
+        device = "" if environment.get("device_type") else " --device cpu"  # older records do not say it
+        return f"python -m tools.rerun {file}{device}"
+    if config["start"]:
+        return ""
+    settings = {name: value for name, value in config.items() if name not in ("data", "digest", "start")}
+    arguments = to_arguments({"record": "runs/again.json", "threads": environment["threads"]} | settings)
+    return f"python -m mmbook.detection {shlex.join(arguments)}"
 
 
 def _rerun(described: pd.DataFrame) -> str:
-    """Print the command that runs the first record of a classifier again; detectors have a target of their own."""
-    first = described.iloc[0]
-    if first["grid"] == "detection":
+    """Print the command that runs again what was trained soonest, of what has a command of its own."""
+    single = described[described["command"] != ""]
+    if single.empty:
         return _paragraph("To run them again: <code>make detection</code> into an empty folder of records.")
-    device = "" if first["kind"] else " --device cpu"  # older records do not say it
-    return _paragraph("To run one of them again and compare every number:") + (
-        f"<pre>python -m tools.rerun {first['file']}{device}</pre>"
-    )
+    soonest = single.loc[single["minutes"].idxmin()]
+    compared = " and compare every number" if "tools.rerun" in soonest["command"] else ""
+    cost = f"{_counted(max(1, round(soonest['minutes'])), 'minute')} of training on {soonest['device']}"
+    said = f"To run one of them again{compared} (about {cost}):"
+    return _paragraph(said) + f"<pre>{html.escape(soonest['command'])}</pre>"
 
 
 def _parameter_table(found: list[Parameter]) -> str:
@@ -154,7 +181,7 @@ def _table(rows: pd.DataFrame) -> str:
     """A table that scrolls within itself, also by keyboard."""
     style = "max-height:24em;overflow:auto"
     label = html.escape(", ".join(rows.columns), quote=True)
-    body = rows.to_html(index=False, border=0)
+    body = re.sub(r">\s+<", "><", rows.to_html(index=False, border=0))  # a list of hundreds of files stays small
     return f'<div style="{style}" tabindex="0" role="region" aria-label="{label}">{body}</div>'
 
 

@@ -1,7 +1,7 @@
 """Accuracy against the number of steps: runs of schedules of several lengths, and what theory predicts of them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from mmlib.experiments.runs import RunRecord
 LINEAR = 2.0  # points up to which differences are drawn on a linear axis
 # The grids that together hold a data set's runs of every length.
 GRIDS = {"digits": ("digits", "schedules", "schedules-long"), "cifar100": ("cifar100-schedules",)}
+OTHER_LENGTHS = (100, 400, 40_000)  # steps, beside the 4,000 of most grids
 
 
 def scheduled_records(root: str = "book/results", dataset: str = "digits") -> tuple[list[RunRecord], list[Cell]]:
@@ -68,8 +69,18 @@ def scheduled_runs(root: str = "book/results", dataset: str = "digits") -> tuple
         length = {"epochs": config["epochs"], "steps": training_steps(run), "images": training_images(run)}
         measured = {"loss": run.history[-1]["loss"], "ood_auroc": mean_auroc(run)}
         decay = {"lr": config["lr"], "momentum": config["momentum"], "weight_decay": config["weight_decay"]}
-        rows.append(row | length | decay | measured | {"variant": run.variant.partition("-epochs")[0]})
+        rows.append(row | length | decay | measured | {"variant": variant_of(run)})
     return pd.DataFrame(rows).sort_values(["steps", "seed"], kind="stable"), missing
+
+
+def variant_of(run: RunRecord) -> str:
+    """The variant without its length: runs of several lengths are of one method."""
+    return run.variant.partition("-epochs")[0]
+
+
+def records_at(lengths: Collection[int] = OTHER_LENGTHS, root: str = "book/results") -> list[RunRecord]:
+    """The recorded runs on digits of some numbers of steps, on which `at_other_lengths` gives its verdicts."""
+    return [run for run in scheduled_records(root)[0] if training_steps(run) in lengths]
 
 
 def lengths(runs: pd.DataFrame, missing: Iterable[Cell] = ()) -> pd.DataFrame:
@@ -150,7 +161,7 @@ after 100 steps.'
 def at_other_lengths(
     runs: pd.DataFrame,
     claims: Mapping[str, tuple[str, int]],
-    lengths: Iterable[int] = (100, 400, 40_000),
+    lengths: Iterable[int] = OTHER_LENGTHS,
     baseline: str = "mixup",
 ) -> str:
     """Give the verdicts on claims against the baseline after other numbers of steps, in Markdown.

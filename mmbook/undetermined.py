@@ -383,10 +383,26 @@ def own_differences(found: dict[str, list[RunRecord]], least_seeds: int = MIN_SE
     every = {
         printed_name(other): compared
         for setting in SETTINGS
-        if known_method(setting.ours) in FORMS and setting.grid != "schedules"
+        if _is_own(setting)
         for other, compared in differences(setting, found, least_seeds).items()
     }
     return dict(sorted(every.items(), key=lambda named: -abs(named[1].mean)))
+
+
+def own_records(found: dict[str, list[RunRecord]]) -> list[RunRecord]:
+    """The records of MultiMix's own settings, with our value and with others, of which `own_differences` is made."""
+    wanted = {
+        (setting.grid, variant)
+        for setting in SETTINGS
+        if _is_own(setting)
+        for variant in (setting.ours, *setting.others.split())
+    }
+    return [run for grid, of in found.items() for run in of if (grid, run.variant) in wanted]
+
+
+def _is_own(setting: Setting) -> bool:
+    """Whether it is one of MultiMix's and no length of training."""
+    return known_method(setting.ours) in FORMS and setting.grid != "schedules"
 
 
 def draw_differences(axis: Axes, compared: dict[str, Comparison]) -> None:

@@ -3,6 +3,7 @@
 import ast
 import base64
 import io
+import itertools
 import json
 import os
 import re
@@ -158,6 +159,23 @@ def test_figures_have_names_of_their_own_and_references_find_them():
     assert len(set(names)) == len(names)
     referred = {found for name in NOTEBOOKS for found in re.findall(r"\{numref\}`([^`]+)`", prose(name))}
     assert referred <= set(names)
+
+
+# Of chapters that read records: drawn from a formula or from data, not from them.
+WITHOUT_RECORDS = {"fig-ood-images", "fig-canvases", "fig-own-weight"}
+
+
+@pytest.mark.parametrize(("name", "index"), list(pictures()))
+def test_a_figure_from_records_leads_to_them(name, index):
+    """Beneath it, or beneath the table that goes with it; what the page has trained itself has no record."""
+    cells = cells_of(name)
+    reads = any("show_records" in "".join(cell["source"]) for cell in cells)
+    if not reads or "x86-64" in tags(cells[index]) or figure_of(cells[index])["name"] in WITHOUT_RECORDS:
+        return
+    below = itertools.takewhile(lambda cell: cell["cell_type"] == "code" and not images(cell), cells[index + 1 :])
+    folds = [cell for cell in below if "show_records(" in "".join(cell["source"])]
+    assert tags(folds[0]) == {"remove-input"}
+    assert "<details><summary>Records: " in "".join(folds[0]["outputs"][0]["data"]["text/html"])
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

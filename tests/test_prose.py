@@ -104,11 +104,11 @@ def cells_of(chapter: str) -> list[dict]:
 
 @functools.cache
 def printed_by(chapter: str) -> frozenset[Number]:
-    """What the outputs show, without the last one, which tells of versions and files."""
+    """What the outputs show, without the folds, which tell of versions and files."""
     texts = []
-    for output in (output for cell in cells_of(chapter)[:-1] for output in cell.get("outputs", [])):
+    for output in (output for cell in cells_of(chapter) for output in cell.get("outputs", [])):
         data = output.get("data", {})
-        html = re.sub(r"(?s)<(script|style).*?</\1>", "", "".join(data.get("text/html", "")))
+        html = re.sub(r"(?s)<(script|style|details).*?</\1>", "", "".join(data.get("text/html", "")))
         texts += [re.sub(r"<[^>]+>", " ", html), "".join(output.get("text", ""))]
         texts += ["".join(data.get(kind, "")) for kind in ("text/markdown", "text/plain")]
     return frozenset().union(*map(numbers_of, texts))

@@ -1,7 +1,9 @@
-"""What was run: parameters and records, as the fold at the end of a chapter shows them."""
+"""What was run: records, as the folds beneath figures and verdicts show them, and parameters at a chapter's end."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 import types
 
@@ -9,7 +11,8 @@ import pandas as pd
 import pytest
 
 from mmbook import ledger, notebook, provenance, schedules
-from mmbook.provenance import describe_record, fold, group_records, record_files
+from mmbook.detection.__main__ import parse
+from mmbook.provenance import describe_record, fold, fold_of_records, group_records, record_files, show_records
 from mmlib.experiments.runs import checksum, write_json
 from tools import landing
 
@@ -50,29 +53,55 @@ def test_files_of_records_are_those_that_they_were_read_from():
     assert len(record_files(runs)) == len(runs)
 
 
-def test_fold_says_how_a_record_is_run_again(namespace):
+def test_fold_of_records_lists_them_and_says_how_one_is_run_again():
     other = RECORD.with_name("seed1.json")
-    text = fold(namespace, [RECORD, other])
-    assert text.startswith("<details><summary>What was run</summary>")
-    assert text.count("<details>") == text.count("</details>") == 2
-    assert f"python -m tools.rerun {RECORD.relative_to(ROOT)}</pre>" in text
-    assert "of &lt;it&gt;" in text
+    text = fold_of_records([RECORD, other])
+    assert text.startswith("<details><summary>Records: 2 of digits</summary>")
+    assert text.count("<details>") == text.count("</details>") == 1
+    quickest = min((RECORD, other), key=lambda file: describe_record(file)["minutes"])
+    assert f"<pre>python -m tools.rerun {quickest.relative_to(ROOT)}</pre>" in text
+    assert 'tabindex="0" role="region" aria-label="file, checksum, commit"' in text
     for file in (RECORD, other):
-        assert describe_record(file)["checksum"] in text
-    assert "It read 2 records" in text
-    assert "make detection" in fold(namespace, [DETECTOR])
-    assert "read" not in fold(namespace)
+        row = describe_record(file)
+        assert f"<td>{row['file']}</td><td>{row['checksum']}</td><td>{row['commit']}</td>" in text
     assert not re.search(r"/(home|root|tmp|work)/", text)
+    assert fold_of_records([]) == ""
 
 
-def test_a_record_that_does_not_say_its_kind_of_device_is_run_again_on_a_processor(namespace, tmp_path):
+def test_fold_of_detectors_says_how_one_that_starts_from_scratch_is_trained_again():
+    assert "make detection" in fold_of_records([DETECTOR])
+    scratch = DETECTOR.parents[1] / "scratch" / "seed0.json"
+    text = fold_of_records([DETECTOR, scratch])
+    arguments = shlex.split(html.unescape(re.search(r"<pre>python -m mmbook.detection (.*?)</pre>", text)[1]))
+    config, _ = parse(arguments)
+    recorded = json.loads(scratch.read_text())["config"]
+    assert vars(config) | {"start": None} == {name: recorded[name] for name in vars(config)}
+
+
+def test_records_are_shown_where_there_are_any(capsys):
+    show_records([])
+    assert capsys.readouterr().out == ""
+    show_records([RECORD])
+    assert "HTML" in capsys.readouterr().out
+
+
+def test_fold_at_the_end_has_parameters_and_sums_records_up(namespace):
+    text = fold(namespace, [RECORD, RECORD.with_name("seed1.json")])
+    assert text.startswith("<details><summary>What was run</summary>")
+    assert "of &lt;it&gt;" in text
+    assert "The chapter read 2 records" in text
+    assert "seed0.json" not in text
+    assert "record" not in fold(namespace)
+
+
+def test_a_record_that_does_not_say_its_kind_of_device_is_run_again_on_a_processor(tmp_path):
     content = {name: value for name, value in json.loads(RECORD.read_text()).items() if name != "checksum"}
     del content["environment"]["device_type"]
     old = tmp_path / RECORD.relative_to(ROOT)
     old.parent.mkdir(parents=True)
     write_json(old, content | {"checksum": checksum(content)})
-    assert "seed0.json --device cpu</pre>" in fold(namespace, [old])
-    assert "--device" not in fold(namespace, [RECORD])
+    assert "seed0.json --device cpu</pre>" in fold_of_records([old])
+    assert "--device" not in fold_of_records([RECORD])
 
 
 def test_groups_count_records_variants_and_seeds():
@@ -97,5 +126,5 @@ def test_the_landing_page_leads_to_every_record_that_its_findings_are_of(tmp_pat
     files = [file.relative_to(ROOT).as_posix() for file in provenance.record_files(runs)]
     assert len(files) > 400
     assert all(f"<td>{file}</td>" in text for file in files)
-    assert f"<pre>python -m tools.rerun {files[0]}</pre>" in text
+    assert re.search(r"<pre>python -m tools.rerun (\S+)</pre>", text)[1] in files
     assert text.startswith("<details")
