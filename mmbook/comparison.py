@@ -215,7 +215,7 @@ def in_points(compared: Comparison) -> str:
     >>> in_points(Comparison(pd.Series([2.0, -0.5, 1.5]).to_numpy()))
     '+1.0 points [-2.3, +4.3], ahead on 2 of 3 seeds'
     """
-    ahead = f"ahead on {compared.ahead} of {compared.seeds} seeds"
+    ahead = f"ahead on {compared.ahead} of {compared.seeds} seed{'s' * (compared.seeds > 1)}"
     return f"{compared.mean:+.1f} points{in_brackets(compared)}, {ahead}"
 
 
