@@ -3,7 +3,9 @@
 A result is a number with decimals, or one of points, percent, seeds or "x of y". It stands, to the digits that the
 prose shows, in an output of its own page or of a chapter that its section links to. Decimals may be settings instead,
 and a sentence with a citation or one of the marks [S], [R] and [C] states what others wrote or what was chosen. What
-cannot be held against an output, such as "on every seed" or "by several points", is for cells to say.
+cannot be held against an output, such as "on every seed" or "by several points", is for cells to say. The book's pages,
+which are no notebooks, also name the command or the test that measures what they state: in its row, its item or its
+paragraph.
 """
 
 import functools
@@ -12,6 +14,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 
 from mmbook import ledger
@@ -22,10 +25,15 @@ from tools.results import MARKS, results_table
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-PAGES = CHAPTERS | {name: ROOT / name for name in ("README.md", "book/intro.md")}
+WRITTEN = {"book/licences.md"}  # by a command; tests/test_supply.py holds it
+REPORTS = ("README.md", "book/intro.md")  # whose results are those of chapters
+FILES = [path for folder in ("book", "book/api") for path in sorted((ROOT / folder).glob("*.md"))]
+PAGES = CHAPTERS | {name: ROOT / name for name in dict.fromkeys([*REPORTS, *(str(f.relative_to(ROOT)) for f in FILES)])}
+PAGES = {page: path for page, path in PAGES.items() if page not in WRITTEN}
 LONG = 4000  # steps after which networks on digits have converged
 
-WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+WORDS = {word: count for count, word in enumerate(WORDS, 2)} | {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50}
 COUNT = rf"(?:\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(WORDS)})\b)"
 NUMBER = re.compile(
     rf"(?<![\w.,/^-])(?P<sign>[+−-]?)(?P<digits>{COUNT})(?![.\d]*[\d-])(?!\s[GM]i?B\b)"  # sizes of files are no results
@@ -36,6 +44,8 @@ FOR_CELLS = re.compile(
     r"|\b(?:within|by|than|about) (?:about )?a point\b|\ba point or\b"
 )
 CITED = re.compile(r"\*\*\[[SRC]\]\*\*|\{cite|arXiv")
+MEASURED = re.compile(r"`[^`\n]*(?:make [a-z]|pytest |python -m |papermill |snakemake |test_\w+\.py::)[^`]*`")
+VERSION = re.compile(r"Python \d\.\d+(?: and \d\.\d+)?")
 
 
 class Number(NamedTuple):
@@ -63,7 +73,7 @@ class Number(NamedTuple):
 
 def in_digits(text: str) -> str:
     words = rf"\b({'|'.join(WORDS)})\b"
-    return re.sub(words, lambda word: str(WORDS.index(word[1]) + 2), " ".join(text.split()).replace(",", ""))
+    return re.sub(words, lambda word: str(WORDS[word[1]]), " ".join(text.split()).replace(",", ""))
 
 
 def numbers_of(text: str) -> set[Number]:
@@ -76,17 +86,38 @@ def numbers_of(text: str) -> set[Number]:
 def results_of(sentence: str) -> set[Number]:
     if CITED.search(sentence):
         return set()
-    stated = numbers_of(re.sub(r"\]\([^)]*\)", "]", sentence))
+    stated = numbers_of(VERSION.sub("", re.sub(r"\]\([^)]*\)", "]", sentence)))
     return {number for number in stated if number.decimals or number.unit}
 
 
 def sections_of(page: str) -> list[str]:
-    """Markdown from heading to heading, without exercises, and without what `make results` has written."""
+    """Markdown from heading to heading, without what `make results` has written."""
     if page in CHAPTERS:
         text = "\n\n".join("".join(cell["source"]) for cell in cells_of(page) if cell["cell_type"] == "markdown")
     else:
         text = MARKS.sub("", PAGES[page].read_text(encoding="utf-8"))
-    return re.split(r"\n(?=## )", text.partition("## Exercise")[0])
+    sections = re.split(r"\n(?=## )", text)
+    return sections if page in CHAPTERS or page in REPORTS else [*map(without_measured, sections)]
+
+
+def spelt_out(section: str) -> str:
+    """A row of "the same" source has the first cell of the row above."""
+    lines, first = [], ""
+    for line in section.splitlines():
+        line = re.sub(r"^\| the same(?= \|)", lambda _, first=first: first, line)
+        first = line.partition(" |")[0]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def without_measured(section: str) -> str:
+    """Leave out what names its measure: a row, an item, or a paragraph with the table or list beneath it."""
+    kept = []
+    for block in re.split(r"\n\s*\n(?![|-])", spelt_out(section)):
+        paragraph, *rows = re.split(r"\n\s*(?=\||- )", block)
+        if not MEASURED.search(paragraph):
+            kept.append("\n".join([paragraph, *(row for row in rows if not MEASURED.search(row))]))
+    return "\n\n".join(kept)
 
 
 def sentences_of(section: str) -> list[str]:
@@ -116,8 +147,13 @@ def printed_by(chapter: str) -> frozenset[Number]:
 
 @functools.cache
 def settings_of(page: str) -> frozenset[Number]:
-    """Of grids, of the page's parameters or the package; and the constants of verdicts and the end of a percentage."""
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("experiments.yml", "detection.yml")]
+    """Of grids, of the page's parameters or the package; and the constants of verdicts and the end of a percentage.
+
+    Comments in those files may be of results, and back nothing.
+    """
+    texts = [
+        re.sub(r"#.*", "", (ROOT / name).read_text(encoding="utf-8")) for name in ("experiments.yml", "detection.yml")
+    ]
     seeds = {len(listed.split(",")) for text in texts for listed in re.findall(r"seeds: \[([\d, ]+)\]", text)}
     if page in CHAPTERS:
         texts += ["".join(c["source"]) for c in cells_of(page) if "parameters" in c["metadata"].get("tags", [])]
@@ -131,7 +167,7 @@ def settings_of(page: str) -> frozenset[Number]:
 
 def unbacked(section: str, page: str) -> list[str]:
     """What the sentences of a section state and neither an output nor a setting does."""
-    linked = re.findall(r"\]\((?:\.\./notebooks/|notebooks/)?(\d\d-[\w-]+)", section)
+    linked = re.findall(r"\]\((?:\.\./)*(?:notebooks/)?(\d\d-[\w-]+)", section)
     printing = {page, *linked} & set(CHAPTERS)
     backing = frozenset().union(*map(printed_by, printing)) | settings_of(page)
     open_ = []
@@ -165,6 +201,21 @@ def test_the_chapter_on_cost_tells_how_many_operations_a_loss_starts():
     assert any(said in section for section in sections_of("13-cost"))
 
 
+def test_the_solution_of_chapter_8_says_what_the_records_of_pretraining_say():
+    found = ledger.collect(ROOT / "book" / "results" / "pretraining")
+    numbers = pd.DataFrame(ledger.table([run for run in found if run.dataset == "shapes"]))
+    columns = ["alignment", "uniformity", "accuracy"]
+    assert numbers[columns].corr("spearman").loc["accuracy", columns[:2]].abs().max() < 0.5
+    means = numbers.groupby("variant")[columns].mean().sort_values("accuracy", ascending=False)
+    assert set(means.index[:2]) == {"mixup", "multimix-total"}
+    assert means.index[2] == "erm"
+    assert means["accuracy"].iloc[0] - means["accuracy"].iloc[1] < 0.1
+    assert means["alignment"].idxmin() == "multimix-total"
+    assert "mixup" in means["alignment"].nlargest(2)
+    assert means["uniformity"].idxmin() == "mixup"
+    assert means["uniformity"].idxmax() == "erm"
+
+
 def test_readme_has_the_table_of_the_records():
     table = results_table(ledger.collect(ROOT / "book" / "results" / "digits"))
     assert MARKS.findall(PAGES["README.md"].read_text(encoding="utf-8")) == [table]
@@ -189,6 +240,16 @@ def test_readme_has_the_table_of_the_records():
 )
 def test_a_number_is_backed_by_what_rounds_to_it(sentence, backing, backed):
     assert all(any(map(number.says, numbers_of(backing))) for number in results_of(sentence)) == backed
+
+
+def test_a_page_names_what_measures_a_result_in_its_row_its_item_or_its_paragraph():
+    section = (
+        "`make mutate` found 1 of 2:\n\n| a | 3 of 4 |\n\n"
+        "It has 5 of 6.\n\n| b | 7 of 8 | `pytest a.py` |\n| c | 9 of 9 | |\n\n"
+        "- 2.5, by `test_a.py::test_b`\n- 3.5"
+    )
+    assert {number.digits for number in results_of(without_measured(section))} == {"5", "9", "3.5"}
+    assert spelt_out("| A {cite:p}`b` | 1.5 |\n| the same | 2.5 |\n| the same | 3.5 |").count("{cite:p}`b`") == 3
 
 
 def test_citations_state_what_others_wrote_and_words_are_for_cells():
