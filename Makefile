@@ -6,8 +6,8 @@ AXE = build/node_modules/axe-core/axe.min.js
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-faults coverage mutate audit test-browser test-cluster lint bench bench-peers grid record enter status \
-	detection notebooks results links lock environment
+.PHONY: help book serve test test-faults test-oldest coverage mutate audit test-browser test-cluster lint bench bench-peers grid \
+	record enter status detection notebooks results links lock environment
 
 help:                        ## list the targets
 	@echo "make TARGET [NAME=value ...]"
@@ -36,6 +36,12 @@ coverage: environment        ## branches that unit tests and examples take, in p
 
 mutate: environment          ## change MODULES="mixing metrics" one thing at a time, for MINUTES each: does a test fail?
 	python -m tools.mutate $(MODULES) --minutes $(or $(MINUTES),60)
+
+test-oldest: environment     ## the quick tests with the oldest versions that pyproject.toml admits, in build/oldest
+	pip install --quiet uv
+	uv venv --quiet --clear --python 3.11 build/oldest
+	uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable ".[test]"
+	PATH=$(CURDIR)/build/oldest/bin:$(PATH) OMP_NUM_THREADS=1 pytest --numprocesses logical --dist loadfile
 
 test-browser: environment $(AXE)  ## every page of the built site in Chromium: complete, within its column, readable by everybody
 	pytest tests/browser -m browser -rs

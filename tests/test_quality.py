@@ -4,6 +4,9 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+import yaml
+
 import mmlib
 from mmlib.experiments.methods import METHODS
 
@@ -62,6 +65,17 @@ def test_every_test_of_the_table_calls_what_its_row_is_about():
     assert wrong == []
 
 
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
 def test_every_command_of_the_page_is_a_target():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", PAGE)) - targets == set()
+    assert set(re.findall(r"`make ([a-z-]+)", PAGE)) - TARGETS == set()
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").iterdir()), ids=lambda path: path.stem)
+def test_every_command_of_a_workflow_is_a_target(workflow):
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    matrices = [job.get("strategy", {}).get("matrix", {}).get("target", []) for job in jobs]
+    called = re.findall(r"run: make ([a-z-]+)", workflow.read_text(encoding="utf-8"))
+    assert set(called).union(*matrices) - TARGETS == set()
+    assert called or any(matrices)
