@@ -14,7 +14,7 @@ import pytest
 from scipy.io import savemat
 from torchvision import datasets
 
-from mmlib.experiments.data import sources, tinyimagenet
+from mmlib.experiments.data import downloads, sources, tinyimagenet
 from mmlib.experiments.data.downloads import scratch_folder
 from mmlib.experiments.data.sources import load, load_test
 
@@ -26,16 +26,20 @@ ANSWERS = {
     "is no HTTP": b"SSH-2.0-OpenSSH_9.6\r\nmore\r\n",
     "is nothing": b"",
     "is an error": b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+    "stalls": HEAD + b"Content-Length: 100000\r\n\r\nhalf, and then nothing",
 }
 
 
 @contextlib.contextmanager
 def serve(answer: bytes):
     """A server that gives every request this answer, byte for byte; its address."""
+    over = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.wfile.write(answer)
+            if answer == ANSWERS["stalls"]:
+                over.wait()
             self.close_connection = True
 
         def log_message(self, *_):
@@ -44,6 +48,7 @@ def serve(answer: bytes):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/file"
+        over.set()
         server.shutdown()
 
 
@@ -80,6 +85,7 @@ def test_a_failed_download_leaves_the_root_as_it_was(tmp_path, monkeypatch, name
     held = tmp_path / "there" / HELD[name]
     held.parent.mkdir(parents=True)
     held.write_bytes(b"as it was")
+    monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.3)
     with serve(ANSWERS[answer]) as url:
         take_from(monkeypatch, url)
         for root in (tmp_path / "new" / "root", tmp_path / "there"):

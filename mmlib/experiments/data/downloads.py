@@ -1,5 +1,6 @@
 """Downloads that change nothing where they fail."""
 
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,8 @@ from typing import TypeVar
 from urllib.error import HTTPError
 
 Source = TypeVar("Source")
+
+SILENT_SECONDS = 60.0  # a server that sends nothing for so long has broken off
 
 
 @contextmanager
@@ -35,6 +38,8 @@ def name_failures(name: str, root: Path, wanted: str) -> Iterator[None]:
     Raises:
         FileNotFoundError: there is no network or no place, the server breaks off, or the checksum is another.
     """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENT_SECONDS)  # torchvision's downloads take no timeout
     try:
         yield
     except (OSError, RuntimeError, HTTPException) as error:
@@ -42,6 +47,8 @@ def name_failures(name: str, root: Path, wanted: str) -> Iterator[None]:
             error.close()  # it holds the connection
         reason = repr(error) if isinstance(error, HTTPException) else error  # a bare text says what was read, no more
         raise FileNotFoundError(f"{name} is not in root {str(root)!r}; it takes {wanted}: {reason}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def load_torchvision(source: type[Source], name: str, root: Path, wanted: str, **split: object) -> Source:
