@@ -241,7 +241,7 @@ class Card(TorchFunctionMode):
             self.wait("indices from the host")
             refused = [values for values in args[2:3] if values.ndim and not on_card(values)]
         elif torch.Tag.pointwise in func.tags or name in POINTWISE:
-            changes_host = torch.Tag.inplace in func.tags and not there[0]
+            changes_host = func._schema.is_mutable and not there[0]
             refused = [tensor for tensor in refused if tensor.ndim or changes_host]
         if refused:
             places = ", ".join(f"{tuple(t.shape)} on {CUDA if cuda else CPU}" for t, cuda in zip(tensors, there))
