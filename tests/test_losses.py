@@ -573,7 +573,7 @@ PLAIN_ERRORS = [
     ({"logits": randn(M, 1)}, r"logits must have at least 2 classes, got \(6, 1\); MultiMixBCELoss is for yes or no"),
     (
         {"logits": randn(M, 2, C)},
-        r"logits must have shape \(m, c\), got \(6, 2, 3\).*CrossEntropyLoss's .* not accepted",
+        r"logits must have shape \(m, c\), got \(6, 2, 3\).* a map .* is not accepted: dense_mixed_cross_entropy",
     ),
     ({"logits": randn(M)}, r"logits must have shape \(m, c\), got \(6,\)"),
     ({"logits": randn(0, C)}, r"logits must have at least one example, got shape \(0, 3\)"),
