@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 Source = TypeVar("Source")
 
-SILENT_SECONDS = 60.0  # a server that sends nothing for so long has broken off
+SILENT_SECONDS = 60.0
 
 
 @contextmanager
@@ -34,6 +34,8 @@ def scratch_folder(name: str, root: Path) -> Iterator[Path]:
 @contextmanager
 def name_failures(name: str, root: Path, wanted: str) -> Iterator[None]:
     """Say in one line what is not in `root` and what it takes, where the block cannot download it.
+
+    A server that sends nothing for `SILENT_SECONDS` has broken off, so that the block ends in any case.
 
     Raises:
         FileNotFoundError: there is no network or no place, the server breaks off, or the checksum is another.
