@@ -412,7 +412,7 @@ def test_findings_say_which_way_each_difference_goes_and_what_follows():
     assert "2.0 points ahead of mixup after 4,000 steps (3 seeds, 95 % interval +2.0 to +2.1); " in good
     assert "*more accurate than mixup* holds (" in good
     assert (
-        "CIFAR-100](../notebooks/12-cifar100) with 100 labels a class, after 23,400 steps and by one seed, "
+        "CIFAR-100](../notebooks/12-cifar100.ipynb) with 100 labels a class, after 23,400 steps and by one seed, "
         "it is 2.0 points behind mixup and with *total α* 0.5 points ahead of mixup."
     ) in good
     assert "After 4,000 steps on digits (3 seeds) MultiMix's classes are tighter than mixup's (alignment lower" in good

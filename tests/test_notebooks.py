@@ -255,7 +255,7 @@ def test_code_of_a_solution_runs_after_the_chapter(name, tmp_path):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_links_to_chapters_wear_their_titles(name):
-    for text, chapter in re.findall(r"\[([^\]]+)\]\((\d\d-[\w-]+)\)", prose(name)):
+    for text, chapter in re.findall(r"\[([^\]]+)\]\((\d\d-[\w-]+)\.ipynb\)", prose(name)):
         title = "".join(cells_of(chapter)[0]["source"][0]).removeprefix("# ").strip()
         assert " ".join(text.split()) == title
 

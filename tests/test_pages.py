@@ -1,11 +1,19 @@
 """What is mended in built pages, on excerpts as Sphinx and the theme write them."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tools import pages
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [*sorted((ROOT / "notebooks").glob("*.ipynb")), *sorted((ROOT / "book").rglob("*.md"))]
+PAGES = [page for page in SOURCES if page.suffix == ".md"]
+LABELS = {label for page in PAGES for label in re.findall(r"^\(([\w-]+)\)=$", page.read_text("utf-8"), re.MULTILINE)}
 
 
 def test_nothing_is_loaded_from_another_host_or_refused_from_a_disk(tmp_path):
@@ -50,3 +58,20 @@ def test_a_signature_is_no_definition_list_and_fields_read_as_sentences(tmp_path
     assert mended.count("<dl") == mended.count("</dl>") == 1
     assert "<strong>x</strong> (<em>int</em>): how many." in mended
     assert "<strong>y</strong>: a flag, as in <code>make -- y</code>." in mended
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_links_name_files_so_that_they_work_in_jupyter_and_beside_the_code(source):
+    """Or a label of the book, which only the site knows."""
+    text = source.read_text(encoding="utf-8")
+    if source.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    text = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    broken = [
+        target
+        for target in targets
+        if not re.match(r"https?:|mailto:", target) and target not in LABELS and not (source.parent / target).is_file()
+    ]
+    assert broken == []

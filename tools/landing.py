@@ -81,7 +81,7 @@ def _on_accuracy(runs: pd.DataFrame, judged: pd.DataFrame, photographs: pd.DataF
         [
             f"**Accuracy.** On digits with 100 labels MultiMix is {of_digits}; *more accurate than "
             f"{printed_name(BASELINE)}* {_says(_verdict_on_accuracy(judged, BASELINE)['verdict'])} "
-            "([how long must one train?](../notebooks/07-how-long)).",
+            "([how long must one train?](../notebooks/07-how-long.ipynb)).",
             *_against_best_other(judged),
             _on_photographs(photographs),
         ]
@@ -100,7 +100,7 @@ def _against_best_other(judged: pd.DataFrame) -> list[str]:
     low, high = (f"{found[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
     return [
         f"It is then {_gap(found['difference'], best)} ({low} to {high}), the best other method by validation: "
-        f"*more accurate* {_says(found['verdict'])} ([comparing methods](../notebooks/06-compare-methods))."
+        f"*more accurate* {_says(found['verdict'])} ([comparing methods](../notebooks/06-compare-methods.ipynb))."
     ]
 
 
@@ -113,7 +113,7 @@ def _on_photographs(photographs: pd.DataFrame) -> str:
         gaps.append(f"with *total α* {_gap(found.loc[TOTAL, 'difference'], BASELINE)}")
     steps, seeds = found.loc[METHOD, ["steps", "seeds"]]
     return (
-        f"On [CIFAR-100](../notebooks/12-cifar100) with 100 labels a class, after {steps:,} steps and by "
+        f"On [CIFAR-100](../notebooks/12-cifar100.ipynb) with 100 labels a class, after {steps:,} steps and by "
         f"{in_words(seeds)} seed{'' if seeds == 1 else 's'}, {' and '.join(gaps)}."
     )
 
@@ -145,7 +145,7 @@ def _on_embeddings(judged: pd.DataFrame) -> str:
         f"**Embeddings.** After {steps:,} steps on digits ({seeds} seeds) MultiMix's classes are {classes} than "
         f"mixup's {alignment} and its embeddings {spread} {uniformity}. "
         f"*Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
-        f"{_of_forms(family.loc['uniformity', 'verdict'])} ([the embedding space](../notebooks/08-embedding-space))."
+        f"{_of_forms(family.loc['uniformity', 'verdict'])} ([the embedding space](../notebooks/08-embedding-space.ipynb))."
     )
 
 
@@ -171,7 +171,7 @@ def _on_cost(cost: dict) -> str:
     multimix, dense = (steps[name]["ratio"] for name in ("multimix", "dense_multimix"))
     return (
         f"**Cost.** On two cores of a processor a training step of PreActResNet-18 takes {multimix:.2f} times as long "
-        f"with MultiMix as without, and {dense:.2f} times with Dense MultiMix ([cost](../notebooks/13-cost))."
+        f"with MultiMix as without, and {dense:.2f} times with Dense MultiMix ([cost](../notebooks/13-cost.ipynb))."
     )
 
 
