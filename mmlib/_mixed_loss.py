@@ -253,11 +253,12 @@ def binary_loss(
 def mixed_loss(
     values: Tensor,
     targets: Tensor,
-    attention: Tensor | None,
-    mask: Tensor | None,
     mixtures: Mixtures | None,
     terms: Terms,
     return_mixing_weights: bool = False,
+    *,
+    attention: Tensor | None = None,
+    mask: Tensor | None = None,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> LossAndWeights:
     """Compute `dense_mixed_cross_entropy` of logits (m, r, c), or plainly of logits (m, c).

@@ -26,7 +26,7 @@ __all__ = ["Alpha", "Bool", "Device", "Float", "Images", "Int", "Integer", "Labe
 # A Dirichlet's concentration, or the interval that every mixture's concentration is drawn from.
 Alpha = float | tuple[float, float]
 
-Device = torch.device | str
+Device = torch.device | str | int
 
 # A mini-batch: pixels in [0, 1], class indices of any integer type, distributions over classes.
 Images = Float[Tensor, "m channels size size"]

@@ -78,7 +78,7 @@ def mixed_cross_entropy(
     check_logits(logits)
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
     terms = Terms(weight, ignore_index, label_smoothing, reduction)
-    return mixed_loss(logits, targets, None, None, mixtures, terms, return_mixing_weights)
+    return mixed_loss(logits, targets, mixtures, terms, return_mixing_weights)
 
 
 def dense_mixed_cross_entropy(
@@ -135,7 +135,7 @@ def dense_mixed_cross_entropy(
     check_tensor("attention", attention, tuple(logits.shape[:2]), "floating-point")
     mixtures = Mixtures(num_mixtures, alpha, alpha_is_total, generator, mixing_weights)
     terms = Terms(weight, ignore_index, label_smoothing, reduction)
-    return mixed_loss(logits, targets, attention, mask, mixtures, terms, return_mixing_weights)
+    return mixed_loss(logits, targets, mixtures, terms, return_mixing_weights, attention=attention, mask=mask)
 
 
 def mixed_binary_cross_entropy(

@@ -119,7 +119,7 @@ class MultiMixLoss(_MixtureLoss):
         """
         check_logits(logits)
         mixtures = self._mixtures(logits.shape[0], mixing_weights)
-        return mixed_loss(logits, targets, None, None, mixtures, self._terms(), return_mixing_weights)
+        return mixed_loss(logits, targets, mixtures, self._terms(), return_mixing_weights)
 
 
 class MultiMixBCELoss(_MixtureLoss):
@@ -264,8 +264,8 @@ class DenseMultiMixLoss(_MixtureLoss):
         else:
             values = head(_mean_over_positions(values, mask).to(values.dtype)).unsqueeze(1)
             mask = None if mask is None else mask.any(dim=1, keepdim=True)
-        arguments = (mixtures, self._terms(), return_mixing_weights, head_of_mixtures)
-        return mixed_loss(values, targets, attention, mask, *arguments)
+        arguments = (values, targets, mixtures, self._terms(), return_mixing_weights)
+        return mixed_loss(*arguments, attention=attention, mask=mask, head=head_of_mixtures)
 
     def _positions(self, features: Tensor, mask: Tensor | None, head: Callable) -> tuple[Tensor, Tensor | None]:
         """Features as (m, r, d) and the mask as (m, r); masked features are 0, so that nothing of them is left."""
@@ -278,7 +278,7 @@ class DenseMultiMixLoss(_MixtureLoss):
             raise ValueError(f"features must have shape {wanted}, no size 0, got {shape}")
         features = features.flatten(2).mT if first else features.flatten(1, -2)
         for layer in _linear_layers(head)[:1]:
-            if features.shape[2] != layer.in_features:
+            if features.shape[2] != layer.in_features and not isinstance(layer, nn.LazyLinear):
                 wanted = f"{layer.in_features} channels for this head"
                 raise ValueError(f"{self.layout} features must have {wanted}, got shape {shape}")
             dtype = next(layer.parameters(), features).dtype  # a parametrization would compute `layer.weight` anew

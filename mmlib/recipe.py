@@ -62,7 +62,9 @@ class MultiMixRecipe(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(criterion, Criterion):
-            raise TypeError(f"criterion must be one of mmlib, such as MultiMixLoss, got {type(criterion).__name__}")
+            hint = "; compile the recipe instead" if hasattr(criterion, "_orig_mod") else ""
+            got = f"got {type(criterion).__name__}{hint}"
+            raise TypeError(f"criterion must be one of mmlib, such as MultiMixLoss, {got}")
         check_range(0, 1, probability=probability)
         check_alpha(mixup_alpha, "mixup_alpha", pair=False)
         check_type("generator", generator, Generator | None)
@@ -145,7 +147,7 @@ class MultiMixRecipe(nn.Module):
         terms = self.criterion._terms()._replace(reduction="none")
         if isinstance(self.criterion, MultiMixBCELoss):
             return binary_loss(logits, targets, None, terms)
-        return mixed_loss(logits, targets, None, None, None, terms)
+        return mixed_loss(logits, targets, None, terms)
 
     def _reduce(self, losses: Float[Tensor, " m"], valid: Bool[Tensor, " m"]) -> Tensor:
         """Reduce as the criterion does; the mean is over what is not ignored, and 0 if there is nothing."""

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from mmlib._checks import can_read, check_index_range, check_int, check_range, check_tensor, check_values
 from mmlib._typing import Device, Float, Int
 from mmlib.mixing import accumulation_dtype, mix
-from mmlib.sampling import check_alpha, sample_mixing_weights
+from mmlib.sampling import check_alpha, resolve_devices, sample_mixing_weights
 
 
 def draw_pairs(
@@ -42,7 +42,7 @@ def draw_pairs(
     # Beta(α, α) is the Dirichlet distribution of two examples.
     lam = sample_mixing_weights(1, 2, alpha, generator=generator, device="cpu", dtype=torch.float64)[0, 0].item()
     partners = torch.randperm(num_examples, generator=generator, device="cpu")
-    return partners.to(device or "cpu", non_blocking=True), lam
+    return partners.to("cpu" if device is None else device, non_blocking=True), lam
 
 
 def mix_pairs(
@@ -117,8 +117,7 @@ def zeta_weights(
     Args:
         num_examples: m, the examples of the mini-batch and the mixtures of them.
         gamma: γ; 0 weighs all examples alike, above 1.72865 the first outweighs all others together.
-        generator: the only source of randomness; its device must be `device`. None uses torch's global one.
-        device: where to draw; by default the generator's device, else torch's default.
+        generator, device: as in `sample_mixing_weights`.
         dtype: by default torch's default.
 
     Returns:
@@ -132,9 +131,9 @@ def zeta_weights(
     """
     check_int(1, num_examples=num_examples)
     check_range(gamma=gamma)
-    device = torch.device(device or (generator.device if generator is not None else torch.get_default_device()))
-    keys = torch.rand(num_examples, num_examples, generator=generator, device=device).fill_diagonal_(-1)
-    ranks = torch.arange(1, num_examples + 1, device=device, dtype=dtype or torch.get_default_dtype())
+    source, target = resolve_devices(generator, device)
+    keys = torch.rand(num_examples, num_examples, generator=generator, device=source).fill_diagonal_(-1).to(target)
+    ranks = torch.arange(1, num_examples + 1, device=target, dtype=dtype or torch.get_default_dtype())
     by_rank = ranks**-gamma
     by_rank = (by_rank / by_rank.sum()).expand(num_examples, num_examples)
     return torch.empty_like(by_rank).scatter_(1, keys.argsort(dim=1), by_rank)
@@ -159,6 +158,8 @@ class _BatchTransform(nn.Module):
         leaves, structure = tree_flatten(sample)
         at_labels = next((at for at, leaf in enumerate(leaves) if leaf is labels), None)
         at_images = next((at for at, x in enumerate(leaves) if isinstance(x, Tensor) and x is not labels), None)
+        if at_labels is None and not isinstance(self.labels_getter, str):
+            raise TypeError("labels_getter must return a tensor that the sample holds, got another object")
         if at_labels is None or at_images is None:
             raise TypeError(f"a sample must hold a tensor of images and one of labels, got {type(sample).__name__}")
         images, targets = leaves[at_images], self.to_distributions(labels)

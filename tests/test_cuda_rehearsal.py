@@ -115,6 +115,12 @@ def test_the_teacher_moves_by_a_handful_of_operations(card, dataset):
         assert not card.waits
 
 
+@pytest.mark.usefixtures("card")
+def test_a_device_may_be_the_number_of_a_card():
+    partners, _ = transforms.draw_pairs(4, device=0)
+    assert {partners.device, transforms.zeta_weights(4, device=0).device} == {torch.device("cuda", 0)}
+
+
 @pytest.mark.parametrize("criterion", [MultiMixLoss, DenseMultiMixLoss])
 def test_a_loss_starts_few_operations(card, criterion):
     """Weights, forward and backward pass; dense with the attention's and the head's."""

@@ -440,6 +440,15 @@ def test_layout_is_checked_against_the_head():
         DenseMultiMixLoss(layout="nchw")
 
 
+def test_a_lazy_head_learns_its_size_from_the_features():
+    features, weights = randn(M, D, R), make_weights()
+    lazy = nn.LazyLinear(C).double()
+    loss = DenseMultiMixLoss()(features, lazy, LABELS, mixing_weights=weights)
+    head = nn.Linear(D, C).double()
+    head.load_state_dict(lazy.state_dict())
+    assert torch.equal(loss, DenseMultiMixLoss()(features, head, LABELS, mixing_weights=weights))
+
+
 def test_attention_of_a_criterion():
     head, weights, features = nn.Linear(D, C).double(), make_weights(), randn(M, D, R)
     labels = LABELS.abs() % C

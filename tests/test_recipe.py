@@ -464,6 +464,11 @@ def test_alpha_of_mixup_is_named(value, unchecked):
         MultiMixRecipe(MultiMixLoss(N), mixup_alpha=value)
 
 
+def test_the_recipe_is_compiled_as_a_whole(unchecked):
+    with pytest.raises(TypeError, match=r"got OptimizedModule; compile the recipe instead$"):
+        MultiMixRecipe(torch.compile(MultiMixLoss(N)))
+
+
 def test_a_seed_is_no_generator(unchecked):
     with pytest.raises(TypeError, match="generator must be Generator or None, got 0"):
         MultiMixRecipe(MultiMixLoss(N), generator=0)

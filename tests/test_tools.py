@@ -248,6 +248,14 @@ def test_mutants_of_a_module_that_is_tested_wholly_are_killed():
     assert 0 < killed == tried
 
 
+def test_words_for_a_modules_own_tests_are_in_names_of_tests():
+    sources = [(ROOT / "tests" / f"{name}.py").read_text(encoding="utf-8").lower() for name in mutate.METHODS]
+    for module, words in mutate.OWN.items():
+        assert mutate.source_of(module).is_file()
+        for word in words.split(" or "):
+            assert any(word in source for source in sources), f"{module}: {word}"
+
+
 def test_equivalent_mutants_are_mutants_of_the_code_as_it_is():
     for module, reasons in yaml.safe_load(mutate.EQUIVALENT.read_text(encoding="utf-8")).items():
         names = {name for name, _ in mutate.mutants(mutate.source_of(module).read_text(encoding="utf-8"))}

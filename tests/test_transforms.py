@@ -299,7 +299,7 @@ WRONG = [
     (
         lambda: Mixup(num_classes=C, labels_getter=lambda _: LABELS.clone())(images(), LABELS),
         TypeError,
-        "a sample must",
+        "^labels_getter must return a tensor that the sample holds, got another object$",
     ),
     (lambda: Mixup(num_classes=C, labels_getter="second"), TypeError, "labels_getter must be"),
     *(

@@ -145,7 +145,8 @@ def _on_embeddings(judged: pd.DataFrame) -> str:
         f"**Embeddings.** After {steps:,} steps on digits ({seeds} seeds) MultiMix's classes are {classes} than "
         f"mixup's {alignment} and its embeddings {spread} {uniformity}. "
         f"*Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
-        f"{_of_forms(family.loc['uniformity', 'verdict'])} ([the embedding space](../notebooks/08-embedding-space.ipynb))."
+        f"{_of_forms(family.loc['uniformity', 'verdict'])} "
+        "([the embedding space](../notebooks/08-embedding-space.ipynb))."
     )
 
 
