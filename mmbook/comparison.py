@@ -164,7 +164,12 @@ def seed_by_seed(numbers: pd.DataFrame, column: str, baseline: str) -> pd.DataFr
 
 
 def verdict_table(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
-    """Write the rows of `verdicts.verdicts` for a reader, the verdict first, with as many decimals as asked for."""
+    """Write the rows of `verdicts.verdicts` for a reader, the verdict first, with as many decimals as asked for.
+
+    Fewer than `MIN_SEEDS` seeds get no interval.
+    """
+    ends = ["low", "high", "bootstrap_low", "bootstrap_high", "detectable"]
+    table = table.assign(**table[ends].where(table["seeds"] >= MIN_SEEDS))
     number = f"{{:+.{digits}f}}".format
     interval = [f"[{number(low)}, {number(high)}]" for low, high in zip(table["low"], table["high"])]
     bootstrap = zip(table["bootstrap_low"], table["bootstrap_high"])

@@ -250,7 +250,7 @@ def own_label_weight(low: float, high: float, examples: int, mixed: int | None =
     """The mean weight of an example's own label in its expected gradient, above what all of the mini-batch get.
 
     It is 1 / (1 + mα) for mixtures of the whole mini-batch, and (m (1 + α) / (1 + Lα) - 1) / (m - 1) for mixtures of L
-    random examples, such as mixup's pairs.
+    random examples that differ.
 
     Args:
         low, high: of the concentration α of each example, which is drawn from U(low, high).
@@ -272,15 +272,16 @@ def own_label_weight(low: float, high: float, examples: int, mixed: int | None =
 def own_label_weights(examples: int) -> dict[str, float]:
     """The mean own-label weight of a step of ERM, of mixup and of MultiMix with either reading of its α.
 
-    Half of MultiMix's mini-batches get input mixup, as its default has it.
+    Half of MultiMix's mini-batches get input mixup, as its default has it. A partner of mixup's is any example of the
+    mini-batch, the example itself included, so that a pair keeps exactly 2/3.
 
     Args:
         examples: m, of the mini-batch.
 
     >>> {variant: round(weight, 2) for variant, weight in own_label_weights(50).items()}
-    {'erm': 1.0, 'mixup': 0.66, 'multimix': 0.34, 'multimix-total': 0.56}
+    {'erm': 1.0, 'mixup': 0.67, 'multimix': 0.34, 'multimix-total': 0.56}
     """
-    pair = own_label_weight(1.0, 1.0, examples, mixed=2)
+    pair = 2 / 3
     each, total = (own_label_weight(0.5 / share, 2.0 / share, examples) for share in (1, examples))
     return {"erm": 1.0, "mixup": pair, "multimix": (pair + each) / 2, "multimix-total": (pair + total) / 2}
 

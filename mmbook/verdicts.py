@@ -27,7 +27,7 @@ CLAIMS = {
     "classification: accuracy (%)": ("accuracy", 1),
     "robustness: error, FGSM (%)": ("fgsm_error", -1),
     "robustness: error, PGD (%)": ("pgd_error", -1),
-    "unknown data: AUROC (%)": ("ood_auroc", 1),
+    "out of distribution: AUROC (%)": ("ood_auroc", 1),
     "tight classes: alignment": ("alignment", -1),
     "spread: uniformity": ("uniformity", -1),
 }
@@ -128,21 +128,28 @@ def compare(numbers: pd.DataFrame, method: str, other: str, metric: str, sign: i
 def best_by_validation(numbers: pd.DataFrame, candidates: list[str]) -> str:
     """Choose the candidate with the highest mean validation accuracy; the test set takes no part in the choice.
 
-    A candidate takes part with at least half as many seeds as the one with most, and with `MIN_SEEDS` where one has as
-    many. The mean is over the seeds that all of these have, so that none wins by an easy split.
+    Only `with_enough_seeds` take part. The mean is over the seeds that all of these have, so that none wins by an easy
+    split.
 
     Raises:
         ValueError: no candidate has a run.
     """
-    wide = numbers[numbers["variant"].isin(candidates)].pivot(
-        index="seed", columns="variant", values="validation_accuracy"
-    )
-    if wide.empty:
-        raise ValueError(f"candidates must hold a variant with runs, got {candidates}")
-    counts = wide.count()
-    wide = wide.loc[:, counts >= max(counts.max() / 2, min(MIN_SEEDS, counts.max()))]
+    chosen = with_enough_seeds(numbers, candidates)
+    wide = numbers[numbers["variant"].isin(chosen)].pivot(index="seed", columns="variant", values="validation_accuracy")
     shared = wide.dropna()
     return str((shared if len(shared) else wide).mean().idxmax())
+
+
+def with_enough_seeds(numbers: pd.DataFrame, candidates: list[str]) -> list[str]:
+    """Keep the candidates with half as many seeds as the one with most, and with `MIN_SEEDS` where one has as many.
+
+    Raises:
+        ValueError: no candidate has a run.
+    """
+    counts = numbers.groupby("variant")["seed"].nunique().reindex(candidates).dropna()
+    if counts.empty:
+        raise ValueError(f"candidates must hold a variant with runs, got {candidates}")
+    return list(counts.index[counts >= max(counts.max() / 2, min(MIN_SEEDS, counts.max()))])
 
 
 def summarize(numbers: pd.DataFrame, metric: str, baseline: str = "mixup") -> pd.DataFrame:

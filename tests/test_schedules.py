@@ -94,8 +94,9 @@ def test_prediction_is_the_baselines_curve_shifted():
 def test_own_label_weights_of_steps(m):
     weights = own_label_weights(m)
     assert weights["erm"] == 1
-    # Of a pair: m E[λ² + (1-λ)²] / 2 ... above what a random label weighs; λ is uniform.
-    assert weights["mixup"] == pytest.approx((m * 2 / 3 - 1) / (m - 1))
+    # (m E Σλ² - 1) / (m - 1), where λ is uniform, and one pair in m is of an example with itself.
+    squares = (1 - 1 / m) * 2 / 3 + 1 / m
+    assert weights["mixup"] == pytest.approx((m * squares - 1) / (m - 1))
     alpha = np.linspace(0.5, 2.0, 200_001)
     assert weights["multimix"] == pytest.approx((weights["mixup"] + (1 / (1 + m * alpha)).mean()) / 2, rel=1e-4)
     assert weights["multimix-total"] == pytest.approx((weights["mixup"] + (1 / (1 + alpha)).mean()) / 2, rel=1e-4)

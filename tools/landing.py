@@ -141,13 +141,21 @@ def _on_embeddings(judged: pd.DataFrame) -> str:
 
     classes, alignment = measured("alignment", "tighter", "looser")
     spread, uniformity = measured("uniformity", "more evenly spread", "less evenly spread")
-    return (
+    sentences = [
         f"**Embeddings.** After {steps:,} steps on digits ({seeds} seeds) MultiMix's classes are {classes} than "
         f"mixup's {alignment} and its embeddings {spread} {uniformity}. "
         f"*Tighter* {_of_forms(family.loc['alignment', 'verdict'])}, *more evenly spread* "
         f"{_of_forms(family.loc['uniformity', 'verdict'])} "
         "([the embedding space](../notebooks/08-embedding-space.ipynb))."
-    )
+    ]
+    best = best_other(judged)
+    if best and best != BASELINE:
+        beside = judge(judged, forms_and_others(judged)[0], best, OF_EMBEDDINGS)["verdict"]
+        sentences.append(
+            f"Against {printed_name(best)} *tighter* {_of_forms(beside['alignment'])}, and *more evenly spread* "
+            f"{_of_forms(beside['uniformity'])}."
+        )
+    return " ".join(sentences)
 
 
 def _of_forms(verdicts: pd.Series) -> str:
@@ -172,7 +180,8 @@ def _on_cost(cost: dict) -> str:
     multimix, dense = (steps[name]["ratio"] for name in ("multimix", "dense_multimix"))
     return (
         f"**Cost.** On two cores of a processor a training step of PreActResNet-18 takes {multimix:.2f} times as long "
-        f"with MultiMix as without, and {dense:.2f} times with Dense MultiMix ([cost](../notebooks/13-cost.ipynb))."
+        f"with MultiMix as without, and {dense:.2f} times with Dense MultiMix; "
+        "[cost](../notebooks/13-cost.ipynb) has that of a GPU, where it is more."
     )
 
 
