@@ -16,7 +16,7 @@ from mmbook.grids import Cell, cells
 from mmbook.ledger import load_record, load_valid
 from mmbook.names import printed_name
 from mmbook.notebook import project_root
-from mmlib.experiments.runs import RunRecord, load_run
+from mmlib.experiments.runs import Run, RunRecord, load_run
 
 LEVEL = 0.95
 METRICS = {"accuracy": 2, "alignment": 3, "uniformity": 3}  # those that are held against the band, with their decimals
@@ -115,7 +115,7 @@ def compare_embedded() -> tuple[pd.DataFrame, dict[str, float], int]:
     return compare_cells(cells("embedded"), root / "runs", results, band), band, pairs
 
 
-def _row(record: RunRecord, run: RunRecord, band: Mapping[str, float]) -> dict:
+def _row(record: RunRecord, run: Run, band: Mapping[str, float]) -> dict:
     row = {"variant": record.variant, "seed": record.seed, "outcome": outcome(record.metrics, run.metrics, band)}
     for name in METRICS:
         row |= {name: record.metrics[name], f"{name}_here": run.metrics[name]}

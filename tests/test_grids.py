@@ -150,7 +150,7 @@ def record_cell(cell, root, **changes):
     folder = root / "runs" / cell.path
     run = runs.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
     runs.save_run(folder, run, *evaluate(run.classifier, dataset))
-    ledger.add(runs.load_run(folder), root / "book" / "results" / "tiny")
+    ledger.add(ledger.load_folder(folder), root / "book" / "results" / "tiny")
 
 
 def test_a_cell_of_several_processes_takes_a_run_of_as_many(grid_file):

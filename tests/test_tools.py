@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmlib.experiments.runs import RunRecord
+from tests.helpers import make_record
 from tools import audit, detect, digests, gpus, licences, links, mutate, preflight
 from tools.digests import source_digest
 from tools.results import results_table
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def record(variant, seed, accuracy):
     numbers = {"accuracy": accuracy, "calibration_error": 4.0 - accuracy / 50, "alignment": 0.5, "uniformity": -2.0}
-    return RunRecord("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path(), Path())
+    return make_record(variant, seed, config={"method": variant}, metrics=numbers)
 
 
 def test_results_table_is_mean_and_spread_with_the_best_of_most_seeds_in_bold():

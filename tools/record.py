@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmbook import grids, ledger, progress
-from mmlib.experiments import runs
 from tools import jobs
 
 RUNS, LEDGER = Path("runs"), Path("book/results")
@@ -30,7 +29,7 @@ def add_finished(cells: list[grids.Cell]) -> None:
         if (folder / "metrics.json").exists() and not (LEDGER / cell.grid / path).exists():
             kept = grids.load_grids()[cell.grid]
             embeddings, weights = kept.get("embeddings", True), kept.get("weights", False)
-            ledger.add(runs.load_run(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
+            ledger.add(ledger.load_folder(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
             jobs.say(f"added {cell.path}")
 
 
