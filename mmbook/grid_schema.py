@@ -6,6 +6,7 @@ options the arguments of the methods. A new setting or method is known here as s
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -38,6 +39,17 @@ RESOURCES = {
     },
     "additionalProperties": False,
 }
+
+
+def _is_finite_number(checker: jsonschema.TypeChecker, value: object) -> bool:
+    """YAML has `.nan` and `.inf`, which JSON has not, and no range of a schema refuses NaN."""
+    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
+
+
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number),
+)
 
 
 def schema() -> dict:
@@ -123,7 +135,7 @@ def read_grids(text: str, name: str = "experiments.yml") -> dict[str, dict]:
         raise ValueError(f"{name}, line {line}: the file must be YAML, {error.problem}") from None
     if doubled := _doubled_key(root):
         raise ValueError(f"{name}, line {doubled.start_mark.line + 1}: {doubled.value} must stand once, got it again")
-    found = jsonschema.Draft202012Validator(schema()).iter_errors(content)
+    found = Validator(schema()).iter_errors(content)
 
     def place(error: jsonschema.ValidationError) -> tuple[int, int]:  # a line that grids share is the first one's
         return _line(root, error.absolute_path), next((list(content).index(key) for key in error.absolute_path), 0)

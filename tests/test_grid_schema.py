@@ -45,6 +45,8 @@ def test_the_schema_is_a_schema_and_takes_this_books_grids():
     [
         ("      epochs: 2", "      epoch: 2", "line 11: tiny.datasets.digits takes no epoch; did you mean epochs?"),
         ("lr: 0.1", "lr: fast", "line 12: tiny.datasets.digits.lr must be of type number, got 'fast'"),
+        ("lr: 0.1", "lr: .nan", "line 12: tiny.datasets.digits.lr must be of type number, got nan"),
+        ("minutes: 5", "minutes: .inf", "line 8: tiny.settings.resources.minutes must be of type number, got inf"),
         ("method: erm", "method: emr", "line 15: tiny.variants.erm.method must be one of erm, mixup"),
         ("method: erm", "method: emr", "got 'emr'; did you mean erm?"),
         ("{method: erm}", "{lr: 1.0}", "line 15: tiny.variants.erm must have method"),

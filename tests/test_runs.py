@@ -463,6 +463,8 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
         (["--attacked-per-class", "-1"], "attacked_per_class must be an integer >= 0, got -1"),
         (["--checkpoint-epochs", "-1"], "checkpoint_epochs must be an integer >= 1, got -1"),
         (["--checkpoint-minutes", "nan"], "checkpoint_minutes must be a finite number >= 0, got nan"),
+        (["--max-minutes", "nan"], "max_minutes must be a finite number, got nan"),
+        (["--max-minutes", "inf"], "max_minutes must be a finite number, got inf"),
     ],
 )
 def test_command_line_refuses_in_one_line_before_anything_is_written(tmp_path, capsys, arguments, message):

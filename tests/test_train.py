@@ -217,6 +217,8 @@ def test_a_run_out_of_time_stops_at_a_checkpoint_and_goes_on(digits, tmp_path):
     assert_same_state(run.method.state_dict(), whole.method.state_dict())
     with pytest.raises(TimeoutError, match="max_minutes is -3: no time is left"):
         train(config, digits, max_minutes=-3)
+    with pytest.raises(ValueError, match="max_minutes must be a finite number, got nan"):
+        train(config, digits, max_minutes=math.nan)
 
 
 @pytest.mark.parametrize(

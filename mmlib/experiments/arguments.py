@@ -68,6 +68,18 @@ def to_arguments(values: Mapping[str, object]) -> list[str]:
     return [part for name, value in values.items() for part in (_flag(name), _text(value))]
 
 
+def non_negative(text: str) -> float:
+    """Parse a number of a command line that is not below zero, such as minutes; it may be infinite.
+
+    >>> non_negative("1.5"), non_negative("inf")
+    (1.5, inf)
+    """
+    with suppress(ValueError):
+        if (number := float(text)) >= 0:  # which NaN is not
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text!r}")
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 

@@ -184,8 +184,10 @@ def train(
     """
     check_range(checkpoint_minutes=checkpoint_minutes)
     check_int(1, checkpoint_epochs=1 if checkpoint_epochs is None else checkpoint_epochs)
-    if max_minutes is not None and not max_minutes > 0:
-        raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
+    if max_minutes is not None:
+        check_range(-math.inf, max_minutes=max_minutes)
+        if max_minutes <= 0:
+            raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
     trainer = Trainer(config, dataset, device, compile=compile)
     devices.reset_peak_memory(device)
     # Leaving the context waits until the last file is written, also after an error.
