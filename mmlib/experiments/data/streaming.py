@@ -168,27 +168,7 @@ class StreamedDataset(Dataset):
     """
 
     moments = IMAGENET_MOMENTS
-
-    def batches(
-        self,
-        device: torch.device | str,
-        batch_size: int | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        augmentation_generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
-        shard: tuple[int, int] = (0, 1),
-    ) -> StreamedBatches:
-        """Mini-batches of the train split on `device`; arguments as those of `Dataset.batches`."""
-        return StreamedBatches(
-            self.train.to(device),
-            self.batch_size if batch_size is None else batch_size,
-            flip=self.flip,
-            generator=generator,
-            augmentation_generator=augmentation_generator,
-            dtype=dtype,
-            shard=shard,
-        )
+    batches_class = StreamedBatches
 
 
 def build_streamed_dataset(
