@@ -440,6 +440,22 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
     assert again.history == trained.history
 
 
+def test_progress_leaves_two_lines_in_a_log_of_a_short_run(tmp_path):
+    command = {"folder": str(tmp_path / "run"), "epochs": 30, "threads": 1, "attacked_per_class": 0, "out_sets": []}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmlib.experiments", *to_arguments(command)],
+        env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"},
+        cwd=provenance.PACKAGE.parent,
+        capture_output=True,
+        check=True,
+        text=True,
+        encoding="utf-8",
+    )
+    first, last = (line for line in done.stderr.split("\n") if line)  # read as text, where \r is \n
+    assert "0/30" in first
+    assert "30/30" in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from mmlib.experiments.training.resume import STATE_ERRORS, mismatch_reason, res
 from mmlib.metrics import accuracy, alignment, uniformity
 
 NUM_VALIDATIONS = 10  # evaluations of the validation split in a run
+TERMINAL_SECONDS, LOG_SECONDS = 0.1, 300  # between two lines of progress
 
 
 class Trainer:
@@ -227,7 +229,8 @@ def _fit(
     start = saved = distributed.broadcast_object(time.monotonic())
     epochs = range(len(trainer.history), last)
     if trainer.rank == 0:
-        epochs = tqdm(epochs, desc=trainer.config.method, unit="epoch")
+        pause = TERMINAL_SECONDS if _is_watched() else LOG_SECONDS
+        epochs = tqdm(epochs, desc=trainer.config.method, unit="epoch", mininterval=pause, miniters=1)
     for epoch in epochs:
         seconds = time.perf_counter()
         losses = train_epoch(trainer, epoch)
@@ -253,6 +256,11 @@ def _fit(
                 checkpoints.save(state)
         if stop:
             break
+
+
+def _is_watched() -> bool:
+    """Say whether a line that moves is seen as one: in a terminal and in a notebook, but not in a file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def train_epoch(trainer: Trainer, epoch: int) -> Tensor:
