@@ -16,6 +16,7 @@ from mmbook.verdicts import (
     compare,
     summarize,
 )
+from mmlib._checks import nearest
 from mmlib.experiments.runs import RunRecord
 
 DEFAULT_BATCH_SIZES = {"digits": 50, "shapes": 50}  # as in mmlib.experiments.data; 128 elsewhere
@@ -152,7 +153,7 @@ def seed_by_seed(numbers: pd.DataFrame, column: str, baseline: str) -> pd.DataFr
     """
     wide = numbers.pivot(index="seed", columns="variant", values=column)
     if baseline not in wide:
-        raise ValueError(f"baseline must be one of {', '.join(wide)}, got {baseline!r}")
+        raise ValueError(f"baseline must be one of {', '.join(wide)}, got {baseline!r}{nearest(baseline, wide)}")
     differences = wide.sub(wide[baseline], axis=0).drop(columns=baseline).T
     written = {"seeds": wide.apply(lambda values: joined([f"{seed}" for seed in values.dropna().index]))}
     written["mean"] = wide.mean().map("{:.2f}".format)

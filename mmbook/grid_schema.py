@@ -5,7 +5,6 @@ options the arguments of the methods. A new setting or method is known here as s
 """
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import jsonschema
 import yaml
 
+from mmlib._checks import nearest
 from mmlib.experiments import models
 from mmlib.experiments.__main__ import RuntimeOptions
 from mmlib.experiments.methods import METHODS
@@ -195,11 +195,11 @@ def _describe(error: jsonschema.ValidationError) -> tuple[list, str]:
     if error.validator == "additionalProperties" and error.schema.get("properties"):
         known = list(error.schema["properties"])
         wrong = next(key for key in error.instance if key not in known)
-        return [*path, wrong], f"{where} takes no {wrong}{_nearest(wrong, known)}"
+        return [*path, wrong], f"{where} takes no {wrong}{nearest(wrong, known)}"
     if error.validator == "enum":
         choices = error.validator_value
         words = f"{where} must be one of {', '.join(choices)}, got {error.instance!r}"
-        return path, words + _nearest(error.instance, choices)
+        return path, words + nearest(error.instance, choices)
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return path, f"{where} must have {missing}"
@@ -207,8 +207,3 @@ def _describe(error: jsonschema.ValidationError) -> tuple[list, str]:
         kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
         return path, f"{where} must be of type {' or '.join(kinds)}, got {error.instance!r}"
     return path, f"{where} must fit the schema: {error.message}"
-
-
-def _nearest(wrong: object, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(wrong), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

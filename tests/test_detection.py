@@ -694,7 +694,7 @@ def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, messa
     ("arguments", "message"),
     [
         (["--lr", "0.1"], "the following arguments are required: --record"),
-        (["--record", "x.json", "--detecter", "ssd"], "unrecognized arguments: --detecter ssd"),
+        (["--record", "x.json", "--detecter", "ssd"], "--detecter ssd; did you mean --detector?"),
         (["--record", "x.json", "--workers", "many"], "argument --workers: must be int, got 'many'"),
         (["--record", "x.json", "--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
         (["--record", "x.json", "--threads", "0"], "threads must be an integer >= 1, got 0"),

@@ -89,8 +89,9 @@ def test_a_variants_resources_replace_those_of_its_grid(in_clone):
     ("right", "wrong", "message"),
     [
         ("epochs: [2, 4]", "warmup_epochs: [1, 7]", r"tiny.variants.erm-warmup_epochs7 on digits: warmup_epochs"),
-        ("      lr: 0.1", "      only: [emr]", r"tiny.datasets.digits.only must name variants of the grid, got 'emr'"),
-        ("  weights: true", "  from: {tinny: [erm]}", r"copy.from must name grids, got 'tinny'"),
+        ("      lr: 0.1", "      only: [erm]", r"tiny.datasets.digits.only must name variants of the grid, got 'erm'"),
+        ("      lr: 0.1", "      only: [emr-epochs2]", r"got 'emr-epochs2'; did you mean erm-epochs2\?"),
+        ("  weights: true", "  from: {tinny: [erm]}", r"copy.from must name grids, got 'tinny'; did you mean tiny\?"),
     ],
 )
 def test_what_no_schema_sees_is_named_too(in_clone, right, wrong, message):

@@ -73,7 +73,7 @@ def test_cells_come_seed_by_seed_in_the_order_of_the_file(grid_file):
         "seed": 0,
     }
     assert (cells[1].config.options, cells[1].config.epochs) == ({"num_mixtures": 10}, 2)
-    with pytest.raises(ValueError, match=r"grid must be one of tiny \(experiments.yml\), got 'tinny'"):
+    with pytest.raises(ValueError, match=r"one of tiny \(experiments.yml\), got 'tinny'; did you mean tiny\?"):
         grids.cells("tinny")
 
 

@@ -459,9 +459,12 @@ def test_progress_leaves_two_lines_in_a_log_of_a_short_run(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methd", "erm"], "unrecognized arguments: --methd erm"),
+        (["--methd", "erm"], "unrecognized arguments: --methd erm; did you mean --method?"),
         (["erm"], "unrecognized arguments: erm"),
-        (["--epoch", "1"], "unrecognized arguments: --epoch 1"),
+        (["--epoch", "1"], "unrecognized arguments: --epoch 1; did you mean --epochs?"),
+        (["--epoch=1"], "unrecognized arguments: --epoch=1; did you mean --epochs?"),
+        (["--method", "multimx"], "got 'multimx'; did you mean multimix?"),
+        (["--options", '{"n_mixtures": 3}'], "got 'n_mixtures'; did you mean num_mixtures?"),
         (["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
         (["--epochs", "1.5"], "argument --epochs: must be int, got '1.5'"),
         (["--lr", "fast"], "argument --lr: must be float, got 'fast'"),
@@ -500,7 +503,7 @@ def test_command_line_needs_a_folder(capsys):
 
 
 def test_a_data_set_that_is_not_there_ends_before_training(tmp_path):
-    with pytest.raises(ValueError, match="cifar1O"):
+    with pytest.raises(ValueError, match=r"got 'cifar1O'; did you mean cifar10\?"):
         main(["--folder", str(tmp_path / "run"), "--dataset", "cifar1O"])
     assert not (tmp_path / "run").exists()
 
