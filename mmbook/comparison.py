@@ -45,7 +45,7 @@ def describe(runs: list[RunRecord]) -> str:
     steps = {training_steps(run) for run in runs}
     images = {training_images(run) // run.config["epochs"] for run in runs}
     return (
-        f"{_plural(len(runs), 'finished run')} of {_plural(len(seeds), 'variant')}: "
+        f"{counted(len(runs), 'finished run')} of {counted(len(seeds), 'variant')}: "
         f"{_span(set(seeds), 'seed')} each, {_span(steps, 'step')}, {_span(images, 'image')} an epoch"
     )
 
@@ -57,11 +57,7 @@ def trained_for(runs: list[RunRecord]) -> str:
 
 def _span(counts: set[int], noun: str) -> str:
     low, high = min(counts), max(counts)
-    return _plural(high, noun) if low == high else f"{low:,} to {_plural(high, noun)}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
 
 
 def forms_and_others(numbers: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -216,7 +212,7 @@ def in_points(compared: Comparison) -> str:
     >>> in_points(Comparison(pd.Series([2.0, -0.5, 1.5]).to_numpy()))
     '+1.0 points [-2.3, +4.3], ahead on 2 of 3 seeds'
     """
-    ahead = f"ahead on {compared.ahead} of {compared.seeds} seed{'s' * (compared.seeds > 1)}"
+    ahead = f"ahead on {compared.ahead} of {counted(compared.seeds, 'seed')}"
     return f"{compared.mean:+.1f} points{in_brackets(compared)}, {ahead}"
 
 
@@ -355,6 +351,20 @@ def in_words(count: int) -> str:
     ('none', 'six', '14')
     """
     return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a noun in the form that stands behind a count."""
+    return noun if count == 1 else f"{noun}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count in digits, and the noun behind it.
+
+    >>> counted(1, "seed"), counted(4000, "step")
+    ('1 seed', '4,000 steps')
+    """
+    return f"{count:,} {plural(count, noun)}"
 
 
 def joined(names: list[str]) -> str:

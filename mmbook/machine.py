@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
+from mmbook.comparison import counted
 from mmbook.grids import Cell, cells
 from mmbook.ledger import load_record, load_valid
 from mmbook.names import printed_name
@@ -133,7 +134,7 @@ def summary(compared: pd.DataFrame) -> str:
     counts = compared["outcome"].value_counts()
     words = [(counts.get(name, 0), name) for name in (IDENTICAL, WITHIN, OUTSIDE)]
     parts = [f"{count} {'is' if count == 1 else 'are'} {name}" for count, name in words]
-    runs = "1 run" if len(compared) == 1 else f"{len(compared)} runs"
+    runs = counted(len(compared), "run")
     return f"This machine and the record: of {runs} {', '.join(parts).removesuffix(' the band')}."
 
 

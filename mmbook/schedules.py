@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
-from mmbook.comparison import forms_and_others, joined, mean_auroc, training_images, training_steps
+from mmbook.comparison import counted, forms_and_others, joined, mean_auroc, training_images, training_steps
 from mmbook.comparison import sentence as sentence_on
 from mmbook.grids import Cell
 from mmbook.ledger import table
@@ -223,7 +223,7 @@ def standing(rows: pd.DataFrame, baseline: str = "mixup") -> str:
 def _distance(row: dict, baseline: str) -> str:
     side = "behind" if row["difference"] <= 0 else "ahead of" if baseline else "ahead"
     beside = f"{abs(row['difference']):.1f} points {side} {baseline}".rstrip()
-    known = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+    known = counted(row["seeds"], "seed")
     if row["seeds"] >= MIN_SEEDS and not math.isnan(row["low"]):
         known += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f}".replace("-", "−")
     return f"{beside} after {row['steps']:,} steps ({known})"
