@@ -103,14 +103,22 @@ class RunRecord(Run):
 
 
 def load_run(folder: str | Path) -> Run:
-    """Load a finished run; what enters it into a grid or tabulates it takes `mmbook.ledger.load_folder` instead.
+    """Load a finished run from a folder of any name.
 
     Args:
-        folder: of the run, under any name.
+        folder: of the run.
+
+    Returns:
+        The run without a place in a grid, even where the folder's path says one.
 
     Raises:
         FileNotFoundError: the folder holds no run, or an unfinished one.
         ValueError: a file in it is damaged.
+
+    An example::
+
+        run = load_run("runs/try")
+        classifier = run.classifier(data.load("digits")).eval()
     """
     folder = Path(folder)
     config, metrics, environment = (read_json(folder / name) for name in (CONFIG, METRICS, ENVIRONMENT))
