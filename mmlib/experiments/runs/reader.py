@@ -118,7 +118,7 @@ def load_run(folder: str | Path) -> Run:
     An example::
 
         run = load_run("runs/try")
-        classifier = run.classifier(data.load("digits")).eval()
+        classifier = run.classifier(data.load("digits"))
     """
     folder = Path(folder)
     config, metrics, environment = (read_json(folder / name) for name in (CONFIG, METRICS, ENVIRONMENT))
