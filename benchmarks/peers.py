@@ -35,6 +35,7 @@ from releases import RELEASES
 from torch import Tensor
 
 from mmlib import mixed_cross_entropy, sample_mixing_weights, transforms
+from mmlib.experiments.arguments import non_negative
 from mmlib.experiments.provenance import environment
 
 SIZES = {32: 128, 224: 16}  # pixels along a side: images of a mini-batch
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--release", type=folder_of_release, action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a comparison in a round")
+    parser.add_argument("--seconds", type=non_negative, default=1.0, help="of a comparison in a round")
     parser.add_argument("--quick", action="store_true", help="one call each on tiny images, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()

@@ -16,6 +16,7 @@ from mmbook.verdicts import (
     compare,
     summarize,
 )
+from mmlib._checks import nearest
 from mmlib.experiments.runs import RunRecord
 
 DEFAULT_BATCH_SIZES = {"digits": 50, "shapes": 50}  # as in mmlib.experiments.data; 128 elsewhere
@@ -44,7 +45,7 @@ def describe(runs: list[RunRecord]) -> str:
     steps = {training_steps(run) for run in runs}
     images = {training_images(run) // run.config["epochs"] for run in runs}
     return (
-        f"{_plural(len(runs), 'finished run')} of {_plural(len(seeds), 'variant')}: "
+        f"{counted(len(runs), 'finished run')} of {counted(len(seeds), 'variant')}: "
         f"{_span(set(seeds), 'seed')} each, {_span(steps, 'step')}, {_span(images, 'image')} an epoch"
     )
 
@@ -56,11 +57,7 @@ def trained_for(runs: list[RunRecord]) -> str:
 
 def _span(counts: set[int], noun: str) -> str:
     low, high = min(counts), max(counts)
-    return _plural(high, noun) if low == high else f"{low:,} to {_plural(high, noun)}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
 
 
 def forms_and_others(numbers: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -152,7 +149,7 @@ def seed_by_seed(numbers: pd.DataFrame, column: str, baseline: str) -> pd.DataFr
     """
     wide = numbers.pivot(index="seed", columns="variant", values=column)
     if baseline not in wide:
-        raise ValueError(f"baseline must be one of {', '.join(wide)}, got {baseline!r}")
+        raise ValueError(f"baseline must be one of {', '.join(wide)}, got {baseline!r}{nearest(baseline, wide)}")
     differences = wide.sub(wide[baseline], axis=0).drop(columns=baseline).T
     written = {"seeds": wide.apply(lambda values: joined([f"{seed}" for seed in values.dropna().index]))}
     written["mean"] = wide.mean().map("{:.2f}".format)
@@ -220,7 +217,7 @@ def in_points(compared: Comparison) -> str:
     >>> in_points(Comparison(pd.Series([2.0, -0.5, 1.5]).to_numpy()))
     '+1.0 points [-2.3, +4.3], ahead on 2 of 3 seeds'
     """
-    ahead = f"ahead on {compared.ahead} of {compared.seeds} seed{'s' * (compared.seeds > 1)}"
+    ahead = f"ahead on {compared.ahead} of {counted(compared.seeds, 'seed')}"
     return f"{compared.mean:+.1f} points{in_brackets(compared)}, {ahead}"
 
 
@@ -359,6 +356,20 @@ def in_words(count: int) -> str:
     ('none', 'six', '14')
     """
     return SMALL_NUMBERS[count] if count < len(SMALL_NUMBERS) else f"{count}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a noun in the form that stands behind a count."""
+    return noun if count == 1 else f"{noun}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count in digits, and the noun behind it.
+
+    >>> counted(1, "seed"), counted(4000, "step")
+    ('1 seed', '4,000 steps')
+    """
+    return f"{count:,} {plural(count, noun)}"
 
 
 def joined(names: list[str]) -> str:

@@ -5,7 +5,7 @@ options the arguments of the methods. A new setting or method is known here as s
 """
 
 import dataclasses
-import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import jsonschema
 import yaml
 
+from mmlib._checks import nearest
 from mmlib.experiments import models
 from mmlib.experiments.__main__ import RuntimeOptions
 from mmlib.experiments.methods import METHODS
@@ -38,6 +39,17 @@ RESOURCES = {
     },
     "additionalProperties": False,
 }
+
+
+def _is_finite_number(checker: jsonschema.TypeChecker, value: object) -> bool:
+    """YAML has `.nan` and `.inf`, which JSON has not, and no range of a schema refuses NaN."""
+    return jsonschema.Draft202012Validator.TYPE_CHECKER.is_type(value, "number") and math.isfinite(value)
+
+
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite_number),
+)
 
 
 def schema() -> dict:
@@ -123,7 +135,7 @@ def read_grids(text: str, name: str = "experiments.yml") -> dict[str, dict]:
         raise ValueError(f"{name}, line {line}: the file must be YAML, {error.problem}") from None
     if doubled := _doubled_key(root):
         raise ValueError(f"{name}, line {doubled.start_mark.line + 1}: {doubled.value} must stand once, got it again")
-    found = jsonschema.Draft202012Validator(schema()).iter_errors(content)
+    found = Validator(schema()).iter_errors(content)
 
     def place(error: jsonschema.ValidationError) -> tuple[int, int]:  # a line that grids share is the first one's
         return _line(root, error.absolute_path), next((list(content).index(key) for key in error.absolute_path), 0)
@@ -183,11 +195,11 @@ def _describe(error: jsonschema.ValidationError) -> tuple[list, str]:
     if error.validator == "additionalProperties" and error.schema.get("properties"):
         known = list(error.schema["properties"])
         wrong = next(key for key in error.instance if key not in known)
-        return [*path, wrong], f"{where} takes no {wrong}{_nearest(wrong, known)}"
+        return [*path, wrong], f"{where} takes no {wrong}{nearest(wrong, known)}"
     if error.validator == "enum":
         choices = error.validator_value
         words = f"{where} must be one of {', '.join(choices)}, got {error.instance!r}"
-        return path, words + _nearest(error.instance, choices)
+        return path, words + nearest(error.instance, choices)
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return path, f"{where} must have {missing}"
@@ -195,8 +207,3 @@ def _describe(error: jsonschema.ValidationError) -> tuple[list, str]:
         kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
         return path, f"{where} must be of type {' or '.join(kinds)}, got {error.instance!r}"
     return path, f"{where} must fit the schema: {error.message}"
-
-
-def _nearest(wrong: object, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(wrong), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

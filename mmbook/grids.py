@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mmbook.grid_schema import read_grids
 from mmbook.ledger import find_runs
 from mmbook.notebook import project_root
+from mmlib._checks import nearest
 from mmlib.experiments.evaluation import ood
 from mmlib.experiments.runs import RunRecord, run_path
 from mmlib.experiments.training.config import Config, load_data
@@ -127,12 +128,13 @@ def cells(grid: str) -> list[Cell]:
     """
     grids = load_grids()
     if grid not in grids:
-        raise ValueError(f"grid must be one of {', '.join(grids)} (experiments.yml), got {grid!r}")
+        known = f"one of {', '.join(grids)} (experiments.yml)"
+        raise ValueError(f"grid must be {known}, got {grid!r}{nearest(grid, grids)}")
     content = grids[grid]
     planned = _own_cells(grid, content)
     for source, variants in content.get("from", {}).items():
         if source not in grids:
-            raise ValueError(f"{grid}.from must name grids, got {source!r}")
+            raise ValueError(f"{grid}.from must name grids, got {source!r}{nearest(source, grids)}")
         planned += [c for c in cells(source) if c.variant in variants and c.seed in content["seeds"]]
     if doubled := [str(path) for path, count in Counter(cell.path for cell in planned).items() if count > 1]:
         raise ValueError(f"grid {grid} must have one cell for each path, got several for {doubled[0]}")
@@ -145,7 +147,8 @@ def _own_cells(grid: str, content: dict) -> list[Cell]:
     for dataset, of_dataset in content.get("datasets", {}).items():
         chosen = of_dataset.get("only", list(variants))
         if unknown := [variant for variant in chosen if variant not in variants]:
-            raise ValueError(f"{grid}.datasets.{dataset}.only must name variants of the grid, got {unknown[0]!r}")
+            got = f"{unknown[0]!r}{nearest(unknown[0], variants)}"
+            raise ValueError(f"{grid}.datasets.{dataset}.only must name variants of the grid, got {got}")
         for variant in chosen:
             levels = ({"dataset": dataset}, content.get("settings", {}), of_dataset, variants[variant])
             planned += _cells_of_variant(grid, dataset, variant, levels, content["seeds"])

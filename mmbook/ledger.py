@@ -77,16 +77,17 @@ def load_record(path: Path) -> RunRecord:
 
 
 def load_folder(folder: Path) -> RunRecord:
-    """Load the record of a run folder, `<dataset>/<model>/<variant>/seed<k>`, with the checks of `load_record`.
+    """Load the record of a run folder of a grid, with the checks of `load_record`.
 
     Args:
-        folder: of a finished run.
+        folder: of a finished run, `<dataset>/<model>/<variant>/seed<k>`.
 
     Raises:
-        ValueError: a file in it is damaged or incomplete, or of a method that this version does not know.
+        ValueError: its path is not of this form or not that of its configuration, a file in it is damaged or
+            incomplete, or it is of a method that this version does not know.
         OSError: a file is missing or cannot be read.
     """
-    record = runs.load_run(folder)
+    record = RunRecord(**parse_run_path(folder), **vars(runs.load_run(folder)))
     _check(folder, {part: getattr(record, part) for part in REQUIRED_FIELDS})
     return record
 

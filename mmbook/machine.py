@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
+from mmbook.comparison import counted
 from mmbook.grids import Cell, cells
 from mmbook.ledger import load_record, load_valid
 from mmbook.names import printed_name
 from mmbook.notebook import project_root
-from mmlib.experiments.runs import RunRecord, load_run
+from mmlib.experiments.runs import Run, RunRecord, load_run
 
 LEVEL = 0.95
 METRICS = {"accuracy": 2, "alignment": 3, "uniformity": 3}  # those that are held against the band, with their decimals
@@ -115,7 +116,7 @@ def compare_embedded() -> tuple[pd.DataFrame, dict[str, float], int]:
     return compare_cells(cells("embedded"), root / "runs", results, band), band, pairs
 
 
-def _row(record: RunRecord, run: RunRecord, band: Mapping[str, float]) -> dict:
+def _row(record: RunRecord, run: Run, band: Mapping[str, float]) -> dict:
     row = {"variant": record.variant, "seed": record.seed, "outcome": outcome(record.metrics, run.metrics, band)}
     for name in METRICS:
         row |= {name: record.metrics[name], f"{name}_here": run.metrics[name]}
@@ -133,7 +134,7 @@ def summary(compared: pd.DataFrame) -> str:
     counts = compared["outcome"].value_counts()
     words = [(counts.get(name, 0), name) for name in (IDENTICAL, WITHIN, OUTSIDE)]
     parts = [f"{count} {'is' if count == 1 else 'are'} {name}" for count, name in words]
-    runs = "1 run" if len(compared) == 1 else f"{len(compared)} runs"
+    runs = counted(len(compared), "run")
     return f"This machine and the record: of {runs} {', '.join(parts).removesuffix(' the band')}."
 
 

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import NamedTuple
 
-from mmlib._checks import check_type
+from mmlib._checks import check_type, nearest
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,8 @@ def check_parameters(namespace: dict) -> None:
     declared = inspect.get_annotations(sys.modules[namespace["__name__"]])
     for name in _injected(namespace.get("In", [])):
         if name not in declared:
-            raise ValueError(f"{name} is not a parameter of this notebook; it takes {', '.join(declared)}")
+            known = ", ".join(declared)
+            raise ValueError(f"{name} is not a parameter of this notebook; it takes {known}{nearest(name, declared)}")
     for name, annotation in declared.items():
         kinds = typing.get_args(annotation) or (annotation,)  # of Optional[int], int and None
         check_type(name, namespace[name], functools.reduce(operator.or_, kinds))

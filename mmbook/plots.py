@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 from torch import Tensor
@@ -20,6 +21,7 @@ INK, ACCENT = "#3b3b3b", STYLES["multimix"].colour
 # What is not a method, such as values of α: from dark to light, in the order of the legend, each with its marker.
 SERIES = ("#440154", "#443a83", "#306a8e", "#23898e", "#22a884")
 MARKERS = "osD^v"
+LINEAR_POINTS = 2.0  # of a difference, up to which its axis is linear
 # The look of every figure. Its ground is white, so that it reads on a dark page too.
 LOOK = {
     "figure.facecolor": "white",
@@ -193,6 +195,24 @@ def curves(
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.minorticks_off()
     _finish(axis, **labels)
+
+
+def scale_points(line: Axis, *, highest: float = 50) -> None:
+    """Make an axis of differences in points linear up to `LINEAR_POINTS`, logarithmic beyond, and mark it with signs.
+
+    A method may be fifty points behind on one schedule and one ahead on another.
+
+    Args:
+        line: `xaxis` or `yaxis` of what has been drawn.
+        highest: mark, where higher ones would touch.
+    """
+    set_scale = line.axes.set_xscale if line.axis_name == "x" else line.axes.set_yscale
+    set_scale("symlog", linthresh=LINEAR_POINTS, linscale=2)
+    low, high = line.get_view_interval()
+    marks = sorted({sign * points for points in (0, 1, 2, 5, 10, 20, 50) for sign in (-1, 1)})
+    line.set_ticks([points for points in marks if low <= points <= min(high, highest)])
+    line.set_major_formatter(lambda points, _: f"{points:+.0f}".replace("-", "−") if points else "0")
+    line.set_minor_locator(NullLocator())
 
 
 def _series_styles(colours: Sequence[str] = SERIES) -> Iterator[dict[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from mmbook.comparison import joined
+from mmbook.comparison import counted, joined
 from mmbook.ledger import read_verified
 from mmbook.notebook import Parameter, parameters, project_root
 from mmlib.experiments.arguments import to_arguments
@@ -110,7 +110,7 @@ def describe_record(file: Path) -> dict[str, str | int | float]:
         "epochs": config["epochs"],
         "minutes": environment["train_seconds"] / 60,
         "torch": environment["torch"],
-        "device": f"{environment['device']}, {_counted(environment['threads'], 'thread')}",
+        "device": f"{environment['device']}, {counted(environment['threads'], 'thread')}",
         "command": _command(_from_root(file), config, environment),
     }
 
@@ -142,7 +142,7 @@ def group_records(described: pd.DataFrame) -> pd.DataFrame:
 def _records_line(described: pd.DataFrame) -> str:
     hours = described["minutes"].sum() / 60
     return (
-        f"The chapter read {_counted(len(described), 'record')}, {hours:.1f} hours of training in all; its figures and "
+        f"The chapter read {counted(len(described), 'record')}, {hours:.1f} hours of training in all; its figures and "
         "verdicts name theirs, each in the fold beneath. A record holds no date; its commit has one "
         "(<code>git show -s --format=%cd COMMIT</code>)."
     )
@@ -167,7 +167,7 @@ def _rerun(described: pd.DataFrame) -> str:
         return _paragraph("To run them again: <code>make detection</code> into an empty folder of records.")
     soonest = single.loc[single["minutes"].idxmin()]
     compared = " and compare every number" if "tools.rerun" in soonest["command"] else ""
-    cost = f"{_counted(max(1, round(soonest['minutes'])), 'minute')} of training on {soonest['device']}"
+    cost = f"{counted(max(1, round(soonest['minutes'])), 'minute')} of training on {soonest['device']}"
     said = f"To run one of them again{compared} (about {cost}):"
     return _paragraph(said) + f"<pre>{html.escape(soonest['command'])}</pre>"
 
@@ -196,10 +196,6 @@ def _details(summary: str, content: str) -> str:
 def _span(counts: pd.Series) -> str:
     low, high = counts.min(), counts.max()
     return f"{high:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _from_root(file: Path) -> str:

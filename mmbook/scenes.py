@@ -16,7 +16,7 @@ from torchvision.datasets import VOCDetection
 from torchvision.transforms.v2.functional import to_image
 from torchvision.tv_tensors import BoundingBoxes, Image
 
-from mmlib._checks import as_number, check_int
+from mmlib._checks import as_number, check_int, nearest
 from mmlib._typing import Float, Int, UInt8
 from mmlib.experiments.data import shapes
 from mmlib.experiments.data.files import load_stored_rgb
@@ -192,7 +192,7 @@ def load(name: str, *, root: str | Path = "data", seed: int = 0, train_images: i
         return _voc(Path(root))
     if len(Path(name).parts) > 1 or Path(name).is_dir():
         return _coco(Path(name).expanduser())
-    raise ValueError(f"dataset is {name!r}; it takes {TAKES}")
+    raise ValueError(f"dataset is {name!r}; it takes {TAKES}{nearest(name, ('canvas', 'voc'))}")
 
 
 def _target(boxes: Tensor, labels: Tensor, crowd: Tensor, canvas_size: torch.Size) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mmbook import grids, plots
-from mmbook.comparison import forms_and_others, joined, mean_auroc, training_images, training_steps
+from mmbook.comparison import counted, forms_and_others, joined, mean_auroc, training_images, training_steps
 from mmbook.comparison import sentence as sentence_on
 from mmbook.grids import Cell
 from mmbook.ledger import table
@@ -16,7 +16,6 @@ from mmbook.names import in_order, printed_name, style_of
 from mmbook.verdicts import FAILS, HOLDS, MIN_SEEDS, Comparison, compare, judge, verdicts
 from mmlib.experiments.runs import RunRecord
 
-LINEAR = 2.0  # points up to which differences are drawn on a linear axis
 # The grids that together hold a data set's runs of every length.
 GRIDS = {"digits": ("digits", "schedules", "schedules-long"), "cifar100": ("cifar100-schedules",)}
 OTHER_LENGTHS = (100, 400, 40_000)  # steps, beside the 4,000 of most grids
@@ -223,7 +222,7 @@ def standing(rows: pd.DataFrame, baseline: str = "mixup") -> str:
 def _distance(row: dict, baseline: str) -> str:
     side = "behind" if row["difference"] <= 0 else "ahead of" if baseline else "ahead"
     beside = f"{abs(row['difference']):.1f} points {side} {baseline}".rstrip()
-    known = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+    known = counted(row["seeds"], "seed")
     if row["seeds"] >= MIN_SEEDS and not math.isnan(row["low"]):
         known += f", 95 % interval {row['low']:+.1f} to {row['high']:+.1f}".replace("-", "−")
     return f"{beside} after {row['steps']:,} steps ({known})"
@@ -343,9 +342,8 @@ def lengthened(runs: pd.DataFrame, short: int, long: int) -> pd.DataFrame:
 def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | None = None, **labels) -> None:
     """Draw each variant's difference against the steps, with bars for its intervals.
 
-    Steps are on a logarithmic axis, and differences beyond `LINEAR` points too: a method may be fifty points behind on
-    one schedule and one ahead on another. Marks of one length stand side by side, so that none hides another. Fewer
-    than `MIN_SEEDS` seeds have no bar: of two it is as wide as chance has it.
+    Steps are on a logarithmic axis, and differences on that of `plots.scale_points`. Marks of one length stand side by
+    side, so that none hides another. Fewer than `MIN_SEEDS` seeds have no bar: of two it is as wide as chance has it.
 
     Args:
         variants: to be drawn; None draws all, in the order of `names.in_order`.
@@ -358,11 +356,7 @@ def draw_differences(axis: Axes, table: pd.DataFrame, variants: Iterable[str] | 
         axis.plot(steps, rows["difference"], marker=marker, ms=6, lw=1, color=colour, label=name, mec="white", mew=0.4)
         known = (rows["seeds"] >= MIN_SEEDS).to_numpy()
         axis.vlines(steps[known], rows["low"][known], rows["high"][known], color=colour, alpha=0.5, lw=1.2)
-    axis.set_yscale("symlog", linthresh=LINEAR, linscale=2)
-    low, high = axis.get_ylim()
-    ticks = [sign * points for points in (0, 1, 2, 5, 10, 20, 50) for sign in (-1, 1)]
-    axis.set_yticks([points for points in sorted({*ticks}) if low <= points <= high])
-    axis.yaxis.set_major_formatter(lambda points, _: f"{points:+.0f}" if points else "0")
+    plots.scale_points(axis.yaxis)
     axis.axhline(0, color=plots.INK, lw=0.8)
     axis.set(**labels)
     label_steps(axis, table["steps"])

@@ -10,7 +10,6 @@ from mmbook import grids, plots
 from mmbook.comparison import in_brackets
 from mmbook.names import FORMS, known_method, printed_name
 from mmbook.notebook import project_root
-from mmbook.schedules import LINEAR
 from mmbook.verdicts import MIN_SEEDS, Comparison
 from mmlib.experiments.runs import RunRecord
 
@@ -406,16 +405,12 @@ def _is_own(setting: Setting) -> bool:
 
 
 def draw_differences(axis: Axes, compared: dict[str, Comparison]) -> None:
-    """Draw a row for each value: its mean difference with its 95 % interval, beyond `LINEAR` points logarithmically."""
+    """Draw a row for each value: its mean difference with its 95 % interval, on the axis of `plots.scale_points`."""
     for row, of in enumerate(compared.values()):
         axis.plot(of.t_interval(), [row, row], color=plots.INK, lw=1.5)
         axis.plot(of.mean, row, "o", color=plots.INK, ms=5)
     axis.axvline(0, color=plots.INK, lw=0.8, zorder=0)
-    axis.set_xscale("symlog", linthresh=LINEAR, linscale=2)
-    axis.set_xticks(
-        [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5], ["−50", "−20", "−10", "−5", "−2", "−1", "0", "+1", "+2", "+5"]
-    )
-    axis.minorticks_off()
+    plots.scale_points(axis.xaxis, highest=5)
     axis.set_yticks(range(len(compared)), list(compared))
     axis.set(ylim=(len(compared) - 0.5, -0.7), xlabel="test accuracy less ours (points)")
     axis.spines[["top", "right"]].set_visible(False)

@@ -14,6 +14,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from mmlib._checks import nearest
+
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 9999
@@ -121,7 +123,7 @@ def compare(numbers: pd.DataFrame, method: str, other: str, metric: str, sign: i
     wide = numbers.pivot(index="seed", columns="variant", values=metric)
     for name in (method, other):
         if name not in wide:
-            raise ValueError(f"variant must be one of {', '.join(wide)}, got {name!r}")
+            raise ValueError(f"variant must be one of {', '.join(wide)}, got {name!r}{nearest(name, wide)}")
     return Comparison(sign * (wide[method] - wide[other]).dropna().to_numpy())
 
 

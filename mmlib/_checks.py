@@ -1,5 +1,6 @@
 """Checks of arguments: `TypeError` for a wrong type, `ValueError` for a wrong value, each naming the argument."""
 
+import difflib
 import math
 import numbers
 import operator
@@ -106,7 +107,17 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     if value not in choices:
         *others, last = map(repr, choices)
         wanted = f"{', '.join(others)} or {last}" if others else last
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be {wanted}, got {value!r}{nearest(value, choices)}")
+
+
+def nearest(wrong: object, known: Iterable[str]) -> str:
+    """Ask, behind an error's words, for the known name that a wrong one resembles; return nothing where none does.
+
+    >>> nearest("mixpu", ("mixup", "cutmix")), nearest("erm", ("mixup", "cutmix"))
+    ('; did you mean mixup?', '')
+    """
+    close = difflib.get_close_matches(str(wrong), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def check_tensor(

@@ -1,8 +1,11 @@
-"""Helpers of the tests: draws replayed from a method's generators, losses compared with their gradients."""
+"""Helpers of the tests: draws replayed from a method's generators, losses compared with their gradients, records."""
+
+from pathlib import Path
 
 import torch
 
 from mmlib import DenseMultiMixLoss, MultiMixLoss, sample_mixing_weights
+from mmlib.experiments.runs import RunRecord
 from tests.reference import mixtures
 
 M, C, N = 6, 3, 5  # examples, classes and mixtures
@@ -58,3 +61,19 @@ def assert_same_state(state, expected):
         tensors.append(dict(given) | {"_extra_state": extra})
     assert kinds[0] == kinds[1]
     torch.testing.assert_close(*tensors, rtol=0, atol=0)
+
+
+def make_record(variant, seed=0, *, config=None, metrics=None, environment=None):
+    """Make the record of a run on digits without a history and files."""
+    return RunRecord(
+        dataset="digits",
+        model="preactresnet-small",
+        variant=variant,
+        seed=seed,
+        config=config or {},
+        metrics=metrics or {},
+        history=[],
+        environment=environment or {},
+        embeddings_path=Path(),
+        weights_path=Path(),
+    )

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from mmlib.experiments.data.batches import Batches
+from mmlib.experiments.data.dataset import Dataset
 from mmlib.experiments.data.split import Split
 
 
@@ -83,9 +84,9 @@ def test_an_epoch_shows_every_image_once_in_a_new_order():
     assert list(range(60)) not in orders
 
 
-@pytest.mark.parametrize(("n", "size", "m", "count"), [(10, 4, 4, 2), (8, 4, 4, 2), (3, 128, 3, 1), (1, 1, 1, 1)])
-def test_the_size_of_a_mini_batch_is_constant(n, size, m, count):
-    batches = Batches(noise(n), size, padding=1, flip=True, generator=generator())
+@pytest.mark.parametrize(("n", "m", "count"), [(10, 4, 2), (8, 4, 2), (3, 3, 1), (1, 1, 1)])
+def test_the_size_of_a_mini_batch_is_constant(n, m, count):
+    batches = Batches(noise(n), m, padding=1, flip=True, generator=generator())
     assert [len(labels) for _, labels in batches] == [m] * count
     assert len(batches) == count
 
@@ -130,6 +131,21 @@ def test_order_and_augmentation_have_generators_of_their_own():
 def test_more_processes_than_images_are_refused():
     with pytest.raises(ValueError, match="split must have an image for each of 5 processes, got 4"):
         Batches(noise(4), 2, shard=(4, 5))
+
+
+@pytest.mark.parametrize(("processes", "words"), [(1, "4 training images"), (2, "2 training images of each process")])
+def test_more_images_than_there_are_make_no_mini_batch(processes, words):
+    with pytest.raises(ValueError, match=f"^batch_size must be at most the {words}, got 5$"):
+        Batches(noise(4), 5, shard=(0, processes))
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 128), (100, 100)])
+def test_a_data_set_s_own_size_is_that_of_what_it_has(n, m):
+    split = noise(n)
+    dataset = Dataset("noise", split, None, split, tuple(map(str, range(n))), batch_size=128, padding=0, flip=False)
+    assert dataset.batches("cpu").batch_size == m
+    with pytest.raises(ValueError, match=f"split must have an image for each of {n + 1} processes, got {n}"):
+        dataset.batches("cpu", shard=(0, n + 1))
 
 
 def test_an_epoch_takes_its_draws_when_it_starts():

@@ -131,13 +131,16 @@ def test_where_the_last_is_damaged_the_one_before_it_is_kept(checkpoints):
 
 
 def test_a_second_one_is_not_moved_over_the_first(checkpoints):
-    (last(checkpoints).parent / "checkpoint-of-another-run.pt").write_bytes(b"the first")
+    kept = last(checkpoints).with_name("checkpoint-of-another-run.pt")
+    kept.write_bytes(b"the first")
     before = contents(checkpoints)
-    with pytest.raises(
-        FileExistsError, match=r"/checkpoint.pt is old, and checkpoint-of-another-run.pt is there already"
-    ):
+    wanted = rf"^{kept} must be moved away or removed for the run to start anew: checkpoint\.pt is old, and would take"
+    with pytest.raises(FileExistsError, match=wanted):
         checkpoints.load(lambda state: "is old")
     assert contents(checkpoints) == before
+    kept.unlink()
+    with pytest.warns(UserWarning, match="is old: skipped"):
+        assert checkpoints.load(lambda state: "is old") is None
 
 
 def test_what_is_saved_is_the_state_at_that_moment(tmp_path, monkeypatch):

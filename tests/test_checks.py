@@ -122,6 +122,11 @@ def test_choices():
         check_choice("layout", "x", ("tokens",))
 
 
+def test_a_name_that_resembles_a_known_one_is_asked_for():
+    with pytest.raises(ValueError, match=re.escape("got 'means'; did you mean mean?")):
+        check_choice("reduction", "means", ("mean", "sum"))
+
+
 @pytest.mark.parametrize(
     ("value", "shape", "kind"),
     [

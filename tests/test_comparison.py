@@ -1,7 +1,6 @@
 """Names and comparisons of the chapters: distinct styles, a fair choice of the best other method, signs, sentences."""
 
 import dataclasses
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +26,7 @@ from mmbook.names import FORMS, STYLES, style_of
 from mmbook.verdicts import FAILS, HOLDS, OPEN, UNTESTABLE, Comparison, verdicts
 from mmlib.experiments.methods import METHODS
 from mmlib.experiments.runs import RunRecord
+from tests.helpers import make_record
 
 
 def table(accuracies: dict[str, list[float | None]], metric: str = "validation_accuracy") -> pd.DataFrame:
@@ -242,7 +242,7 @@ def test_every_comparison_is_a_row_with_its_mean(seeds):
 def record(variant: str, epochs: int, batch_size: int | None) -> RunRecord:
     environment = {"images_per_second": 40.0, "train_seconds": epochs * 100 / 40}
     config = {"batch_size": batch_size, "epochs": epochs}
-    return RunRecord("digits", "preactresnet-small", variant, 0, config, {}, [], environment, Path(), Path())
+    return make_record(variant, config=config, environment=environment)
 
 
 def test_description_counts_variants_seeds_steps_and_images():

@@ -232,7 +232,7 @@ def test_folder_that_is_not_cocos(coco):
         FileNotFoundError, match=r"mine is no folder in COCO's format: it takes one annotations/instances_val"
     ):
         scenes.load(str(coco))
-    with pytest.raises(ValueError, match=r"dataset is 'canvass'; it takes canvas, voc or a folder"):
+    with pytest.raises(ValueError, match=r"dataset is 'canvass'; .* folder in COCO's format; did you mean canvas\?"):
         scenes.load("canvass")
 
 
@@ -320,6 +320,18 @@ def test_annotations_that_are_no_json_object_are_named(coco, content):
     (coco / "annotations" / "instances_train2017.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"instances_train2017\.json must have COCO's images"):
         scenes.load(str(coco))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_ends_the_training_in_one_line_whoever_reads_it(coco, tmp_path, workers):
+    file = coco / "train2017" / "2.png"
+    file.write_bytes(file.read_bytes()[:60])
+    config, record = Config(dataset=str(coco), batch_size=2, epochs=1), tmp_path / "record.json"
+    with pytest.raises(ValueError, match=r"^\S*train2017/2\.png cannot be read as an image: ") as caught:
+        detection.run(config, record, workers=workers)
+    assert "\n" not in str(caught.value)
+    assert not record.exists()
 
 
 @pytest.mark.faults
@@ -694,7 +706,7 @@ def test_command_line_refuses_and_writes_nothing(tmp_path, few, arguments, messa
     ("arguments", "message"),
     [
         (["--lr", "0.1"], "the following arguments are required: --record"),
-        (["--record", "x.json", "--detecter", "ssd"], "unrecognized arguments: --detecter ssd"),
+        (["--record", "x.json", "--detecter", "ssd"], "--detecter ssd; did you mean --detector?"),
         (["--record", "x.json", "--workers", "many"], "argument --workers: must be int, got 'many'"),
         (["--record", "x.json", "--device", "gpu"], "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
         (["--record", "x.json", "--threads", "0"], "threads must be an integer >= 1, got 0"),

@@ -62,6 +62,13 @@ def edit(path, **changes):
     path.write_text(json.dumps(content | changes))
 
 
+def reconfigure(run, **changes):
+    """Give a run folder the configuration of another run, with its digest."""
+    config = runs.read_json(run / "config.json") | changes
+    del config["digest"]
+    runs.write_json(run / "config.json", config | {"digest": runs.checksum(config)})
+
+
 def sign(path, part, **changes):
     """Edit a record as somebody would who knows how its checksums are made."""
     content = ledger.read_verified(path)
@@ -72,7 +79,8 @@ def sign(path, part, **changes):
 
 
 RUN_DAMAGES = {
-    "another rate": (lambda run: edit(run / "config.json", lr=0.3), "lr is 0.3, the grid has 0.1"),
+    "another rate": (lambda run: reconfigure(run, lr=0.3), "lr is 0.3, the grid has 0.1"),
+    "options": (lambda run: reconfigure(run, options={"alpha": 2.0}), "options is {'alpha': 2.0}, the grid has {}"),
     "edited to fit": (lambda run: edit(run / "config.json", digest="0" * 16), "that does not match its digest"),
     "no number": (lambda run: edit(run / "metrics.json", accuracy=None), "must be a finite number, got None"),
     "half a file": (lambda run: (run / "environment.json").write_text("{"), "must hold a JSON object"),

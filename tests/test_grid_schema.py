@@ -45,6 +45,8 @@ def test_the_schema_is_a_schema_and_takes_this_books_grids():
     [
         ("      epochs: 2", "      epoch: 2", "line 11: tiny.datasets.digits takes no epoch; did you mean epochs?"),
         ("lr: 0.1", "lr: fast", "line 12: tiny.datasets.digits.lr must be of type number, got 'fast'"),
+        ("lr: 0.1", "lr: .nan", "line 12: tiny.datasets.digits.lr must be of type number, got nan"),
+        ("minutes: 5", "minutes: .inf", "line 8: tiny.settings.resources.minutes must be of type number, got inf"),
         ("method: erm", "method: emr", "line 15: tiny.variants.erm.method must be one of erm, mixup"),
         ("method: erm", "method: emr", "got 'emr'; did you mean erm?"),
         ("{method: erm}", "{lr: 1.0}", "line 15: tiny.variants.erm must have method"),
@@ -87,8 +89,9 @@ def test_a_variants_resources_replace_those_of_its_grid(in_clone):
     ("right", "wrong", "message"),
     [
         ("epochs: [2, 4]", "warmup_epochs: [1, 7]", r"tiny.variants.erm-warmup_epochs7 on digits: warmup_epochs"),
-        ("      lr: 0.1", "      only: [emr]", r"tiny.datasets.digits.only must name variants of the grid, got 'emr'"),
-        ("  weights: true", "  from: {tinny: [erm]}", r"copy.from must name grids, got 'tinny'"),
+        ("      lr: 0.1", "      only: [erm]", r"tiny.datasets.digits.only must name variants of the grid, got 'erm'"),
+        ("      lr: 0.1", "      only: [emr-epochs2]", r"got 'emr-epochs2'; did you mean erm-epochs2\?"),
+        ("  weights: true", "  from: {tinny: [erm]}", r"copy.from must name grids, got 'tinny'; did you mean tiny\?"),
     ],
 )
 def test_what_no_schema_sees_is_named_too(in_clone, right, wrong, message):

@@ -73,7 +73,7 @@ def test_cells_come_seed_by_seed_in_the_order_of_the_file(grid_file):
         "seed": 0,
     }
     assert (cells[1].config.options, cells[1].config.epochs) == ({"num_mixtures": 10}, 2)
-    with pytest.raises(ValueError, match=r"grid must be one of tiny \(experiments.yml\), got 'tinny'"):
+    with pytest.raises(ValueError, match=r"one of tiny \(experiments.yml\), got 'tinny'; did you mean tiny\?"):
         grids.cells("tinny")
 
 
@@ -150,7 +150,7 @@ def record_cell(cell, root, **changes):
     folder = root / "runs" / cell.path
     run = runs.load_or_train(dataclasses.replace(cell.config, **changes), dataset, folder)
     runs.save_run(folder, run, *evaluate(run.classifier, dataset))
-    ledger.add(runs.load_run(folder), root / "book" / "results" / "tiny")
+    ledger.add(ledger.load_folder(folder), root / "book" / "results" / "tiny")
 
 
 def test_a_cell_of_several_processes_takes_a_run_of_as_many(grid_file):

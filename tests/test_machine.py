@@ -10,7 +10,6 @@ from scipy import stats
 import mmlib.experiments.__main__
 from mmbook import ledger, machine
 from mmbook.grids import Cell
-from mmlib.experiments import runs
 from mmlib.experiments.arguments import to_arguments
 
 PARAMETERS = {"dataset": "digits", "model": "preactresnet-small", "method": "erm", "epochs": 2, "threads": 1}
@@ -34,7 +33,7 @@ def folders(tmp_path_factory):
     folder = root / "runs" / "tiny" / cells[0].path
     settings = {"folder": str(folder), "attacked_per_class": 1, "out_sets": ["uniform"]}
     mmlib.experiments.__main__.main(to_arguments(cells[0].parameters | settings))
-    ledger.add(runs.load_run(folder), root / "results" / "tiny", embeddings=False)
+    ledger.add(ledger.load_folder(folder), root / "results" / "tiny", embeddings=False)
     return root, cells
 
 

@@ -95,3 +95,19 @@ def test_boxes_are_named_and_enclose_whole_pixels(given):
     assert [texts(axis) for axis in figure.axes] == [[name] for name in given]
     box = figure.axes[0].patches[0]
     assert (box.get_xy(), box.get_width(), box.get_height()) == ((0.5, 1.5), 4, 2)
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_points_are_marked_with_signs_as_far_as_they_are_drawn(name):
+    _, axis = plt.subplots()
+    ends = [-30.0, 6.0]
+    axis.plot(ends, ends)
+    axis.margins(0)
+    plots.scale_points(getattr(axis, f"{name}axis"))
+    labels = [label.get_text() for label in getattr(axis, f"get_{name}ticklabels")()]
+    assert labels == ["−20", "−10", "−5", "−2", "−1", "0", "+1", "+2", "+5"]
+    assert getattr(axis, f"get_{name}scale")() == "symlog"
+    plots.scale_points(getattr(axis, f"{name}axis"), highest=1)
+    assert [label.get_text() for label in getattr(axis, f"get_{name}ticklabels")()] == labels[:7]
+    assert getattr(axis, f"get_{'y' if name == 'x' else 'x'}scale")() == "linear"
+    plt.close()

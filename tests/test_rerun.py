@@ -24,7 +24,7 @@ def record_path(tmp_path_factory):
     config = {"dataset": "digits", "method": "multimix", "options": {"num_mixtures": 20}, "epochs": 2, "seed": 3}
     settings = {"folder": str(run), "attacked_per_class": 1, "out_sets": ["gaussian"], "threads": 1}
     mmlib.experiments.__main__.main(to_arguments(config | settings))
-    ledger.add(runs.load_run(run), folder / "ledger")
+    ledger.add(ledger.load_folder(run), folder / "ledger")
     return folder / "ledger" / "digits" / "preactresnet-small" / "few" / "seed3.json"
 
 
@@ -160,7 +160,7 @@ def test_a_data_set_of_ones_own_with_unequal_classes_is_run_again(tmp_path, monk
     settings = {"dataset": str(tmp_path / "mine.npz"), "method": "erm", "epochs": 2, "batch_size": 4, "threads": 1}
     settings |= {"folder": str(run), "attacked_per_class": attacked, "out_sets": []}
     mmlib.experiments.__main__.main(to_arguments(settings))
-    ledger.add(runs.load_run(run), tmp_path / "ledger")
+    ledger.add(ledger.load_folder(run), tmp_path / "ledger")
     monkeypatch.setattr(rerun, "RUNS", tmp_path / "rerun")
     record = tmp_path / "ledger" / "mine" / "preactresnet-small" / "erm" / "seed0.json"
     rerun.main([str(record), "--dataset", str(tmp_path / "mine.npz")])

@@ -60,7 +60,7 @@ def test_a_folder_may_be_text(finished, digits, tmp_path):
 
 def test_record_is_what_was_written(finished, digits):
     folder, _, run, metrics, predictions = finished
-    record = runs.load_run(folder)
+    record = ledger.load_folder(folder)
     assert (record.dataset, record.model, record.variant, record.seed) == ("digits", "preactresnet-small", "mixup", 0)
     assert record.metrics == metrics
     assert record.history == run.history
@@ -71,6 +71,23 @@ def test_record_is_what_was_written(finished, digits):
     np.testing.assert_array_equal(kept["labels"], digits.test.labels[kept["indices"]])
     assert np.bincount(kept["labels"]).max() <= 100
     assert not list(folder.glob("*.partial*"))
+
+
+def test_a_run_is_read_under_any_name_and_has_a_place_only_where_its_path_says_one(finished, digits, tmp_path):
+    """Without the place nobody knows of which variant it is: its method alone does not say it."""
+    folder = shutil.copytree(finished[0], tmp_path / "runs" / "try")
+    run = runs.load_run(folder)
+    assert run.metrics == finished[3]
+    assert run.config["method"] == "mixup"
+    assert run.classifier(digits).state_dict().keys() == finished[2].classifier.state_dict().keys()
+    assert not hasattr(run, "variant")
+    words = r"path must end in <dataset>/<model>/<variant>/seed<k>, got '.*runs/try'"
+    with pytest.raises(ValueError, match=words):
+        ledger.load_folder(folder)
+    found, rejected = ledger.find_runs(tmp_path)
+    assert found == []
+    assert len(rejected) == 1
+    assert "path must end in" in rejected[0]
 
 
 def test_finished_run_is_read_and_not_trained_again(finished, digits, monkeypatch):
@@ -138,7 +155,7 @@ def test_digest_follows_configuration_and_data(finished, digits):
 
 def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
     folder, _, run, *_ = finished
-    record = runs.load_run(folder)
+    record = ledger.load_folder(folder)
     ledger.add(record, tmp_path, weights=True)
     (read,) = ledger.collect(tmp_path)
     assert read.metrics == record.metrics
@@ -157,7 +174,7 @@ def test_ledger_keeps_the_record_and_refuses_an_edited_one(finished, tmp_path):
 
 def test_ledger_holds_a_history_by_columns_or_rows_and_no_embeddings_that_a_grid_does_without(finished, tmp_path):
     folder, *_ = finished
-    record = runs.load_run(folder)
+    record = ledger.load_folder(folder)
     ledger.add(record, tmp_path, embeddings=False)
     (path,) = (path for path in tmp_path.rglob("seed*"))
     content = json.loads(path.read_text())
@@ -184,8 +201,7 @@ def test_a_record_gives_its_network_back(finished, digits):
 def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(finished, digits, tmp_path):
     folder, *_ = finished
     record = runs.load_run(folder)
-    place = "digits/preactresnet-small/mixup/seed0"
-    with pytest.raises(ValueError, match=rf"dataset must be digits for {place}, got pets"):
+    with pytest.raises(ValueError, match=r"dataset must be digits for .*seed0/checkpoint\.pt, got pets"):
         record.classifier(dataclasses.replace(digits, name="pets"))
     with pytest.raises(
         ValueError,
@@ -208,7 +224,7 @@ def test_a_network_of_another_data_set_class_count_or_model_is_refused_by_name(f
 
 @pytest.mark.parametrize("text", ["[]", "[1]", "3", "null", "{"])
 def test_what_holds_no_object_is_left_out_by_name(finished, tmp_path, text):
-    ledger.add(runs.load_run(finished[0]), tmp_path)
+    ledger.add(ledger.load_folder(finished[0]), tmp_path)
     bad = tmp_path / "digits" / "preactresnet-small" / "mixup" / "seed1.json"
     bad.write_text(text)
     with pytest.warns(UserWarning, match=r"seed1.json (is not a record|does not match its checksum).*: left out"):
@@ -256,7 +272,7 @@ def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change,
     folder, *_ = finished
     good, bad = (tmp_path / "digits" / "preactresnet-small" / name / "seed0.json" for name in ("mixup", "other"))
     bad.parent.mkdir(parents=True)
-    ledger.add(runs.load_run(folder), tmp_path)
+    ledger.add(ledger.load_folder(folder), tmp_path)
     content = change({k: v for k, v in json.loads(good.read_text()).items() if k != "checksum"})
     bad.write_text(json.dumps(content | {"checksum": runs.checksum(content)}))  # an edit that minds the checksum
     with pytest.warns(UserWarning, match=rf"other/seed0.json {message}: left out"):
@@ -267,7 +283,7 @@ def test_what_is_no_whole_record_stays_out_of_tables(finished, tmp_path, change,
 def test_record_in_another_cells_place_is_refused(finished, tmp_path):
     folder, *_ = finished
     with pytest.raises(ValueError, match=r"seed1.json was made with seed 0"):
-        ledger.add(dataclasses.replace(runs.load_run(folder), seed=1), tmp_path)
+        ledger.add(dataclasses.replace(ledger.load_folder(folder), seed=1), tmp_path)
     assert not list(tmp_path.rglob("seed*"))
 
 
@@ -357,7 +373,7 @@ def test_every_text_file_names_its_encoding():
 @pytest.mark.slow
 def test_sources_grids_and_records_are_read_whatever_the_locale(finished, tmp_path):
     folder, *_ = finished
-    record = runs.load_run(folder)
+    record = ledger.load_folder(folder)
     ledger.add(dataclasses.replace(record, environment=record.environment | {"device": "\u03b1"}), tmp_path / "ledger")
     path = tmp_path / "ledger" / "digits" / "preactresnet-small" / "mixup" / "seed0.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -396,7 +412,7 @@ def test_environment_names_the_device_that_was_used(monkeypatch):
 
 def test_table_has_a_row_a_record(finished):
     folder, *_, metrics, _ = finished
-    (row,) = ledger.table([runs.load_run(folder)])
+    (row,) = ledger.table([ledger.load_folder(folder)])
     assert row["variant"] == "mixup"
     assert row["accuracy"] == metrics["accuracy"]
     assert row["pgd_error"] == metrics["pgd_error"]
@@ -424,12 +440,31 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
     assert again.history == trained.history
 
 
+def test_progress_leaves_two_lines_in_a_log_of_a_short_run(tmp_path):
+    command = {"folder": str(tmp_path / "run"), "epochs": 30, "threads": 1, "attacked_per_class": 0, "out_sets": []}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmlib.experiments", *to_arguments(command)],
+        env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"},
+        cwd=provenance.PACKAGE.parent,
+        capture_output=True,
+        check=True,
+        text=True,
+        encoding="utf-8",
+    )
+    first, last = (line for line in done.stderr.split("\n") if line)  # read as text, where \r is \n
+    assert "0/30" in first
+    assert "30/30" in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methd", "erm"], "unrecognized arguments: --methd erm"),
+        (["--methd", "erm"], "unrecognized arguments: --methd erm; did you mean --method?"),
         (["erm"], "unrecognized arguments: erm"),
-        (["--epoch", "1"], "unrecognized arguments: --epoch 1"),
+        (["--epoch", "1"], "unrecognized arguments: --epoch 1; did you mean --epochs?"),
+        (["--epoch=1"], "unrecognized arguments: --epoch=1; did you mean --epochs?"),
+        (["--method", "multimx"], "got 'multimx'; did you mean multimix?"),
+        (["--options", '{"n_mixtures": 3}'], "got 'n_mixtures'; did you mean num_mixtures?"),
         (["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
         (["--epochs", "1.5"], "argument --epochs: must be int, got '1.5'"),
         (["--lr", "fast"], "argument --lr: must be float, got 'fast'"),
@@ -447,6 +482,8 @@ def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_pa
         (["--attacked-per-class", "-1"], "attacked_per_class must be an integer >= 0, got -1"),
         (["--checkpoint-epochs", "-1"], "checkpoint_epochs must be an integer >= 1, got -1"),
         (["--checkpoint-minutes", "nan"], "checkpoint_minutes must be a finite number >= 0, got nan"),
+        (["--max-minutes", "nan"], "max_minutes must be a finite number, got nan"),
+        (["--max-minutes", "inf"], "max_minutes must be a finite number, got inf"),
     ],
 )
 def test_command_line_refuses_in_one_line_before_anything_is_written(tmp_path, capsys, arguments, message):
@@ -466,7 +503,7 @@ def test_command_line_needs_a_folder(capsys):
 
 
 def test_a_data_set_that_is_not_there_ends_before_training(tmp_path):
-    with pytest.raises(ValueError, match="cifar1O"):
+    with pytest.raises(ValueError, match=r"got 'cifar1O'; did you mean cifar10\?"):
         main(["--folder", str(tmp_path / "run"), "--dataset", "cifar1O"])
     assert not (tmp_path / "run").exists()
 
@@ -549,7 +586,7 @@ def test_no_name_leads_out_of_the_folder_of_a_grid(name, place):
 
 def test_a_record_is_added_below_its_ledger_alone(finished, tmp_path):
     folder, *_ = finished
-    record = dataclasses.replace(runs.load_run(folder), variant="..")
+    record = dataclasses.replace(ledger.load_folder(folder), variant="..")
     with pytest.raises(ValueError, match=r"variant must be the name of a folder in the path of a run, got '\.\.'"):
         ledger.add(record, tmp_path / "ledger")
     with pytest.raises(ValueError, match=r"variant must be the name of a folder"):
@@ -701,7 +738,7 @@ def test_a_checkpoint_of_a_later_version_is_passed_over_by_name(finished, digits
 
 def test_a_run_without_attacks_is_recorded(finished, tmp_path):
     folder, *_ = finished
-    record = runs.load_run(folder)
+    record = ledger.load_folder(folder)
     none = {"fgsm_error": None, "pgd_error": None, "pgd_errors": None, "attacked_images": 0}
     ledger.add(dataclasses.replace(record, metrics=record.metrics | none), tmp_path)
     (read,) = ledger.collect(tmp_path)
@@ -717,7 +754,7 @@ def test_a_run_with_one_test_image_is_recorded(finished, digits, tmp_path):
     metrics, _ = evaluate(run.classifier, dataclasses.replace(digits, test=digits.test[:1]), out_sets=())
     undefined = {name for name in ledger.SCALARS if metrics[name] is None}
     assert undefined == {"alignment", "uniformity", "class_mean_cosine"}
-    ledger.add(dataclasses.replace(runs.load_run(folder), metrics=metrics), tmp_path)
+    ledger.add(dataclasses.replace(ledger.load_folder(folder), metrics=metrics), tmp_path)
     (row,) = ledger.table(ledger.collect(tmp_path))
     assert row["uniformity"] is None
     assert row["accuracy"] == metrics["accuracy"]

@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmlib.experiments.runs import RunRecord
-from tools import audit, detect, digests, gpus, licences, links, mutate, preflight
+from tests.helpers import make_record
+from tools import audit, detect, digests, gpus, licences, links, mutate, preflight, record
 from tools.digests import source_digest
 from tools.results import results_table
 
 ROOT = Path(__file__).parents[1]
 
 
-def record(variant, seed, accuracy):
+def accurate(variant, seed, accuracy):
     numbers = {"accuracy": accuracy, "calibration_error": 4.0 - accuracy / 50, "alignment": 0.5, "uniformity": -2.0}
-    return RunRecord("digits", "net", variant, seed, {"method": variant}, numbers, [], {}, Path(), Path())
+    return make_record(variant, seed, config={"method": variant}, metrics=numbers)
 
 
 def test_results_table_is_mean_and_spread_with_the_best_of_most_seeds_in_bold():
-    found = [record("erm", 0, 80.0), record("erm", 1, 84.0), record("mixup", 0, 90.0), record("mixup", 1, 90.0)]
-    lines = results_table([*found, record("cutmix", 0, 99.0)]).splitlines()
+    found = [accurate("erm", 0, 80.0), accurate("erm", 1, 84.0), accurate("mixup", 0, 90.0), accurate("mixup", 1, 90.0)]
+    lines = results_table([*found, accurate("cutmix", 0, 99.0)]).splitlines()
     assert lines[2] == "| digits | ERM | 2 | 82.00 ± 2.83 | 2.36 ± 0.06 | **0.500** ± 0.000 | **-2.000** ± 0.000 |"
     means = "**90.00** ± 0.00 | **2.20** ± 0.00 | **0.500** ± 0.000 | **-2.000** ± 0.000"
     assert lines[3] == f"| digits | mixup | 2 | {means} |"
@@ -35,8 +35,8 @@ def test_results_table_is_mean_and_spread_with_the_best_of_most_seeds_in_bold():
 
 
 def test_results_table_never_mixes_data_sets():
-    other = dataclasses.replace(record("erm", 0, 10.0), dataset="shapes")
-    assert "82.00" in results_table([record("erm", 0, 80.0), record("erm", 1, 84.0), other])
+    other = dataclasses.replace(accurate("erm", 0, 10.0), dataset="shapes")
+    assert "82.00" in results_table([accurate("erm", 0, 80.0), accurate("erm", 1, 84.0), other])
 
 
 def test_digest_of_a_notebook_ignores_outputs_and_touching(tmp_path):
@@ -237,6 +237,15 @@ def test_a_python_too_old_is_named_before_anything_is_installed(monkeypatch, cap
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     assert preflight.main() == 1
     assert capsys.readouterr().err.startswith("make: Python 3.11 or later is needed, and this is 3.9; `make PYTHON=")
+
+
+@pytest.mark.parametrize("minutes", ["nan", "-1"])
+@pytest.mark.parametrize(("tool", "before"), [(record, "tiny"), (detect, "--minutes")])
+def test_minutes_that_are_no_length_of_time_are_refused(capsys, tool, before, minutes):
+    """Nothing is later than NaN, so that nothing would ever end."""
+    with pytest.raises(SystemExit):
+        tool.main([before, f" {minutes}"])  # the space tells a negative number from an option
+    assert f"minutes: must be a number >= 0, got ' {minutes}'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

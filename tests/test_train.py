@@ -217,6 +217,8 @@ def test_a_run_out_of_time_stops_at_a_checkpoint_and_goes_on(digits, tmp_path):
     assert_same_state(run.method.state_dict(), whole.method.state_dict())
     with pytest.raises(TimeoutError, match="max_minutes is -3: no time is left"):
         train(config, digits, max_minutes=-3)
+    with pytest.raises(ValueError, match="max_minutes must be a finite number, got nan"):
+        train(config, digits, max_minutes=math.nan)
 
 
 @pytest.mark.parametrize(
@@ -480,3 +482,16 @@ def test_memory_is_that_of_the_training(digits, monkeypatch):
     monkeypatch.setattr(trainer, "train_epoch", lambda run, epoch: events.append("epoch") or torch.zeros(2))
     assert train(small(epochs=2), digits).peak_memory_mib == 7.0
     assert events == ["reset", "epoch", "epoch", "read"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("notebook", [True, False])
+def test_progress_moves_in_a_terminal_and_in_a_notebook(digits, monkeypatch, terminal, notebook):
+    bars = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(trainer, "tqdm", lambda epochs, **options: bars.append(options) or epochs)
+    train(small(epochs=1), digits)
+    assert bars[0]["mininterval"] == (0.1 if terminal or notebook else 300)

@@ -1,7 +1,5 @@
 """The list of open settings: it is of this code, of grids that exist, and its differences are taken seed by seed."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from mmbook import grids, undetermined
 from mmbook.undetermined import SETTINGS, Setting, sensitivities, sensitivity
 from mmlib.experiments.runs import RunRecord
+from tests.helpers import make_record
 
 
 def test_every_name_stands_in_its_file_and_no_marked_file_is_left_out():
@@ -23,7 +22,7 @@ def test_variants_that_measure_a_setting_are_planned(setting):
 
 
 def record(variant: str, seed: int, accuracy: float) -> RunRecord:
-    return RunRecord("digits", "small", variant, seed, {}, {"accuracy": accuracy}, [], {}, Path(), Path())
+    return make_record(variant, seed, metrics={"accuracy": accuracy})
 
 
 def test_differences_are_taken_on_the_seeds_that_both_have():

@@ -6,6 +6,7 @@ Each run writes its record into the ledger when it has finished; after a stop th
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from mmbook import detection
+from mmlib.experiments.arguments import non_negative
 from mmlib.experiments.processor import use_common_instructions
 
 LEDGER = Path("book/results/detection")
@@ -27,7 +29,7 @@ def precision(metrics: dict) -> str:
 def main(arguments: list[str]) -> int:
     """Run what has no record yet; return 1 where a run failed or its start does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--minutes", type=non_negative, default=math.inf, help="start no run after so many")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args(arguments)
     use_common_instructions()

@@ -39,7 +39,7 @@ def load(place: Path) -> tuple[grids.Cell, RunRecord]:
         ValueError: it is damaged or incomplete, or no cell of a grid asks for it.
         OSError: one of its files is missing.
     """
-    record = ledger.load_record(place) if place.suffix == ".json" else runs.load_run(place)
+    record = ledger.load_record(place) if place.suffix == ".json" else ledger.load_folder(place)
     grid = place.absolute().parts[-5]
     if grid not in grids.load_grids():
         raise ValueError(f"experiments.yml has no grid {grid}")

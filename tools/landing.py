@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import interactive, ledger, schedules
-from mmbook.comparison import all_forms, best_other, forms_and_others, in_words
+from mmbook.comparison import all_forms, best_other, forms_and_others, in_words, plural
 from mmbook.names import printed_name
 from mmbook.provenance import fold_of_records, record_files
 from mmbook.verdicts import FAILS, HOLDS, OPEN, judge
@@ -114,7 +114,7 @@ def _on_photographs(photographs: pd.DataFrame) -> str:
     steps, seeds = found.loc[METHOD, ["steps", "seeds"]]
     return (
         f"On [CIFAR-100](../notebooks/12-cifar100.ipynb) with 100 labels a class, after {steps:,} steps and by "
-        f"{in_words(seeds)} seed{'' if seeds == 1 else 's'}, {' and '.join(gaps)}."
+        f"{in_words(seeds)} {plural(seeds, 'seed')}, {' and '.join(gaps)}."
     )
 
 

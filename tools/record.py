@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmbook import grids, ledger, progress
-from mmlib.experiments import runs
+from mmlib.experiments.arguments import non_negative
 from tools import jobs
 
 RUNS, LEDGER = Path("runs"), Path("book/results")
@@ -30,7 +30,7 @@ def add_finished(cells: list[grids.Cell]) -> None:
         if (folder / "metrics.json").exists() and not (LEDGER / cell.grid / path).exists():
             kept = grids.load_grids()[cell.grid]
             embeddings, weights = kept.get("embeddings", True), kept.get("weights", False)
-            ledger.add(runs.load_run(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
+            ledger.add(ledger.load_folder(folder), LEDGER / cell.grid, embeddings=embeddings, weights=weights)
             jobs.say(f"added {cell.path}")
 
 
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", help="a name in experiments.yml")
     parser.add_argument(
-        "minutes", type=float, nargs="?", default=math.inf, help="after which no cell starts or goes on"
+        "minutes", type=non_negative, nargs="?", default=math.inf, help="after which no cell starts or goes on"
     )
     parser.add_argument("--cores", default="all", help="how many runs at a time on this machine; on GPUs one on each")
     parser.add_argument("--profile", help="of Snakemake, such as profiles/slurm, which runs the cells on a cluster")

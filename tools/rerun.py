@@ -20,7 +20,7 @@ from mmbook import ledger, machine
 from mmlib.experiments import runs
 from mmlib.experiments.arguments import to_arguments
 from mmlib.experiments.data import Split
-from mmlib.experiments.runs import RunRecord
+from mmlib.experiments.runs import Run, RunRecord
 from mmlib.experiments.training.config import Config, load_data
 from mmlib.experiments.training.devices import check_device
 
@@ -104,7 +104,7 @@ def run(arguments: list[str], processes: int) -> None:
     subprocess.run([*torchrun, "-m", "mmlib.experiments", *arguments], check=True)
 
 
-def compare(record: RunRecord, again: RunRecord, others: list[RunRecord]) -> list[str]:
+def compare(record: RunRecord, again: Run, others: list[RunRecord]) -> list[str]:
     """Return a line for each number: as recorded, as run again, the difference, and the spread over seeds."""
     lines = []
     for name in ledger.SCALARS:
@@ -117,7 +117,7 @@ def compare(record: RunRecord, again: RunRecord, others: list[RunRecord]) -> lis
     return lines
 
 
-def conclude(record: RunRecord, again: RunRecord, results: Path = RESULTS) -> list[str]:
+def conclude(record: RunRecord, again: Run, results: Path = RESULTS) -> list[str]:
     """Return whether the run is identical to its record or within the band, and what it was made with otherwise.
 
     Args:

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from mmbook.detection.config import Config
 from mmbook.detection.detectors import seeded
 from mmbook.scenes import Example, Scenes
+from mmlib.experiments.data.streaming import raise_returned
 from mmlib.experiments.seeding import spawn_seeds
 
 AUGMENTATION = v2.Compose(
@@ -34,6 +35,27 @@ def augment(examples: list[Example]) -> tuple[list[Tensor], Boxes]:
     return [image.as_subclass(Tensor) for image in images], kept
 
 
+class _ReturningErrors(Dataset):
+    """The examples of a split; in the place of one that cannot be read its error, which `raise_returned` raises."""
+
+    def __init__(self, split: Dataset) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Example | ValueError:
+        try:
+            return self.split[index]
+        except ValueError as error:
+            return error
+
+
+def _augment_unless_error(examples: list[Example | ValueError]) -> tuple[list[Tensor], Boxes] | ValueError:
+    errors = [example for example in examples if isinstance(example, ValueError)]
+    return errors[0] if errors else augment(examples)
+
+
 def train(detector: nn.Module, config: Config, data: Scenes, *, workers: int = 0) -> list[dict]:
     """Train a detector on its own device for the whole schedule.
 
@@ -45,6 +67,7 @@ def train(detector: nn.Module, config: Config, data: Scenes, *, workers: int = 0
 
     Raises:
         FloatingPointError: a loss is not finite; the message has its step, detector and seed.
+        ValueError: a picture cannot be read, by its file; or there are fewer than a mini-batch has.
     """
     seeds = spawn_seeds(config.seed)
     if len(data.train) < config.batch_size:
@@ -52,11 +75,11 @@ def train(detector: nn.Module, config: Config, data: Scenes, *, workers: int = 0
             f"batch_size must be at most the {len(data.train)} images of {data.name}, got {config.batch_size}"
         )
     batches = DataLoader(
-        data.train,
+        _ReturningErrors(data.train),
         config.batch_size,
         shuffle=True,
         drop_last=True,
-        collate_fn=augment,
+        collate_fn=_augment_unless_error,
         num_workers=workers,
         generator=torch.Generator().manual_seed(seeds.order),
     )
@@ -69,7 +92,7 @@ def train(detector: nn.Module, config: Config, data: Scenes, *, workers: int = 0
     with seeded(seeds.method, next(detector.parameters()).device):
         for epoch in range(config.epochs):
             start, lr, losses = time.perf_counter(), schedule.get_last_lr()[0], []
-            for images, targets in batches:
+            for images, targets in raise_returned(batches):
                 losses.append(_step(detector, images, targets, optimizer))
                 schedule.step()
             values = torch.stack(losses).tolist()  # the epoch's one wait for the device

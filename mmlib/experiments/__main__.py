@@ -10,6 +10,7 @@ A run that was stopped or killed resumes by the same command. On several GPUs, w
 """
 
 import argparse
+import math
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class RuntimeOptions:
             check_int(1, checkpoint_epochs=self.checkpoint_epochs)
         check_int(workers=self.workers, attacked_per_class=self.attacked_per_class)
         check_range(checkpoint_minutes=self.checkpoint_minutes)
+        if self.max_minutes is not None:
+            check_range(-math.inf, max_minutes=self.max_minutes)  # none are left where it is negative
         if not all(isinstance(name, str) for name in self.out_sets):
             raise TypeError(f"out_sets must be a list of names, got {self.out_sets!r}")
 

@@ -7,13 +7,22 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from mmlib._checks import nearest
+
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
+    """A parser whose errors are one line, without the usage, and with the option that a wrong one resembles."""
+
+    def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:
+        given, unknown = self.parse_known_args(args)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(unknown[0].partition('=')[0], flags)}")
+        return given
 
     def error(self, message: str) -> typing.NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -66,6 +75,18 @@ def to_arguments(values: Mapping[str, object]) -> list[str]:
     ['--epochs', '3', '--options', '{"alpha": [0.5, 2.0]}', '--batch-size', 'None']
     """
     return [part for name, value in values.items() for part in (_flag(name), _text(value))]
+
+
+def non_negative(text: str) -> float:
+    """Parse a number of a command line that is not below zero, such as minutes; it may be infinite.
+
+    >>> non_negative("1.5"), non_negative("inf")
+    (1.5, inf)
+    """
+    with suppress(ValueError):
+        if (number := float(text)) >= 0:  # which NaN is not
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text!r}")
 
 
 def _flag(name: str) -> str:

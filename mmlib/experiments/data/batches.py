@@ -18,7 +18,7 @@ class Batches:
     The last, incomplete mini-batch is dropped, so that m is constant. Models normalise; this class does not.
 
     Args:
-        batch_size: m, reduced to the size of the shard where that is smaller.
+        batch_size: m, at most the images of the shard.
         padding: black pixels added to each side before a crop of the original size at a random place.
         flip: mirror an image left to right with probability 1/2.
         generator: source of the order, on the split's device. None takes torch's global generator. An epoch takes
@@ -32,7 +32,7 @@ class Batches:
         Images in [0, 1], (m, channels, h, w), channels-last in memory, and labels, (m,).
 
     Raises:
-        ValueError: a split with fewer images than processes, or a number that cannot be.
+        ValueError: a split with fewer images than a mini-batch or than processes, or a number that cannot be.
 
     >>> split = Split(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
     >>> [images.shape for images, labels in Batches(split, 4, padding=1, flip=True)]
@@ -57,8 +57,10 @@ class Batches:
         self.shard_size = len(split) // self.world_size
         if not self.shard_size:
             raise ValueError(f"split must have an image for each of {self.world_size} processes, got {len(split)}")
-        self.split, self.padding, self.flip, self.dtype = split, padding, flip, dtype
-        self.batch_size = min(batch_size, self.shard_size)
+        if batch_size > self.shard_size:
+            most = f"{self.shard_size} training images" + " of each process" * (self.world_size > 1)
+            raise ValueError(f"batch_size must be at most the {most}, got {batch_size}")
+        self.split, self.batch_size, self.padding, self.flip, self.dtype = split, batch_size, padding, flip, dtype
         self.generator = generator
         self.augmentation_generator = generator if augmentation_generator is None else augmentation_generator
 

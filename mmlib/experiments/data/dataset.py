@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 
@@ -32,6 +33,8 @@ class Dataset:
     batch_size: int
     padding: int
     flip: bool
+
+    batches_class: ClassVar[type[Batches]] = Batches
 
     def __post_init__(self) -> None:
         _, height, width = shape = tuple(self.train.images.shape[1:])
@@ -102,12 +105,13 @@ class Dataset:
         """Mini-batches of the train split on `device`, augmented as this data set asks for.
 
         Args:
-            batch_size: m; None takes the data set's.
+            batch_size: m; None takes the data set's, or all images of the shard where they are fewer.
             generator, augmentation_generator, dtype, shard: as in `Batches`.
         """
-        return Batches(
+        own = max(1, min(self.batch_size, len(self.train) // shard[1]))
+        return self.batches_class(
             self.train.to(device),
-            self.batch_size if batch_size is None else batch_size,
+            own if batch_size is None else batch_size,
             padding=self.padding,
             flip=self.flip,
             generator=generator,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmlib._checks import check_int
+from mmlib._checks import check_int, nearest
 from mmlib.experiments.data.dataset import Dataset
 from mmlib.experiments.data.downloads import load_torchvision
 from mmlib.experiments.data.files import (
@@ -20,7 +20,7 @@ from mmlib.experiments.data.files import (
     read_arrays,
     split_from_arrays,
 )
-from mmlib.experiments.data.names import ACCEPTED_NAMES, ARCHIVED_DATASETS
+from mmlib.experiments.data.names import ACCEPTED_NAMES, ARCHIVED_DATASETS, NAMES
 from mmlib.experiments.data.shapes import SHAPES, draw_shapes
 from mmlib.experiments.data.split import Split
 from mmlib.experiments.data.streaming import ImageFiles, build_streamed_dataset
@@ -138,7 +138,9 @@ def load_test(name: str, *, root: str | Path = "data", size: int | None = None) 
 def _not_found(argument: str, name: str, wanted: str) -> Exception:
     message = f"{argument} must be {wanted}, got {name!r}"
     is_missing_path = name != Path(name).name and not Path(name).expanduser().exists()  # also `./mine` is a path
-    return FileNotFoundError(f"{message}, which is not there") if is_missing_path else ValueError(message)
+    if is_missing_path:
+        return FileNotFoundError(f"{message}, which is not there")
+    return ValueError(message + nearest(name, NAMES))
 
 
 def _subsample(dataset: Dataset, labelled_per_class: int | None, holdout_per_class: int, seed: int) -> Dataset:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ NUM_SEEDS = 2**32  # torch's CPU generator heeds 32 bits of a seed
 
 Files = dict[str, tuple[list[Path], list[int]]]  # paths and labels of every split
 Request = tuple[np.ndarray, np.ndarray]  # indices of a mini-batch's images, and a seed for each
+T = TypeVar("T")
 ByteImages = UInt8[Tensor, "m 3 size size"]
 
 
@@ -105,10 +107,22 @@ class ImageFiles:
         Raises:
             ValueError: a file that is no image, by its name.
         """
-        for pixels in loader:
-            if isinstance(pixels, ValueError):
-                raise pixels
+        for pixels in raise_returned(loader):
             yield pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def raise_returned(loader: Iterable[T | ValueError]) -> Iterator[T]:
+    """Yield what a loader does, and raise the first error that it yields.
+
+    What a worker raises gets the stacks of both processes into its message; what it returns stays one line.
+
+    >>> list(raise_returned([1, 2]))
+    [1, 2]
+    """
+    for item in loader:
+        if isinstance(item, ValueError):
+            raise item
+        yield item
 
 
 class _TransformedImages(torch.utils.data.Dataset):
@@ -123,7 +137,7 @@ class _TransformedImages(torch.utils.data.Dataset):
         with torch.random.fork_rng(devices=[]):
             try:
                 return torch.stack([self._read(*pair) for pair in zip(indices.tolist(), seeds.tolist())])
-            except ValueError as error:  # returned, for a DataLoader would raise it with both processes' stacks
+            except ValueError as error:  # of which `raise_returned` is told
                 return error
 
     def _read(self, index: int, seed: int) -> UInt8[Tensor, "size size 3"]:
@@ -168,27 +182,7 @@ class StreamedDataset(Dataset):
     """
 
     moments = IMAGENET_MOMENTS
-
-    def batches(
-        self,
-        device: torch.device | str,
-        batch_size: int | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        augmentation_generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
-        shard: tuple[int, int] = (0, 1),
-    ) -> StreamedBatches:
-        """Mini-batches of the train split on `device`; arguments as those of `Dataset.batches`."""
-        return StreamedBatches(
-            self.train.to(device),
-            self.batch_size if batch_size is None else batch_size,
-            flip=self.flip,
-            generator=generator,
-            augmentation_generator=augmentation_generator,
-            dtype=dtype,
-            shard=shard,
-        )
+    batches_class = StreamedBatches
 
 
 def build_streamed_dataset(

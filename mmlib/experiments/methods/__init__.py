@@ -10,7 +10,7 @@ Every training loop makes, calls and advances them alike::
 import torch
 from torch import nn
 
-from mmlib._checks import check_choice
+from mmlib._checks import check_choice, nearest
 from mmlib.experiments.methods.alignmixup import AlignMixup
 from mmlib.experiments.methods.amplified_multimix import AmplifiedMultiMix
 from mmlib.experiments.methods.anchored_multimix import AnchoredMultiMix
@@ -73,7 +73,8 @@ def check_options(name: str, options: dict) -> None:
     check_choice("method", name, METHODS)
     names = option_names(METHODS[name])
     for option in options.keys() - names:
-        raise ValueError(f"options must be among {', '.join(sorted(names)) or 'none'} for {name}, got {option!r}")
+        wanted = f"among {', '.join(sorted(names)) or 'none'} for {name}"
+        raise ValueError(f"options must be {wanted}, got {option!r}{nearest(option, names)}")
     # Methods check their options when they are made, and only store the classifier: an empty one on no device will do.
     with torch.device("meta"):
         METHODS[name](Classifier(nn.Sequential(), 1, classes=1, mean=(0.0,), std=(1.0,)), **options)

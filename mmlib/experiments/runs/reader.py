@@ -23,12 +23,11 @@ from mmlib.experiments.runs.files import (
 )
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """A finished run, as tables and figures see it.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run, wherever its folder is.
 
     Args:
-        dataset, model, variant, seed: the run's place in its grid.
         config: what determined the result, as `result_config` returns it, with its `digest`.
         metrics: of the network of the last epoch, as `evaluate` returns them.
         history: a row for each epoch.
@@ -36,21 +35,12 @@ class RunRecord:
         embeddings_path, weights_path: files that are read when asked for.
     """
 
-    dataset: str
-    model: str
-    variant: str
-    seed: int
     config: dict
     metrics: dict
     history: list[dict]
     environment: dict
     embeddings_path: Path
     weights_path: Path
-
-    @property
-    def path(self) -> Path:
-        """The run's path below the folder of its grid."""
-        return run_path(self.dataset, self.model, self.variant, self.seed)
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Load embeddings of test images of up to ten classes, their labels and their indices in the test set.
@@ -80,7 +70,7 @@ class RunRecord:
             FileNotFoundError: the ledger keeps no weights of this grid.
         """
         if dataset.name != self.config["dataset"]:
-            raise ValueError(f"dataset must be {self.config['dataset']} for {self.path}, got {dataset.name}")
+            raise ValueError(f"dataset must be {self.config['dataset']} for {self.weights_path}, got {dataset.name}")
         classifier, weights = build(self.config["model"], dataset), self.weights()
         try:
             classifier.load_state_dict(weights)
@@ -91,20 +81,48 @@ class RunRecord:
         return classifier.eval()
 
 
-def load_run(folder: str | Path) -> RunRecord:
-    """Load the record of a finished run.
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Run):
+    """A finished run with its place in a grid, as the ledger, tables and figures take it.
+
+    A configuration does not say which variant of a grid it is, so a run has a place only where a path gives it one.
 
     Args:
-        folder: of the run, `<dataset>/<model>/<variant>/seed<k>` below the folder of its grid.
+        dataset, model, variant, seed: the place.
+    """
+
+    dataset: str
+    model: str
+    variant: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """The run's path below the folder of its grid."""
+        return run_path(self.dataset, self.model, self.variant, self.seed)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Load a finished run from a folder of any name.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The run without a place in a grid, even where the folder's path says one.
 
     Raises:
         FileNotFoundError: the folder holds no run, or an unfinished one.
-        ValueError: the folder's path is not of this form, or a file in it is damaged.
+        ValueError: a file in it is damaged.
+
+    An example::
+
+        run = load_run("runs/try")
+        classifier = run.classifier(data.load("digits"))
     """
     folder = Path(folder)
     config, metrics, environment = (read_json(folder / name) for name in (CONFIG, METRICS, ENVIRONMENT))
-    return RunRecord(
-        **parse_run_path(folder),
+    return Run(
         config=config,
         metrics=metrics,
         history=_read_history(folder / HISTORY),

@@ -122,9 +122,10 @@ class Checkpoints:
 
     def _set_aside_later(self, path: Path, reason: str) -> None:
         """Not now: other processes may still read the file, and a run may end before it has anything to keep."""
-        if path.with_name(SET_ASIDE).exists():
-            wanted = "move one of them away, or choose another folder"
-            raise FileExistsError(f"{path} {reason}, and {SET_ASIDE} is there already: {wanted}")
+        if (kept := path.with_name(SET_ASIDE)).exists():
+            # What to do comes first: a summary of many cells cuts a long line.
+            wanted = f"{kept} must be moved away or removed for the run to start anew"
+            raise FileExistsError(f"{wanted}: {path.name} {reason}, and would take its place")
         warnings.warn(f"{path} {reason}: skipped, and moved to {SET_ASIDE} by the next checkpoint", stacklevel=3)
         self.foreign = path
 

@@ -33,7 +33,8 @@ class Config:
         holdout_per_class: images of each class moved from train to validation, where there is no validation split.
         size: pixels on a side to which a folder's images are resized; None takes images of one size as they are.
         epochs: passes over the training images; the network of the last one is evaluated.
-        batch_size: images in a mini-batch, m; None takes the data set's default.
+        batch_size: images in a mini-batch, m, at most the training images of a process; None takes the data set's
+            default, or all images where they are fewer.
         optimizer: `sgd`, or `adamw`, which spares biases, norms and position embeddings from weight decay.
         lr: the learning rate before the schedule and the warm-up.
         momentum: of SGD, or AdamW's β₁ (its β₂ is 0.999).

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from mmlib.experiments.training.resume import STATE_ERRORS, mismatch_reason, res
 from mmlib.metrics import accuracy, alignment, uniformity
 
 NUM_VALIDATIONS = 10  # evaluations of the validation split in a run
+TERMINAL_SECONDS, LOG_SECONDS = 0.1, 300  # between two lines of progress
 
 
 class Trainer:
@@ -184,8 +186,10 @@ def train(
     """
     check_range(checkpoint_minutes=checkpoint_minutes)
     check_int(1, checkpoint_epochs=1 if checkpoint_epochs is None else checkpoint_epochs)
-    if max_minutes is not None and not max_minutes > 0:
-        raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
+    if max_minutes is not None:
+        check_range(-math.inf, max_minutes=max_minutes)
+        if max_minutes <= 0:
+            raise TimeoutError(f"max_minutes is {max_minutes:g}: no time is left")
     trainer = Trainer(config, dataset, device, compile=compile)
     devices.reset_peak_memory(device)
     # Leaving the context waits until the last file is written, also after an error.
@@ -225,7 +229,8 @@ def _fit(
     start = saved = distributed.broadcast_object(time.monotonic())
     epochs = range(len(trainer.history), last)
     if trainer.rank == 0:
-        epochs = tqdm(epochs, desc=trainer.config.method, unit="epoch")
+        pause = TERMINAL_SECONDS if _is_watched() else LOG_SECONDS
+        epochs = tqdm(epochs, desc=trainer.config.method, unit="epoch", mininterval=pause, miniters=1)
     for epoch in epochs:
         seconds = time.perf_counter()
         losses = train_epoch(trainer, epoch)
@@ -251,6 +256,11 @@ def _fit(
                 checkpoints.save(state)
         if stop:
             break
+
+
+def _is_watched() -> bool:
+    """Say whether a line that moves is seen as one: in a terminal and in a notebook, but not in a file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def train_epoch(trainer: Trainer, epoch: int) -> Tensor:
