@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmbook import interactive, ledger, schedules
-from mmbook.comparison import all_forms, best_other, forms_and_others, in_words, plural
+from mmbook.comparison import all_forms, best_other, forms_and_others, in_words, joined, plural
 from mmbook.names import printed_name
 from mmbook.provenance import fold_of_records, record_files
 from mmbook.verdicts import FAILS, HOLDS, OPEN, judge
@@ -165,6 +165,8 @@ def _of_forms(verdicts: pd.Series) -> str:
     'holds for one of its forms and is open for two'
     >>> _of_forms(pd.Series(["does not hold"] * 6))
     'does not hold for any of the six forms of MultiMix'
+    >>> _of_forms(pd.Series(["open", "holds", "does not hold"]))
+    'holds for one of its forms, does not hold for one and is open for one'
     """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
     if len(set(verdicts)) == 1:
@@ -172,7 +174,7 @@ def _of_forms(verdicts: pd.Series) -> str:
         return _says(verdict) + (f" for {all_forms(verdict, count)} of MultiMix" if count > 1 else "")
     said = [f"{_says(verdict)} for {in_words(count)}" for verdict, count in counts.items() if count]
     said[0] += " of its forms"
-    return " and ".join(said)
+    return joined(said)
 
 
 def _on_cost(cost: dict) -> str:
