@@ -299,3 +299,11 @@ def test_mean_auroc_is_over_the_sets_of_other_images():
     assert len(by_set) > 1
     assert mean_auroc(run) == pytest.approx(sum(by_set) / len(by_set))
     assert np.isnan(mean_auroc(dataclasses.replace(run, metrics=run.metrics | {"ood": {}})))
+
+
+def test_two_seeds_get_a_verdict_and_a_difference_but_no_interval():
+    written = verdict_table(verdicts({"two": Comparison(np.array([1.0, 2.0])), "three": Comparison(np.arange(3.0))}))
+    uncertain = ["95 % interval (t)", "bootstrap", "detectable"]
+    assert written.loc["two", uncertain].tolist() == ["–"] * 3
+    assert written.loc["two", "advantage"] == "+1.50"
+    assert "–" not in written.loc["three", uncertain].tolist()
