@@ -47,3 +47,10 @@ def test_losses_are_traced_without_a_graph_break():
     assert len(rows) == 13
     for row in rows:
         assert max(row["loss"], row["gradients"]) < 1e-6, row
+
+
+def test_a_gpu_starts_few_operations_for_a_compiled_loss():
+    """Counted in the code that the compiler writes for a GPU; the dense loss with its attention and head."""
+    calls = {row["name"]: row["calls"] for row in rows_of("launches.py")}
+    assert {name: len(those) for name, those in calls.items()} == {"cross-entropy": 5, "plain": 13, "dense": 26}
+    assert calls["plain"].count("extern_kernels.mm") == 3
