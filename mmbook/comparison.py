@@ -30,7 +30,8 @@ def training_images(run: RunRecord) -> int:
 
 def training_steps(run: RunRecord) -> int:
     """Return the number of steps that a run took."""
-    return training_images(run) // (run.config["batch_size"] or DEFAULT_BATCH_SIZES.get(run.dataset, 128))
+    of_one_process = run.config["batch_size"] or DEFAULT_BATCH_SIZES.get(run.dataset, 128)
+    return run.environment.get("steps") or training_images(run) // of_one_process  # older records do not count them
 
 
 def mean_auroc(run: RunRecord) -> float:

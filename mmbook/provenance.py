@@ -97,7 +97,7 @@ def describe_record(file: Path) -> dict[str, str | int | float]:
     """
     content = read_verified(file)
     config, environment = content["config"], content["environment"]
-    commit, _, changes = environment["commit"].partition(" ")
+    commit, _, changes = (environment["commit"] or "no commit").partition(" ")
     return {
         "file": _from_root(file),
         "checksum": checksum(content),

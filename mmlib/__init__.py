@@ -17,7 +17,7 @@ evaluation and run folders. The library never imports from it.
 
 from importlib import metadata
 
-from mmlib.attention import attention_map
+from mmlib.attention import attention_map, softmax_attention_map
 from mmlib.functional import dense_mixed_cross_entropy, mixed_binary_cross_entropy, mixed_cross_entropy
 from mmlib.losses import DenseMultiMixLoss, MultiMixBCELoss, MultiMixLoss
 from mmlib.metrics import alignment, uniformity
@@ -42,5 +42,6 @@ __all__ = [
     "mixed_binary_cross_entropy",
     "mixed_cross_entropy",
     "sample_mixing_weights",
+    "softmax_attention_map",
     "uniformity",
 ]

@@ -17,6 +17,7 @@ from mmlib.mixing import accumulation_dtype
 # Elements of the mixed-logit matrix processed per chunk: on the CPU few enough to stay in cache (rounded up to whole
 # kernel blocks), elsewhere enough to keep the device busy.
 CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 3 * 2**16, 2**24
+MIN_CHUNK_ROWS = 64  # of fewer, products of matrices are slow
 
 
 def finite_logits(logits: Tensor, left_out: Tensor | None = None) -> Tensor:
@@ -58,7 +59,7 @@ def count_nonzero(values: Tensor, dim: int | None = None) -> Tensor:
 
 
 def _unbound(forward: Callable) -> Callable:
-    """Spare autograd to bind the arguments to their names at every call: a tenth of the time of a small loss."""
+    """Spare autograd binding the arguments to their names at every call: a tenth of the time of a small loss."""
     forward.__signature__ = inspect.Signature([inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)])
     return forward
 
@@ -138,7 +139,7 @@ class SoftTargetLoss(PrecomputedGradient):
         elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         results, sums, by_weights = [], [], []
         for block in [mixing_weights] if blocks is None else blocks:
-            for rows in block.split(max(1, elements // shape.numel())):
+            for rows in block.split(max(MIN_CHUNK_ROWS, elements // shape.numel())):
                 if attended:
                     chunk = _chunk_with_attention(rows, scaled, flat_targets, attention, shape, needs)
                 else:

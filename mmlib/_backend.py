@@ -1,6 +1,7 @@
-"""The choice between compiled code and torch's own operations on the CPU."""
+"""The choice between compiled code and torch's own operations on the CPU, and a context without autocast."""
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import torch
@@ -25,3 +26,9 @@ def _load() -> ModuleType | None:
     except ImportError:
         return None
     return None if numba.config.DISABLE_JIT else _cpu_kernels  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """Switch autocast off where it is on; to enter `torch.autocast` takes longer than to ask."""
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()

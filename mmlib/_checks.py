@@ -184,8 +184,12 @@ def check_index_range(name: str, value: Tensor, count: int, of: str) -> None:
 
 
 def check_logits(logits: Tensor) -> None:
-    """Refuse what are no logits of examples, (m, c)."""
-    hint = "; (m,) is (m, 1) here, and a map (m, c, d1, ...) is not accepted: dense_mixed_cross_entropy takes (m, r, c)"
+    """Refuse any logits but floating-point ones of examples, (m, c)."""
+    one, of_map = (
+        "; give one logit per example as (m, 1)",
+        "; dense_mixed_cross_entropy takes those of a map, (m, r, c)",
+    )
+    hint = one if isinstance(logits, Tensor) and logits.ndim == 1 else of_map
     check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
 
 

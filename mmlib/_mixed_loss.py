@@ -7,8 +7,7 @@ of the loss and does not count in its mean.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import Generator, Tensor
 
 from mmlib import _backend
 from mmlib._autograd import LabelLossCpu, SoftTargetLoss, finite_logits, mark_infinite, needs_grad
+from mmlib._backend import without_autocast
 from mmlib._checks import (
     can_read,
     check_choice,
@@ -32,7 +32,8 @@ from mmlib.sampling import check_alpha, iter_mixing_weights
 
 DEFAULT_NUM_MIXTURES = 1000
 
-LossAndWeights = Tensor | tuple[Tensor, Tensor]
+# The loss, or the loss and Λ where that is asked for. `Any` lets type checkers pass what is done with either.
+LossAndWeights = Tensor | Any
 
 
 def _breaks_graph_to_draw(function: Callable) -> Callable:
@@ -153,7 +154,7 @@ class LossTargets(NamedTuple):
         (m, *positions, c), got = shape, tuple(self.given.shape)
         if c < 2:
             raise ValueError(
-                f"logits must have at least 2 classes, got {tuple(shape)}; MultiMixBCELoss is for yes or no"
+                f"logits must have at least 2 classes, got {tuple(shape)}; MultiMixBCELoss takes a single one"
             )
         if self.classes is None and got not in ((m, c), tuple(shape)):
             per_position = f", {(m, *positions)} integers or {tuple(shape)}" if positions else ""
@@ -236,9 +237,9 @@ def binary_loss(
     if mixtures is not None:
         mixtures.check(len(logits))
     logits = logits.to(accumulation_dtype(logits.dtype))
-    targets, rows = targets.to(logits.dtype), _draw(mixtures, logits)
+    targets, rows = targets.to(logits.dtype), None if mixtures is None else _draw(mixtures, logits)
     check_values("targets", targets, high=1)
-    if mixtures is not None:
+    if rows is not None:
         logits, targets = (mix(rows.to(logits.dtype), x) for x in (logits, targets))
     weight, pos_weight = (None if x is None else x.to(logits.dtype) for x in (terms.weight, terms.pos_weight))
     losses = F.binary_cross_entropy_with_logits(logits, targets, weight, pos_weight=pos_weight, reduction="none")
@@ -246,7 +247,7 @@ def binary_loss(
         loss = losses.mean()
     else:
         loss = losses.mean(1) if terms.reduction == "none" else losses.mean(1).sum()
-    return (loss, rows) if return_mixing_weights else loss
+    return (loss, _identity(logits) if rows is None else rows) if return_mixing_weights else loss
 
 
 @_breaks_graph_to_draw
@@ -278,10 +279,10 @@ def mixed_loss(
         rows = _draw(mixtures, values) if known else None
         loss = _fused_loss(values, labels, attention, mixtures, rows, terms)
         return (loss, rows) if rows is not None and return_mixing_weights else loss
-    rows = _draw(mixtures, values)
+    rows = None if mixtures is None else _draw(mixtures, values)
     masses = _masses(attention, labels.left_out, values)
     logits, valid = finite_logits(values, labels.left_out), masses > 0
-    if mixtures is not None:
+    if rows is not None:
         logits, valid = _mix_positions(rows, masses, logits)
     if head is not None:
         logits = finite_logits(head(logits.to(values.dtype)))
@@ -289,10 +290,10 @@ def mixed_loss(
     labels.check((*shape[:-1], logits.shape[-1]), terms.ignore_index)
     soft, counts = labels.soft(logits, terms)
     soft = (soft if counts is None else soft * counts.unsqueeze(2)).expand(*masses.shape, -1)
-    if mixtures is not None:
+    if rows is not None:
         soft, _ = _mix_positions(rows, masses, soft)
     loss = _reduce(logits, soft, valid, terms.reduction)
-    return (loss, rows) if return_mixing_weights else loss
+    return (loss, _identity(values) if rows is None else rows) if return_mixing_weights else loss
 
 
 def _fused_loss(
@@ -309,7 +310,7 @@ def _fused_loss(
     dtype, mean, left_out = accumulation_dtype(logits.dtype), terms.reduction == "mean", targets.left_out
     rows, blocks = (None, mixtures.blocks(logits)) if rows is None else (rows.to(dtype), None)
     kernels = _backend.cpu_kernels() if logits.device.type == "cpu" and dtype == torch.float32 else None
-    with _without_autocast(logits.device.type):
+    with without_autocast(logits.device.type):
         if kernels is not None and targets.classes is not None and not any(needs_grad(attention, rows, terms.weight)):
             masses = None if attention is None and left_out is None else _masses(attention, left_out, logits)
             label_masses, smoothing = terms.label_masses(targets.classes, masses, logits.shape[2], dtype)
@@ -326,16 +327,13 @@ def _fused_loss(
         return SoftTargetLoss.apply(*inputs, blocks, left_out, attended, mean, needs_grad(*inputs))[0]
 
 
-def _without_autocast(device_type: str) -> AbstractContextManager:
-    """Switch autocast off where it is on; to enter `torch.autocast` takes longer than to ask."""
-    on = torch.is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if on else nullcontext()
+def _identity(logits: Tensor) -> Tensor:
+    """The Λ of examples that are not mixed."""
+    return torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
 
 
-def _draw(mixtures: Mixtures | None, logits: Tensor) -> Tensor:
-    """The whole of Λ: given, drawn, or the identity for examples that are not mixed."""
-    if mixtures is None:
-        return torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+def _draw(mixtures: Mixtures, logits: Tensor) -> Tensor:
+    """The whole of Λ, given or drawn."""
     rows = mixtures.mixing_weights
     return torch.cat(list(mixtures.blocks(logits))) if rows is None else rows
 

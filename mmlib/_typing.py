@@ -24,7 +24,7 @@ else:
 __all__ = ["Alpha", "Bool", "Device", "Float", "Images", "Int", "Integer", "Labels", "Targets", "UInt8"]
 
 # A Dirichlet's concentration, or the interval that every mixture's concentration is drawn from.
-Alpha = float | tuple[float, float]
+Alpha = float | tuple[float, float] | list[float]
 
 Device = torch.device | str | int
 

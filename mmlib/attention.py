@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmlib._backend import without_autocast
 from mmlib._checks import check_tensor
 from mmlib._typing import Bool, Float
 from mmlib.mixing import accumulation_dtype
@@ -81,5 +82,5 @@ def _scores(features: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
         check_tensor("mask", mask, (m, r), "boolean")
         features = features.masked_fill(~mask.unsqueeze(1), 0)  # padding may hold NaN
     dtype = accumulation_dtype(features.dtype)
-    with torch.autocast(features.device.type, enabled=False):  # a sum over d overflows float16
+    with without_autocast(features.device.type):  # a sum over d overflows float16
         return torch.einsum("mdr,md->mr", features.to(dtype), query.to(dtype).expand(len(features), -1))

@@ -46,10 +46,9 @@ class _MixtureLoss(nn.Module):
     def extra_repr(self) -> str:
         """Describe the criterion for `print`."""
         # A subclass may have parameters that are no attributes.
-        names = [x for x in inspect.signature(type(self)).parameters if x != "generator" and hasattr(self, x)]
-        values = {name: getattr(self, name) for name in names}
-        values |= {name: x.tolist() for name, x in values.items() if isinstance(x, Tensor)}
-        return ", ".join(f"{name}={value!r}" for name, value in values.items())
+        values = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        settings = {name: x for name, x in values.items() if x is not None and not isinstance(x, Tensor | Generator)}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 class MultiMixLoss(_MixtureLoss):
@@ -125,7 +124,8 @@ class MultiMixLoss(_MixtureLoss):
 class MultiMixBCELoss(_MixtureLoss):
     """Binary cross-entropy of n mixtures of a mini-batch, for examples with any number of labels.
 
-    It takes the place of `nn.BCEWithLogitsLoss`, and is that of the unmixed examples in evaluation mode.
+    It takes the place of `nn.BCEWithLogitsLoss`, and is that of the unmixed examples in evaluation mode. A mixture's
+    loss, or an example's, is the mean over classes: "none" gives one number for each, and "sum" adds those.
 
     Args:
         weight: of every class, (c,).
@@ -185,7 +185,8 @@ class DenseMultiMixLoss(_MixtureLoss):
             `attention_map` (such as `softmax_attention_map`), which gets the mean as its query.
         detach_attention: let no gradient through the attention (our choice): it measures confidence.
         affine: whether the head is an affine map. With None, `nn.Linear`, parametrized or compiled, `nn.Identity`,
-            inactive dropout, and `nn.Sequential` of such are taken for affine; any other head is not, with a warning.
+            dropout, whose mask is then drawn for each example and position, and `nn.Sequential` of such are taken for
+            affine; any other head is not, with a warning.
         num_mixtures, alpha, alpha_is_total, weight, ignore_index, label_smoothing, reduction, generator: as in
             `MultiMixLoss`. A mixture's loss is the mean over its positions.
 
@@ -275,7 +276,8 @@ class DenseMultiMixLoss(_MixtureLoss):
         first, shape = self.layout == "channels_first", tuple(features.shape)
         if features.ndim < 3 or 0 in shape:
             wanted = "(m, d, r) or (m, d, h, w)" if first else "(m, r, d) or (m, h, w, d)"
-            raise ValueError(f"features must have shape {wanted}, no size 0, got {shape}")
+            hint = "; of embeddings (m, d) give features.unsqueeze(2)" if first and features.ndim == 2 else ""
+            raise ValueError(f"features must have shape {wanted}, no size 0, got {shape}{hint}")
         features = features.flatten(2).mT if first else features.flatten(1, -2)
         for layer in _linear_layers(head)[:1]:
             if features.shape[2] != layer.in_features and not isinstance(layer, nn.LazyLinear):
@@ -312,8 +314,9 @@ class DenseMultiMixLoss(_MixtureLoss):
         affine = is_affine(head)
         if not affine and not self._warned:
             self._warned = True
+            kind = f"{type(head).__module__}.{type(head).__qualname__}"
             warnings.warn(
-                f"{type(head).__name__} is not known to be affine, so it sees every mixture at every "
+                f"head is of type {kind}, which is not known to be affine, so it sees every mixture at every "
                 "position; pass affine=True if it is affine, affine=False if it is not",
                 stacklevel=5,  # the line that calls the criterion
             )
@@ -323,16 +326,14 @@ class DenseMultiMixLoss(_MixtureLoss):
 def is_affine(head: object) -> bool:
     """Tell whether a head is known to be an affine map of the last axis.
 
-    >>> is_affine(nn.Sequential(nn.Dropout(0.5).eval(), nn.Linear(8, 3))), is_affine(nn.Sequential(nn.ReLU()))
+    >>> is_affine(nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 3))), is_affine(nn.Sequential(nn.ReLU()))
     (True, False)
     """
     head = getattr(head, "_orig_mod", head)  # compiled
     if type(head) is nn.Sequential:
         return all(map(is_affine, head))
-    if isinstance(head, _DropoutNd):
-        return not head.training or head.p == 0
     # Parametrizations subclass the layer and keep its forward.
-    return isinstance(head, nn.Identity) or getattr(type(head), "forward", None) is nn.Linear.forward
+    return isinstance(head, nn.Identity | _DropoutNd) or getattr(type(head), "forward", None) is nn.Linear.forward
 
 
 def _linear_layers(head: object) -> list[nn.Linear]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmlib._backend import without_autocast
 from mmlib._checks import check_index_range, check_int, check_range, check_tensor, check_values
 from mmlib._typing import Float, Int, Integer
 from mmlib.mixing import accumulation_dtype
@@ -43,7 +44,7 @@ def alignment(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " n"]) -
     2.0
     """
     _check_embeddings("embeddings", embeddings)
-    labels = _class_indices(labels, embeddings)
+    labels = _numbered(labels, embeddings)
     u = _normalise(_double(embeddings))
     means, sizes = class_means(u, labels)
     scatter = u.new_zeros(len(sizes)).index_add_(0, labels, (u - means[labels]).square().sum(1))
@@ -74,7 +75,7 @@ def uniformity(embeddings: Float[Tensor, "n d"], t: float = 2.0) -> Float[Tensor
     u = _normalise(embeddings)
     squares = u.square().sum(dim=1)  # 1, or 0 for an embedding that is zero
     total = _double(u.new_zeros(()))
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u.device.type):
         for start in range(0, len(u), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             distances = squares[rows, None] + squares[start:] - 2 * (u[rows] @ u[start:].T)
@@ -187,7 +188,7 @@ def class_variances(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, " 
     [0.0, 0.5]
     """
     _check_embeddings("embeddings", embeddings)
-    labels = _class_indices(labels, embeddings)
+    labels = _numbered(labels, embeddings)
     u = _normalise(_double(embeddings))
     means, _ = class_means(u, labels)
     within = (u - means[labels]).square().sum(1).mean()
@@ -248,7 +249,7 @@ def _nearest_labels(train_embeddings: Tensor, train_labels: Tensor, embeddings: 
         train = _normalise(train.to(embeddings.device, similarity.dtype))
         for start in range(0, n, BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            with torch.autocast(embeddings.device.type, enabled=False):
+            with without_autocast(embeddings.device.type):
                 found, index = (_normalise(embeddings[rows]) @ train.T).topk(min(k, len(train)), dim=1)
             # The best of those found before and now.
             similarity[rows], order = torch.cat([similarity[rows], found], dim=1).topk(k, dim=1)
@@ -270,10 +271,9 @@ def class_mean_cosine(embeddings: Float[Tensor, "n d"], labels: Integer[Tensor, 
     -0.25
     """
     _check_embeddings("embeddings", embeddings)
-    labels = _class_indices(labels, embeddings)
     embeddings = _double(embeddings)
-    means, sizes = class_means(embeddings, labels)
-    u = F.normalize(means[sizes > 0] - embeddings.mean(0), dim=1)
+    means, _ = class_means(embeddings, _numbered(labels, embeddings))
+    u = F.normalize(means - embeddings.mean(0), dim=1)
     return (u.sum(0).square().sum() - u.square().sum()) / (len(u) * (len(u) - 1))
 
 
@@ -287,7 +287,7 @@ def _classes(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def _check_embeddings(name: str, embeddings: Tensor, shape: tuple[int | str, ...] = ("n", "d")) -> None:
-    """Refuse what are no embeddings and, where they can be read, those that are not finite."""
+    """Refuse any embeddings but those of examples, (n, d), and, where they can be read, any that are not finite."""
     check_tensor(name, embeddings, shape)
     check_values(name, embeddings, -math.inf)
 
@@ -296,6 +296,13 @@ def _class_indices(labels: Tensor, values: Tensor, name: str = "labels") -> Tens
     """Return the labels as int64 on the device of `values`, one for each of its rows."""
     check_tensor(name, labels, (len(values),), "integer")
     return labels.to(values.device, torch.long)
+
+
+def _numbered(labels: Tensor, embeddings: Tensor) -> Tensor:
+    """Return labels, such as ids of a million people, numbered anew from 0, without gaps."""
+    classes, numbers = _class_indices(labels, embeddings).unique(return_inverse=True)
+    check_range(labels=classes[0].item())
+    return numbers
 
 
 def _double(values: Tensor) -> Tensor:

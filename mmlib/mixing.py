@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmlib._backend import without_autocast
 from mmlib._checks import check_tensor
 from mmlib._typing import Float
 
@@ -38,7 +39,7 @@ def mix(mixing_weights: Float[Tensor, "n m"], values: Float[Tensor, "m *axes"]) 
         m, got = mixing_weights.shape[1], tuple(values.shape)
         raise ValueError(f"values must have shape ({m}, ...) for these mixing_weights, got {got}")
     dtype = accumulation_dtype(torch.promote_types(mixing_weights.dtype, values.dtype))
-    with torch.autocast(values.device.type, enabled=False):
+    with without_autocast(values.device.type):
         return torch.einsum("nm,m...->n...", mixing_weights.to(dtype), values.to(dtype))
 
 

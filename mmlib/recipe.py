@@ -28,7 +28,7 @@ class MultiMixRecipe(nn.Module):
     `state_dict`. The criterion draws its mixtures from its own, which is not.
 
     With `reduction="none"` the loss is one number per mixture, (n,), where embeddings are mixed, and one per image,
-    (m,), where images are and in evaluation mode.
+    (m,), where images are and in evaluation mode. So with "sum" it is about n / m times as large on the former.
 
     Args:
         criterion: the loss of a mini-batch whose embeddings are mixed, plain or dense.
@@ -114,7 +114,8 @@ class MultiMixRecipe(nn.Module):
 
         The dense criterion could take integers in two dimensions for classes per position.
         """
-        check_tensor("images", images)
+        mixes_images = self.training and self.probability < 1
+        check_tensor("images", images, kind="floating-point" if mixes_images else "")
         check_tensor("targets", targets)
         if targets.ndim not in (1, 2) or len(targets) != len(images):
             m, got = len(images), tuple(targets.shape)
@@ -125,7 +126,6 @@ class MultiMixRecipe(nn.Module):
 
     def _mixup_loss(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
         """Return λ H(y, p) + (1 - λ) H(y', p), where p is predicted for λ x + (1 - λ) x'."""
-        check_tensor("images", images, kind="floating-point")
         partners, lam = draw_pairs(len(images), self.mixup_alpha, generator=self.generator, device=images.device)
         lam = images.new_full((len(images),), lam, dtype=accumulation_dtype(images.dtype))
         own = self._takes_part(targets)

@@ -99,7 +99,9 @@ def iter_mixing_weights(
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point type, got {dtype}")
     rows = max(1, (CPU_BLOCK_ELEMENTS if source.type == "cpu" else GPU_BLOCK_ELEMENTS) // num_examples)
-    sizes = (min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows))
+    # One block needs no range: one whose step depends on m would be compiled anew for every m.
+    whole = rows >= num_mixtures
+    sizes = [num_mixtures] if whole else (min(rows, num_mixtures - start) for start in range(0, num_mixtures, rows))
     kernels = _backend.cpu_kernels() if source.type == "cpu" and accumulation_dtype(dtype) == torch.float32 else None
     if kernels is not None:
         blocks = _iter_numba(kernels, sizes, num_examples, low, high, generator)
@@ -176,7 +178,10 @@ def _iter_torch(
     for size in sizes:
         # In float32 a concentration could be rounded to 0 or infinity.
         concentration = torch.empty(size, 1, dtype=torch.double, device=device)
-        concentration.uniform_(low, high, generator=generator)
+        if torch.compiler.is_compiling():  # ends that depend on m would be compiled anew for every m
+            concentration.uniform_(generator=generator).mul_(high - low).add_(low)
+        else:
+            concentration.uniform_(low, high, generator=generator)
         shape = torch.empty(size, num_examples, dtype=dtype, device=device)
         shape.copy_(concentration + 1 if boost else concentration)
         gamma = torch._standard_gamma(shape, generator=generator)

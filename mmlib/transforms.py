@@ -157,7 +157,8 @@ class _BatchTransform(nn.Module):
         labels = find_labels(sample) if isinstance(self.labels_getter, str) else self.labels_getter(sample)
         leaves, structure = tree_flatten(sample)
         at_labels = next((at for at, leaf in enumerate(leaves) if leaf is labels), None)
-        at_images = next((at for at, x in enumerate(leaves) if isinstance(x, Tensor) and x is not labels), None)
+        tensors = {at: x for at, x in enumerate(leaves) if isinstance(x, Tensor) and x is not labels}
+        at_images = next((at for at, x in tensors.items() if x.ndim > 2), next(iter(tensors), None))
         if at_labels is None and not isinstance(self.labels_getter, str):
             raise TypeError("labels_getter must return a tensor that the sample holds, got another object")
         if at_labels is None or at_images is None:

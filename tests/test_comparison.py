@@ -20,6 +20,7 @@ from mmbook.comparison import (
     mean_auroc,
     seed_by_seed,
     sentence,
+    training_steps,
     verdict_table,
 )
 from mmbook.names import FORMS, STYLES, style_of
@@ -249,6 +250,8 @@ def test_description_counts_variants_seeds_steps_and_images():
     runs = [record("erm", 2000, None), record("erm", 2000, None), record("mixup", 1000, 50)]
     counts = "1 to 2 seeds each, 2,000 to 4,000 steps, 100 images an epoch"
     assert describe(runs) == f"3 finished runs of 2 variants: {counts}"
+    counted = make_record("erm", config=runs[0].config, environment=runs[0].environment | {"steps": 970})
+    assert training_steps(counted) == 970
     assert describe(runs[:1]) == "1 finished run of 1 variant: 1 seed each, 4,000 steps, 100 images an epoch"
 
 

@@ -54,3 +54,10 @@ def test_a_gpu_starts_few_operations_for_a_compiled_loss():
     calls = {row["name"]: row["calls"] for row in rows_of("launches.py")}
     assert {name: len(those) for name, those in calls.items()} == {"cross-entropy": 5, "plain": 13, "dense": 26}
     assert calls["plain"].count("extern_kernels.mm") == 3
+
+
+def test_mini_batches_of_all_sizes_are_compiled_twice_at_most():
+    """First for one size, then for any, as torch's own loss is."""
+    assert {row["name"]: row["graphs"] for row in rows_of("batch_sizes.py")} == dict.fromkeys(
+        ["cross-entropy", "plain", "total", "dense"], 2
+    )

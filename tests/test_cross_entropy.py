@@ -86,6 +86,7 @@ def test_logits_however_far_apart(r, scale):
 @pytest.mark.parametrize("chunk", [1, 300 * 7 * 3])
 def test_streaming_is_one_draw(monkeypatch, r, chunk):
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(mmlib._autograd, "MIN_CHUNK_ROWS", 1)
     monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 290 * M)
     (whole, given), (streamed, _), sources = problem(7, r), problem(7, r), (generator(8), generator(8))
     expected = loss_of(whole, given, mixing_weights=sample_mixing_weights(700, M, 0.3, generator=sources[0]))

@@ -344,6 +344,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
     expected = loss(**whole)
     expected.backward()
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", size)
+    monkeypatch.setattr(mmlib._autograd, "MIN_CHUNK_ROWS", 1)
     value = loss(**chunked)
     value.backward()
     torch.testing.assert_close(value, expected, **EXACT)
@@ -355,6 +356,7 @@ def test_chunks_do_not_change_the_result(monkeypatch, loss, dense, size):
 @pytest.mark.parametrize("alpha", [0.02, (0.5, 2.0)])
 def test_streaming_is_one_draw(monkeypatch, loss, dense, alpha):
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", 3 * R * C)
+    monkeypatch.setattr(mmlib._autograd, "MIN_CHUNK_ROWS", 1)
     monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 4 * M)
     whole, streamed, sources = everything(dense), everything(dense), (generator(8), generator(8))
     del whole["mixing_weights"], streamed["mixing_weights"]
@@ -387,9 +389,33 @@ class Recorder(TorchDispatchMode):
         return result
 
 
+def test_evaluation_holds_nothing_that_grows_with_pairs_of_examples():
+    """As all logits of a validation set at once would show."""
+    logits, labels = torch.randn(3000, 4), torch.randint(4, (3000,))
+    with Recorder() as recorder:
+        MultiMixLoss().eval()(logits, labels)
+        MultiMixBCELoss().eval()(logits, logits > 0)
+    assert recorder.elements == logits.numel()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_losses_have_shapes_where_there_are_no_values(reduction):
+    """As estimates of memory and of operations need them: on the device called meta."""
+    features, labels = torch.randn(8, 6, 3, device="meta"), torch.zeros(8, dtype=torch.long, device="meta")
+    head = nn.Linear(6, 5, device="meta")
+    for affine in (True, False):
+        features.grad = None
+        loss = DenseMultiMixLoss(10, reduction=reduction, affine=affine)(features.requires_grad_(), head, labels)
+        loss.sum().backward()
+        assert loss.shape == (() if reduction == "mean" else (10,))
+        assert features.grad.shape == features.shape
+    assert MultiMixLoss(10, reduction=reduction)(head(features.mean(2)), labels).device.type == "meta"
+
+
 @LOSSES
 def test_streaming_holds_nothing_that_grows_with_n(monkeypatch, loss, dense):
     monkeypatch.setattr(mmlib._autograd, "CPU_CHUNK_ELEMENTS", 20 * R * C)
+    monkeypatch.setattr(mmlib._autograd, "MIN_CHUNK_ROWS", 1)
     monkeypatch.setattr(mmlib.sampling, "CPU_BLOCK_ELEMENTS", 50 * M)
     inputs = everything(dense)
     del inputs["mixing_weights"]
@@ -526,11 +552,10 @@ class HundredMixtures(MultiMixLoss):
 
 def test_criteria_say_what_they_are():
     drawn, reduced = "num_mixtures=10, alpha=1.0, alpha_is_total=False", "label_smoothing=0.0, reduction='mean'"
-    assert str(MultiMixLoss(10, 1.0)) == f"MultiMixLoss({drawn}, weight=None, ignore_index=-100, {reduced})"
-    weight = torch.tensor([1.0, 2.0])
-    tagged = f"MultiMixBCELoss({drawn}, weight=[1.0, 2.0], pos_weight=None, reduction='mean')"
-    assert str(MultiMixBCELoss(10, 1.0, weight=weight)) == tagged
-    dense = "layout='channels_last', attention='cam', detach_attention=True, affine=None"
+    assert str(MultiMixLoss(10, 1.0)) == f"MultiMixLoss({drawn}, ignore_index=-100, {reduced})"
+    weighted = MultiMixBCELoss(10, 1.0, weight=torch.ones(1000), generator=torch.Generator())
+    assert str(weighted) == str(weighted.to("meta")) == f"MultiMixBCELoss({drawn}, reduction='mean')"
+    dense = "layout='channels_last', attention='cam', detach_attention=True"
     assert str(DenseMultiMixLoss(layout="channels_last", attention="cam")).endswith(f"{reduced}, {dense})")
     assert str(HundredMixtures(name="mine", alpha=1.0)) == "HundredMixtures(alpha=1.0)"
     with pytest.raises(ValueError, match="num_mixtures must be an integer >= 1, got 0"):
@@ -570,10 +595,10 @@ PLAIN_ERRORS = [
     ({"targets": randn(M, C + 1)}, r"targets must have shape .* got \(6, 4\)"),
     ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got 3"),
     ({"targets": CLASSES - 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got -1"),
-    ({"logits": randn(M, 1)}, r"logits must have at least 2 classes, got \(6, 1\); MultiMixBCELoss is for yes or no"),
+    ({"logits": randn(M, 1)}, r"logits must have at least 2 classes, got \(6, 1\); MultiMixBCELoss takes a single one"),
     (
         {"logits": randn(M, 2, C)},
-        r"logits must have shape \(m, c\), got \(6, 2, 3\).* a map .* is not accepted: dense_mixed_cross_entropy",
+        r"logits must have shape \(m, c\), got \(6, 2, 3\); dense_mixed_cross_entropy takes those of a map",
     ),
     ({"logits": randn(M)}, r"logits must have shape \(m, c\), got \(6,\)"),
     ({"logits": randn(0, C)}, r"logits must have at least one example, got shape \(0, 3\)"),
@@ -617,8 +642,12 @@ def test_wrong_types_are_named(arguments, words, unchecked):
 @pytest.mark.parametrize("training", [True, False])
 def test_criteria_take_logits_of_examples_alone(criterion, training, unchecked):
     criterion.train(training)
-    for logits in (randn(M, C, 2), randn(M, C, 2, 2), randn(M)):
-        with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), .* \(m,\) is \(m, 1\) .* not accepted"):
+    of_map, one = (
+        r"dense_mixed_cross_entropy takes those of a map, \(m, r, c\)",
+        r"give one logit per example as \(m, 1\)",
+    )
+    for logits, hint in ((randn(M, C, 2), of_map), (randn(M, C, 2, 2), of_map), (randn(M), one)):
+        with pytest.raises(ValueError, match=rf"^logits must have shape \(m, c\), got \(6,.*; {hint}$"):
             criterion(logits, CLASSES)
     with pytest.raises(ValueError, match="logits must have at least one example"):
         criterion(randn(0, C), CLASSES[:0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib import sample_mixing_weights
+from mmlib import DenseMultiMixLoss, MultiMixLoss, MultiMixRecipe, sample_mixing_weights
 from mmlib.experiments.methods import METHODS, check_options
 from mmlib.experiments.methods.base import option_names
 from tests.helpers import C, M, N, assert_same, clone, expected_mixup, perturb, skip_coin
@@ -59,6 +59,21 @@ def test_multimix(classifier, batch, gamma):
             targets = (1 - gamma) * targets + gamma * method.teacher.eval()(images).softmax(1)
     expected = mixtures.multimix(classifier.embed(images), classifier.head, targets, weights)
     assert_same(method(images, labels), expected, classifier)
+
+
+@pytest.mark.parametrize("name", ["multimix", "dense_multimix"])
+def test_the_librarys_recipe_is_the_method_of_the_experiments(classifier, batch, name):
+    """So what the book finds holds for `MultiMixRecipe`, which is what others take."""
+    method = METHODS[name](classifier, num_mixtures=N, seed=5)
+    generator = clone(method.generator)
+    if name == "multimix":
+        criterion, given = MultiMixLoss(N, generator=generator), {}
+    else:
+        criterion = DenseMultiMixLoss(N, generator=generator)
+        given = {"features": classifier.features, "head": classifier.head}
+    recipe = MultiMixRecipe(criterion, generator=clone(method.cpu_generator))
+    for _ in range(6):
+        assert_same(recipe(classifier, *batch, **given), method(*batch), classifier)
 
 
 @pytest.mark.parametrize("gamma", [None, 0.0, 0.3, 1.0])

@@ -383,14 +383,23 @@ def test_embeddings_that_are_not_finite_are_refused(name, value):
         OF_EMBEDDINGS[name](embeddings, torch.tensor([0, 0, 1, 1]))
 
 
-@pytest.mark.parametrize("metric", [alignment, class_means, class_variances, class_mean_cosine])
 @pytest.mark.parametrize("label", [-1, 2**20, 10**9, 2**62])
-def test_numbers_that_are_no_class_indices_are_refused(metric, label):
+def test_numbers_that_are_no_class_indices_have_no_means(label):
     """Rather than a mean for each of a thousand million classes."""
     with pytest.raises(
         ValueError, match=f"^labels must be from 0 to 1048575 for 1048576 classes at most, got {label}$"
     ):
-        metric(torch.eye(3), torch.tensor([0, label, 1]))
+        class_means(torch.eye(3), torch.tensor([0, label, 1]))
+
+
+@pytest.mark.parametrize("metric", [alignment, class_variances, class_mean_cosine])
+def test_labels_may_be_any_ids(metric):
+    embeddings = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, 0, 1, 0, 1, 2])
+    ids = torch.tensor([7, 10**9, 2**62])
+    torch.testing.assert_close(metric(embeddings, ids[labels]), metric(embeddings, labels), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"^labels must be a finite number >= 0, got -1$"):
+        metric(embeddings, labels - 1)
 
 
 @pytest.mark.parametrize("metric", [accuracy, reliability_bins, calibration_error, confusion_matrix])
@@ -526,5 +535,3 @@ def test_embeddings_and_labels_that_do_not_fit_are_named(unchecked):
         for metric in (lambda u: alignment(u, labels), uniformity):
             with pytest.raises(ValueError, match=r"embeddings must have shape \(n, d\), got \(4,"):
                 metric(embeddings)
-    with pytest.raises(ValueError, match="labels must be from 0 to 1048575 for 1048576 classes at most, got -1"):
-        alignment(torch.ones(4, 2), labels - 1)

@@ -119,6 +119,15 @@ def test_edited_record_is_refused(tmp_path):
         describe_record(file)
 
 
+def test_a_record_of_an_installed_library_has_no_commit(tmp_path):
+    content = json.loads(RECORD.read_text())
+    del content["checksum"]
+    content["environment"]["commit"] = None
+    file = tmp_path / "seed0.json"
+    write_json(file, content | {"checksum": checksum(content)})
+    assert describe_record(file)["commit"] == "no commit"
+
+
 def test_the_landing_page_leads_to_every_record_that_its_findings_are_of(tmp_path):
     landing.write_parts(tmp_path, ROOT / "book" / "results" / "digits")
     text = (tmp_path / "records.html").read_text(encoding="utf-8")

@@ -424,8 +424,13 @@ def test_every_branch_refuses_models_and_batches_alike(probability, training, un
 
 
 def test_images_of_integers_are_not_mixed(unchecked):
-    with pytest.raises(TypeError, match=r"^images must be a floating-point tensor, got torch\.uint8$"):
-        recipe_of(MultiMixLoss(N), 0.0)(Network(), images().byte(), LABELS)
+    model = nn.Sequential(nn.Identity(), Network())
+    model[0].forward = torch.Tensor.double
+    for seed in range(4):  # whatever the coin says
+        with pytest.raises(TypeError, match=r"^images must be a floating-point tensor, got torch\.uint8$"):
+            recipe_of(MultiMixLoss(N), 0.5, seed)(model, images().byte(), LABELS)
+    recipe_of(MultiMixLoss(N), 1.0)(model, images().byte(), LABELS)
+    recipe_of(MultiMixLoss(N), 0.5).eval()(model, images().byte(), LABELS)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

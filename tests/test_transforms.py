@@ -258,7 +258,7 @@ def test_samples_of_every_form(kind):
     assert pair[1]["other_label"] is index
     pair = transform(x, {"other_label": index, "Labels": LABELS})
     assert torch.equal(pair[1]["Labels"], targets)
-    mapping = transform({"my_label": LABELS, "image": x, "index": index, "name": "digits"})
+    mapping = transform({"my_label": LABELS, "index": index, "image": x, "name": "digits"})
     assert torch.equal(mapping["image"], mixed)
     assert torch.equal(mapping["my_label"], targets)
     assert mapping["index"] is index

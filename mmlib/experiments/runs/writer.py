@@ -112,12 +112,13 @@ def _execution(trainer: Trainer) -> dict:
     }
 
 
-def _cost(trainer: Trainer) -> dict[str, float | None]:
+def _cost(trainer: Trainer) -> dict[str, int | float | None]:
     seconds = sum(row["seconds"] for row in trainer.history)
-    images_per_epoch = len(trainer.batches) * trainer.batches.batch_size * trainer.world_size
+    steps = len(trainer.history) * len(trainer.batches)
     return {
         "train_seconds": seconds,
-        "images_per_second": len(trainer.history) * images_per_epoch / seconds,
+        "steps": steps,
+        "images_per_second": steps * trainer.batches.batch_size * trainer.world_size / seconds,
         "peak_memory_mib": trainer.peak_memory_mib,
     }
 
