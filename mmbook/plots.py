@@ -89,10 +89,17 @@ def boxed_rows(
             _picture(axis, image)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
+            side, taken = image.shape[1], []  # taken: the lower left corners of names
+            line = side / 16  # as high as a name
             for (x0, y0, x1, y1), name in zip(of_one, named):
                 # Pixel centres are whole numbers to imshow.
                 axis.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="white", lw=1))
-                axis.text(x0 - 0.5, y0 - 1.5, name, color="white", fontsize=6)
+                # A name stands over its box, or under it where the picture ends or another name is in the way.
+                places = (y0 - 0.4 * line, y1 + line, y0 - 1.4 * line, y1 + 2 * line)
+                near = [y for x, y in taken if abs(x - x0) < 6 * line]
+                free = (y for y in places if line <= y < side and all(abs(y - other) >= line for other in near))
+                taken.append((x0, next(free, places[0])))
+                axis.text(x0 - 0.5, taken[-1][1], name, color="white", fontsize=6)
         axes[start].set_ylabel(title)
     return figure
 
@@ -167,7 +174,7 @@ def simplex(samples: Mapping[str, Tensor]) -> Figure:
 
 def hulls(panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Examples (m, 2) with their convex hull, and mixtures of them (n, 2), on common axes."""
-    figure, axes = _panels(len(panels), 3.7, 3.3, columns=2, sharex=True, sharey=True)
+    figure, axes = _panels(len(panels), 3.7, 2.8, columns=2, sharex=True, sharey=True)
     for axis, (name, (examples, mixtures)) in zip(axes, panels.items()):
         outline = examples[ConvexHull(examples).vertices]
         axis.fill(*outline.T, facecolor="0.96", edgecolor="0.6", lw=0.8, zorder=0)
@@ -175,7 +182,7 @@ def hulls(panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axis.scatter(*examples.T, s=16, color=INK, edgecolor="white", lw=0.4, label="examples")
         axis.set_title(name, fontsize=10)
         axis.set(xticks=[], yticks=[], aspect="equal")
-    axes[0].legend(frameon=False, fontsize=8, loc="upper right")
+    axes[1].legend(frameon=False, fontsize=8, loc="upper right")
     figure.supxlabel("first principal direction", fontsize=10)
     figure.supylabel("second principal direction", fontsize=10)
     return figure

@@ -97,6 +97,15 @@ def test_boxes_are_named_and_enclose_whole_pixels(given):
     assert (box.get_xy(), box.get_width(), box.get_height()) == ((0.5, 1.5), 4, 2)
 
 
+def test_names_of_boxes_stay_in_the_picture_and_off_one_another():
+    boxes = [(10, 30, 30, 50), (11, 30, 30, 50), (40, 1, 60, 20)]  # two of one object, and one at the upper border
+    figure = plots.boxed_row(torch.zeros(1, 3, 64, 64), [boxes], [["a", "b", "c"]])
+    first, second, third = (text.get_position()[1] for text in figure.axes[0].texts)
+    assert 4 <= first < 30
+    assert 50 < second < 64
+    assert 20 < third < 64
+
+
 @pytest.mark.parametrize("name", ["x", "y"])
 def test_points_are_marked_with_signs_as_far_as_they_are_drawn(name):
     _, axis = plt.subplots()

@@ -162,18 +162,18 @@ def _of_forms(verdicts: pd.Series) -> str:
     """Say for how many forms of MultiMix a claim holds, does not hold and is open.
 
     >>> _of_forms(pd.Series(["open", "holds", "open"]))
-    'holds for one of its forms and is open for two'
+    "holds for one of MultiMix's forms and is open for two"
     >>> _of_forms(pd.Series(["does not hold"] * 6))
     'does not hold for any of the six forms of MultiMix'
     >>> _of_forms(pd.Series(["open", "holds", "does not hold"]))
-    'holds for one of its forms, does not hold for one and is open for one'
+    "holds for one of MultiMix's forms, does not hold for one and is open for one"
     """
     counts = {verdict: int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN)}
     if len(set(verdicts)) == 1:
         verdict, count = verdicts.iloc[0], len(verdicts)
         return _says(verdict) + (f" for {all_forms(verdict, count)} of MultiMix" if count > 1 else "")
     said = [f"{_says(verdict)} for {in_words(count)}" for verdict, count in counts.items() if count]
-    said[0] += " of its forms"
+    said[0] += " of MultiMix's forms"
     return joined(said)
 
 
