@@ -129,7 +129,7 @@ def _drawn(m: int) -> dict[str, str]:
     outlines, rows = [], []
     for name, examples, alpha, style, dash in (
         ("MultiMix, α of each example", m, 1.0, STYLES["multimix"], "solid"),
-        ("MultiMix, α of the whole mixture", m, 1 / m, STYLES["dense_multimix-total"], "dashed"),
+        ("MultiMix (total α)", m, 1 / m, STYLES["dense_multimix-total"], "dashed"),
         ("mixup, pairs", 2, 1.0, STYLES["mixup"], "dotted"),
     ):
         weights = sample_mixing_weights(MIXTURES, examples, alpha, generator=generator, dtype=torch.float64).numpy()

@@ -414,7 +414,7 @@ def growth(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
             line = {"color": style.colour, "marker": style.marker, "ms": 4, "ls": dashes}
             axis.plot([int(n) for n in by_n], [row[key] for row in by_n.values()], label=name, **line)
         axis.set(xscale="log", yscale="log", xlabel="mixtures n", ylabel=ylabel)
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[-1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
