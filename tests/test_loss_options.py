@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -311,10 +312,12 @@ def test_labels_out_of_range_on_a_device_that_cannot_be_asked_make_the_loss_nan(
         logits, attention = randn(M, C).to("cuda"), torch.rand(M, 4).to("cuda")
         logits.requires_grad_()
         plain = mixed_cross_entropy(logits, labels.to("cuda"), 5, reduction=reduction)
+        weights = sample_mixing_weights(5, M).to("cuda")
+        given = mixed_cross_entropy(logits, labels.to("cuda"), mixing_weights=weights, reduction=reduction)
         every = logits.unsqueeze(1).expand(-1, 4, -1)
         dense = dense_mixed_cross_entropy(every, labels.to("cuda"), attention, 5, reduction=reduction)
         (plain.sum() + dense.sum()).backward()
-        for found in (plain, dense, logits.grad[LABELS == 2]):
+        for found in (plain, given, dense, logits.grad[LABELS == 2]):
             assert found.cpu().isnan().all()
 
 
@@ -327,6 +330,20 @@ def test_weights_in_half_precision_are_accepted(dtype):
     torch.testing.assert_close(loss.double(), mixed_cross_entropy(logits.double(), labels, mixing_weights=rows))
     with pytest.raises(ValueError, match="rows that sum to 1"):
         mixed_cross_entropy(logits, labels, mixing_weights=weights * 0.98)
+    eps = torch.finfo(dtype).eps
+    mixed_cross_entropy(logits, labels, mixing_weights=torch.tensor([[0.5, 0.5, eps, 0]], dtype=dtype))
+    with pytest.raises(ValueError, match="rows that sum to 1"):  # in half precision its sum would be rounded to 1 + eps
+        mixed_cross_entropy(logits, labels, mixing_weights=torch.tensor([[0.5, 0.5, 1.25 * eps, 0]], dtype=dtype))
+
+
+def test_half_precision_logits_are_summed_in_single_where_labels_are_ignored(path):
+    weights = make_weights().float()
+    for criterion in (MultiMixLoss(), MultiMixLoss(reduction="none"), MultiMixLoss().eval()):
+        half, single = leaf(randn(M, C).bfloat16()), leaf(randn(M, C).bfloat16().float())
+        losses = [criterion(logits, LABELS, mixing_weights=weights) for logits in (half, single)]
+        assert torch.equal(*losses)
+        sum(losses).sum().backward()
+        assert torch.equal(half.grad, single.grad.bfloat16())
 
 
 HEADS = [
@@ -400,6 +417,8 @@ def test_in_evaluation_mode_it_is_plain_cross_entropy(path, reduction, options):
     assert_same(loss, expected, logits, exact, dtype, close)
     assert torch.equal(weights, torch.eye(M, dtype=dtype))
     assert float(criterion.eval()(randn(M, C), torch.full((M,), -100)).sum()) == 0
+    single = F.cross_entropy(exact[:1], targets[:1], reduction=reduction, **options)
+    torch.testing.assert_close(criterion(logits[:1], LABELS[:1]).double(), single, **close)
 
 
 def test_class_weights_are_state_that_moves_with_the_criterion():
@@ -413,31 +432,41 @@ def dense_expected(features, head, targets, mask, weights, **options):
     return mixtures.dense_multimix(features, head, targets, attention, weights, mask, **options)
 
 
-@pytest.mark.parametrize("affine", [None, False])
+@pytest.mark.parametrize(("affine", "options"), [(None, {}), (False, {}), (False, OPTIONS[3])], ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("layout", ["map", "tokens", "tokens map"])
-def test_dense_criterion_with_layout_and_mask(layout, reduction, affine):
+def test_dense_criterion_with_layout_and_mask(layout, reduction, affine, options):
     head, weights = nn.Linear(D, C).double(), make_weights()
     features, exact = leaf(randn(M, D, R)), leaf(randn(M, D, R))
     mask = MASK & (LABELS >= 0)[:, None]
     full = F.one_hot(LABELS.clamp(min=0), C).double()[:, None].expand(M, R, C)
     given = features.masked_fill(~MASK[:, None], torch.nan)  # whatever padding holds
     given = {"map": given.unflatten(2, (2, 2)), "tokens": given.mT, "tokens map": given.mT.unflatten(1, (2, 2))}[layout]
-    criterion = DenseMultiMixLoss(
-        layout="channels_first" if layout == "map" else "channels_last", reduction=reduction, affine=affine
-    )
+    layout_option = {"layout": "channels_first" if layout == "map" else "channels_last"}
+    criterion = DenseMultiMixLoss(reduction=reduction, affine=affine, **layout_option, **options)
     padding = MASK if layout == "tokens" else MASK.unflatten(1, (2, 2))
     loss = criterion(given, head, LABELS, mask=padding, mixing_weights=weights)
     attention = mixtures.gap_attention(exact.detach(), MASK)
-    expected = mixtures.dense_multimix(exact, head, full, attention, weights, mask, reduction)
+    expected = mixtures.dense_multimix(exact, head, full, attention, weights, mask, reduction, **of_reference(options))
     assert_same(loss, expected, features, exact, torch.double, {"rtol": 1e-10, "atol": 1e-12})
 
 
+def test_class_weights_are_checked_against_what_a_head_gives():
+    criterion = DenseMultiMixLoss(N, affine=False, weight=torch.ones(C + 1).double())
+    with pytest.raises(ValueError, match=r"weight must have shape \(3,\), got \(4,\)"):
+        criterion(randn(M, D, R), nn.Linear(D, C).double(), LABELS)
+
+
 def test_layout_is_checked_against_the_head():
-    with pytest.raises(ValueError, match=r"channels_first features must have 5 channels .* \(6, 4, 5\)"):
-        DenseMultiMixLoss(N)(randn(M, R, D), nn.Sequential(nn.Dropout(), nn.Linear(D, C)).double(), LABELS)
+    linear = nn.Linear(D, C).double()
+    for head in (nn.Sequential(nn.Dropout(), linear), torch.compile(linear, backend="eager")):
+        with pytest.raises(ValueError, match=r"channels_first features must have 5 channels .* \(6, 4, 5\)"):
+            DenseMultiMixLoss(N)(randn(M, R, D), head, LABELS)
+    with pytest.raises(ValueError, match=r"shape \(m, r, d\) or \(m, h, w, d\), no size 0, got \(6, 5\)"):
+        DenseMultiMixLoss(N, layout="channels_last")(randn(M, D), linear, LABELS)
     with pytest.raises(ValueError, match="layout must be"):
         DenseMultiMixLoss(layout="nchw")
+    DenseMultiMixLoss(N)(randn(M, 2, R), nn.Sequential(nn.Linear(2, D), nn.Linear(D, C)).double(), LABELS)
 
 
 def test_a_lazy_head_learns_its_size_from_the_features():
@@ -470,14 +499,25 @@ def test_attention_of_a_criterion():
     cam = torch.stack([z.mT @ head.weight[y] for z, y in zip(features, labels)])
     torch.testing.assert_close(value("cam"), expected(normalised(cam)))
     torch.testing.assert_close(value("cam", targets=F.one_hot(labels, C)), expected(normalised(cam)))
+    of_ignored = [value("cam", targets=labels.masked_fill(LABELS < 0, x), ignore_index=x) for x in (-100, 255)]
+    assert torch.equal(*of_ignored)
     class_token = randn(M, D, seed=8)
     scores = torch.stack([z.mT @ u for z, u in zip(features, class_token)])
+    given = {"query": class_token, "mask": MASK, "mixing_weights": weights}
+    masked = DenseMultiMixLoss(attention=softmax_attention_map)(features, head, labels, **given)
+    of_real = scores.masked_fill(~MASK, -torch.inf).softmax(1).nan_to_num(0)
+    torch.testing.assert_close(masked, mixtures.dense_multimix(features, head, full, of_real, weights, MASK))
     torch.testing.assert_close(value("gap", class_token), expected(normalised(scores)))
     torch.testing.assert_close(value(softmax_attention_map, class_token), expected(scores.softmax(1)))
     uniform = value(lambda features, query, mask: torch.ones(M, R, dtype=torch.double))
     torch.testing.assert_close(uniform, expected(torch.ones(M, R, dtype=torch.double)))
-    with pytest.raises(ValueError, match="one linear layer"):
-        DenseMultiMixLoss(attention="cam", affine=True)(features, lambda z: z[..., :C], labels)
+    heads = lambda z: z[..., :C], nn.Sequential(nn.Linear(D, 4), nn.Linear(4, C)), nn.Sequential(head, nn.ReLU())
+    for other in heads:
+        with pytest.raises(ValueError, match=f"needs a head with one linear layer, got {type(other).__name__}"):
+            DenseMultiMixLoss(attention="cam", affine=True)(features.float(), other, labels)
+    for shape in ((M, R), (M, R, C)):
+        with pytest.raises(ValueError, match=f"needs targets per example, got shape {re.escape(str(shape))}"):
+            value("cam", targets=torch.ones(shape, dtype=torch.long))
 
 
 def test_attention_lets_gradients_through_if_told_to():
@@ -500,7 +540,8 @@ def test_dense_in_evaluation_mode():
     per_position = torch.randint(C, (M, R), generator=generator(5))
     losses = F.cross_entropy(head(features.mT).mT, per_position, reduction="none")
     expected = torch.stack([x[keep].mean() for x, keep in zip(losses, MASK) if keep.any()]).mean()
-    torch.testing.assert_close(criterion(features, head, per_position, mask=MASK), expected)
+    for targets in (per_position, F.one_hot(per_position, C)):
+        torch.testing.assert_close(criterion(features, head, targets, mask=MASK), expected)
 
 
 class Cosine(nn.Linear):
@@ -540,7 +581,18 @@ def test_the_slow_path_warns_once_and_not_if_told():
     seen = []
     told = DenseMultiMixLoss(N, affine=True)
     told(features, lambda z: seen.append(z.shape) or z[..., :C], labels)
-    assert seen == [(M, R, D)]
+    known = nn.Linear(D, C).double()
+    known.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    DenseMultiMixLoss(N)(features, known, labels)
+    assert seen == 2 * [(M, R, D)]
+
+
+def test_the_warning_of_the_slow_path_names_the_line_that_calls_the_criterion(monkeypatch):
+    for name in ("forward", "_is_affine"):  # the checks of types that tests put around them count as callers
+        monkeypatch.setattr(DenseMultiMixLoss, name, inspect.unwrap(getattr(DenseMultiMixLoss, name)))
+    with pytest.warns(UserWarning, match="not known to be affine") as warned:
+        DenseMultiMixLoss(N)(randn(M, D, R), lambda z: z[..., :C], LABELS)
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 # Binary cross-entropy
@@ -593,7 +645,7 @@ def test_binary_criterion():
 # What others report of losses
 
 
-def test_a_default_device_does_not_matter(path):
+def test_a_default_device_or_type_does_not_matter(path):
     dtype, _ = path
     logits, labels, features = randn(M, C).to(dtype), LABELS, randn(M, D, R).to(dtype)
     head, tags = nn.Linear(D, C).to(dtype), LABELS.abs() % 2
@@ -613,8 +665,22 @@ def test_a_default_device_does_not_matter(path):
         ours = list(values())
     finally:
         torch.set_default_device(None)
-    for a, b in zip(ours, expected):
+    torch.set_default_dtype(torch.double)
+    try:
+        ours += values()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(ours, 2 * expected, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_generator_alone_breaks_a_graph_and_only_where_one_is_made(monkeypatch):
+    breaks = []
+    monkeypatch.setattr(torch.compiler, "disable", lambda function: breaks.append(function) or function)
+    for compiling, source, expected in ((False, generator(), 0), (True, None, 0), (True, generator(), 1)):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)  # noqa: B023
+        assert bool(mixed_cross_entropy(randn(M, C), LABELS, N, generator=source).isfinite())
+        assert len(breaks) == expected
 
 
 def test_numbers_of_numpy_and_torch_are_numbers():

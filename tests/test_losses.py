@@ -17,6 +17,7 @@ from mmlib import (
     MultiMixBCELoss,
     MultiMixLoss,
     dense_mixed_cross_entropy,
+    mixed_binary_cross_entropy,
     mixed_cross_entropy,
     sample_mixing_weights,
 )
@@ -471,6 +472,25 @@ def test_backward_twice_adds_up(loss, dense):
         torch.testing.assert_close(twice[name].grad, 2 * once[name].grad, **EXACT)
 
 
+class Cut(torch.autograd.Function):
+    """Passes a value on, and no gradient back."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+@LOSSES
+def test_inputs_of_a_loss_that_no_gradient_reaches_get_none(loss, dense):
+    inputs = everything(dense)
+    Cut.apply(loss(**inputs)).backward()
+    assert all(value.grad is None for value in inputs.values())
+
+
 @LOSSES
 def test_activation_checkpointing_changes_no_gradient(loss, dense):
     plain, recomputed = everything(dense), everything(dense)
@@ -594,6 +614,7 @@ PLAIN_ERRORS = [
     ({"targets": CLASSES > 0}, r"targets must have shape .* got \(6,\) torch.bool"),
     ({"targets": randn(M, C + 1)}, r"targets must have shape .* got \(6, 4\)"),
     ({"targets": CLASSES + 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got 3"),
+    ({"targets": torch.tensor([0, 1, -100, C, 1, 2])}, r"targets must be classes 0 to 2 or .*, got 3"),
     ({"targets": CLASSES - 1}, r"targets must be classes 0 to 2 or ignore_index \(-100\), got -1"),
     ({"logits": randn(M, 1)}, r"logits must have at least 2 classes, got \(6, 1\); MultiMixBCELoss takes a single one"),
     (
@@ -610,10 +631,12 @@ PLAIN_ERRORS = [
 ]
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize(("arguments", "words"), PLAIN_ERRORS)
-def test_what_does_not_fit_is_refused(arguments, words):
+def test_what_does_not_fit_is_refused(arguments, words, reduction):
+    given = {"logits": randn(M, C), "targets": CLASSES, "reduction": reduction} | arguments
     with pytest.raises(ValueError, match=words):
-        inspect.unwrap(mixed_cross_entropy)(**{"logits": randn(M, C), "targets": CLASSES} | arguments)
+        inspect.unwrap(mixed_cross_entropy)(**given)
 
 
 @pytest.mark.parametrize(
@@ -661,7 +684,7 @@ def test_criteria_take_logits_of_examples_alone(criterion, training, unchecked):
         (randn(M, 5, R), randn(M, C), {}, "head must be a function .* got Tensor"),
         (randn(M, 5, R).long(), nn.Linear(5, C), {}, "features must be a floating-point tensor, got torch.int64"),
         (randn(M, 5, R), nn.Linear(5, C), {}, "features must have the head's dtype, torch.float32, got torch.float64"),
-        (randn(M, 5, 0), nn.Linear(5, C), {}, r"features must have shape \(m, d, r\) .* got \(6, 5, 0\)"),
+        (randn(M, 5, 0), nn.Linear(5, C), {}, r"shape \(m, d, r\) or \(m, d, h, w\), no size 0, got \(6, 5, 0\)"),
         (randn(0, 5, R), nn.Linear(5, C), {}, r"features must have shape \(m, d, r\) .* got \(0, 5, 4\)"),
         (randn(M, 5, R), nn.Linear(5, C).double(), {"mask": [True]}, "mask must be a tensor, got list"),
         (randn(M, 5, R), nn.Linear(5, C).double(), {"mask": torch.ones(M, R)}, "mask must be a boolean tensor"),
@@ -684,9 +707,12 @@ def test_what_the_dense_criterion_does_not_take(features, head, arguments, words
         DenseMultiMixLoss(10)(features, head, CLASSES[: len(features)], **arguments)
 
 
-def test_a_thousand_mixtures_are_drawn_by_default():
+def test_a_thousand_mixtures_of_the_published_concentrations_are_drawn_by_default():
     for criterion in (MultiMixLoss(), DenseMultiMixLoss(), MultiMixBCELoss()):
-        assert criterion.num_mixtures == 1000
+        assert (criterion.num_mixtures, criterion.alpha, criterion.alpha_is_total) == (1000, (0.5, 2.0), False)
+    for loss in (mixed_cross_entropy, dense_mixed_cross_entropy, mixed_binary_cross_entropy):
+        options = inspect.signature(loss).parameters
+        assert (options["alpha"].default, options["alpha_is_total"].default) == ((0.5, 2.0), False)
     assert len(mixed_cross_entropy(randn(M, C), CLASSES, reduction="none")) == 1000
 
 
@@ -694,8 +720,13 @@ def test_attention_and_options_of_another_kind_are_refused(unchecked):
     head = nn.Linear(5, C).double()
     with pytest.raises(ValueError, match=r"attention must have shape \(6, 4\), got \(6, 5, 4\)"):
         DenseMultiMixLoss(10, attention=lambda features, query, mask: features)(randn(M, 5, R), head, CLASSES)
-    with pytest.raises(TypeError, match="detach_attention must be bool, got 'no'"):
-        DenseMultiMixLoss(detach_attention="no")
+    with pytest.raises(ValueError, match=r"^attention must be 'gap' or 'cam', got 'max'"):
+        DenseMultiMixLoss(attention="max")
+    with pytest.raises(TypeError, match=r"^targets must be a tensor, got list"):
+        DenseMultiMixLoss(10)(randn(M, 5, R), head, [0] * M)
+    for option in ("detach_attention", "affine"):
+        with pytest.raises(TypeError, match=f"^{option} must be bool.*, got 'no'"):
+            DenseMultiMixLoss(**{option: "no"})
 
 
 @pytest.mark.parametrize(
@@ -714,6 +745,8 @@ def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchec
             MultiMixBCELoss(10, **options).train(training)(randn(M, C), targets)
     with pytest.raises(TypeError, match="targets must be a tensor, got list"):  # labels of one class may lack an axis
         MultiMixBCELoss(10)(randn(M, 1), [1.0] * M)
+    with pytest.raises(ValueError, match=r"logits must have shape \(m, c\), got \(6,\)"):
+        mixed_binary_cross_entropy(randn(M), torch.ones(M))
 
 
 @pytest.mark.parametrize(
@@ -727,7 +760,7 @@ def test_what_binary_cross_entropy_does_not_take(options, targets, words, unchec
         ({"mask": torch.ones(M, C).bool()}, r"mask must have shape \(6, 4\), got \(6, 3\)"),
         ({"logits": randn(M, 0, C)}, r"logits must have shape \(m, r, c\), each at least 1, got \(6, 0, 3\)"),
         ({"logits": randn(0, R, C)}, r"logits must have at least one example, got shape \(0, 4, 3\)"),
-        ({"logits": randn(M, C, 2, 2)}, r"\(6, 3, 2, 2\); for a map \(m, c, h, w\) give logits.flatten\(2\).mT"),
+        ({"logits": randn(M, C, 2, 2)}, r"\(6, 3, 2, 2\); for a map \(m, c, h, w\) give logits.flatten\(2\).mT$"),
     ],
 )
 def test_what_does_not_fit_densely_is_refused(arguments, words):

@@ -142,7 +142,7 @@ def test_teacher_takes_no_gradient_and_stays_in_evaluation_mode(classifier, batc
     assert method.teacher.train() is method.teacher
     assert not method.teacher.training
     assert not any(module.training for module in method.teacher.modules())
-    assert all(parameter.grad is None for parameter in method.teacher.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in method.teacher.parameters())
     torch.testing.assert_close(method.teacher.state_dict(), before)
     assert all(parameter.grad is not None for parameter in classifier.parameters())
 

@@ -183,6 +183,17 @@ def test_blocks_together_have_beta_marginals(monkeypatch, alpha, dtype):
         assert stats.kstest(to_uniform(weights, marginal), "uniform").pvalue > 1e-4
 
 
+def test_blocks_are_the_default_draw_and_as_large_as_they_always_were(monkeypatch):
+    """A generator gives torch's gamma variates in another order where blocks have another size."""
+    blocks = iter_mixing_weights(4, 3, generator=generator())
+    assert torch.equal(torch.cat([*blocks]), sample_mixing_weights(4, 3, generator=generator()))
+    monkeypatch.setattr(_backend, "USE_NUMBA", False)
+    monkeypatch.setattr("mmlib.sampling._iter_torch", lambda sizes, *_: (torch.empty(size, 0) for size in sizes))
+    for device, expected in (("cpu", [32, 32, 6]), ("meta", [70])):
+        assert [len(block) for block in iter_mixing_weights(70, 2**12, device=device)] == expected
+    assert [len(block) for block in iter_mixing_weights(5, 2**22, device="meta")] == [2, 2, 1]
+
+
 def test_a_wide_mini_batch_is_drawn_row_by_row(monkeypatch, dtype):
     monkeypatch.setattr("mmlib.sampling.CPU_BLOCK_ELEMENTS", 10)
     blocks = list(iter_mixing_weights(3, 300, dtype=dtype))
@@ -243,6 +254,11 @@ def test_a_generator_on_another_device_is_refused(device, dtype):
         sample_mixing_weights(2, 3, generator=generator(), device=device, dtype=dtype)
     with pytest.raises(ValueError, match=message):
         sample_sparse_weights(2, 3, 2, generator=generator(), device=device, dtype=dtype)
+
+
+def test_a_seed_is_no_generator(unchecked):
+    with pytest.raises(TypeError, match=r"^generator must be Generator or None, got 0"):
+        resolve_devices(0, None)
 
 
 def test_weights_for_mps_are_drawn_on_the_cpu_and_moved(dtype, monkeypatch):
