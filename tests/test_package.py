@@ -99,9 +99,9 @@ def test_imports_are_found():
     assert imports(source + later, "mmlib.metrics") == found | {"mmlib.experiments.data"}
 
 
-def test_the_library_has_at_most_1640_lines_of_code():
+def test_the_library_has_at_most_1660_lines_of_code():
     assert len(LIBRARY) > 10
-    assert sum(lines_of_code(path.read_text()) for path in LIBRARY) <= 1640
+    assert sum(lines_of_code(path.read_text()) for path in LIBRARY) <= 1660
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=module_name)
