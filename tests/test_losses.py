@@ -402,6 +402,10 @@ def test_evaluation_holds_nothing_that_grows_with_pairs_of_examples():
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_losses_have_shapes_where_there_are_no_values(reduction):
     """As estimates of memory and of operations need them: on the device called meta."""
+    try:
+        torch._standard_gamma(torch.ones(1, device="meta"))
+    except NotImplementedError:
+        pytest.skip("this version of torch draws no gamma variates there")
     features, labels = torch.randn(8, 6, 3, device="meta"), torch.zeros(8, dtype=torch.long, device="meta")
     head = nn.Linear(6, 5, device="meta")
     for affine in (True, False):

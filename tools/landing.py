@@ -111,7 +111,7 @@ def _on_photographs(photographs: pd.DataFrame) -> str:
     gaps = [f"it is {_gap(found.loc[METHOD, 'difference'], BASELINE)}"]
     if TOTAL in found.index:
         gaps.append(f"with *total α* {_gap(found.loc[TOTAL, 'difference'], BASELINE)}")
-    steps, seeds = found.loc[METHOD, ["steps", "seeds"]]
+    steps, seeds = (int(found.loc[METHOD, name]) for name in ("steps", "seeds"))  # a row of both is one of floats
     return (
         f"On [CIFAR-100](../notebooks/12-cifar100.ipynb) with 100 labels a class, after {steps:,} steps and by "
         f"{in_words(seeds)} {plural(seeds, 'seed')}, {' and '.join(gaps)}."
