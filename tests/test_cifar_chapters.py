@@ -43,6 +43,12 @@ def test_published_alpha_is_behind_mixup_and_level_with_erm_and_total_alpha_is_a
     assert compare(numbers, "dense_multimix-total", "mixup", "accuracy").mean < 0
 
 
+def test_alignmixup_and_third_seeds_are_of_processors_and_all_others_of_a_gpu(records):
+    for run in records:
+        of_processor = run.variant == "alignmixup" or run.seed == 2
+        assert run.environment["device"].startswith("x86_64") == of_processor
+
+
 def test_alignmixup_is_level_with_total_alpha_and_its_seeds_lie_further_apart(numbers):
     accuracy = numbers.groupby("variant")["accuracy"]
     assert abs(accuracy.mean()["alignmixup"] - accuracy.mean()["multimix-total"]) < 0.3
