@@ -185,11 +185,9 @@ def check_index_range(name: str, value: Tensor, count: int, of: str) -> None:
 
 def check_logits(logits: Tensor) -> None:
     """Refuse any logits but floating-point ones of examples, (m, c)."""
-    one, of_map = (
-        "; give one logit per example as (m, 1)",
-        "; dense_mixed_cross_entropy takes those of a map, (m, r, c)",
-    )
-    hint = one if isinstance(logits, Tensor) and logits.ndim == 1 else of_map
+    hint = "; dense_mixed_cross_entropy takes those of a map, (m, r, c)"
+    if isinstance(logits, Tensor) and logits.ndim == 1:
+        hint = "; give one logit per example as (m, 1)"
     check_tensor("logits", logits, ("m", "c"), "floating-point", hint)
 
 

@@ -429,6 +429,7 @@ def test_command_line_runs_one_cell(tmp_path, capsys):
     expected = {"device_type": "cpu", "threads": 1, "processes": 1, "workers": 0, "compile": False, "cuda": None}
     assert record.environment.items() >= expected.items()
     assert record.environment["instruction_set"] in record.environment["device"]
+    assert record.environment["steps"] == 2
 
 
 def test_a_pair_among_the_options_is_the_same_run_again(finished, digits, tmp_path):
